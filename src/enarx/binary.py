@@ -1,1 +1,91 @@
-"""Not written yet."""
+"""Fixed little-endian layouts, read and written field by field.
+
+A Reader never goes past the end, reserved bytes must be zero, and nothing may follow. Every
+error names the layout, the field, its offset, what was expected and what was found. A Writer is
+the inverse. Big-endian integers (quote signatures, network frames) are taken as bytes.
+"""
+
+from typing import Self
+
+from enarx.errors import MalformedError
+
+
+class Reader:
+    """Reads `data`, the layout called `what` in errors, from the front."""
+
+    __slots__ = ("_data", "_position", "_what")
+
+    def __init__(self, data: bytes | memoryview, *, what: str) -> None:
+        self._data = bytes(data)
+        self._position = 0
+        self._what = what
+
+    @property
+    def position(self) -> int:
+        """Bytes consumed so far."""
+        return self._position
+
+    @property
+    def left(self) -> int:
+        """Bytes not yet consumed."""
+        return len(self._data) - self._position
+
+    def take(self, count: int, field: str) -> bytes:
+        """The next `count` bytes. Raises MalformedError when fewer are left."""
+        if count < 0 or count > self.left:
+            raise MalformedError(f"{self._what}: {field} at 0x{self._position:x} needs {count} bytes, {self.left} left")
+        start, self._position = self._position, self._position + count
+        return self._data[start : self._position]
+
+    def uint(self, count: int, field: str) -> int:
+        """The next `count` bytes as an unsigned little-endian integer."""
+        return int.from_bytes(self.take(count, field), "little")
+
+    def zeros(self, count: int, field: str = "reserved") -> None:
+        """Skip `count` reserved bytes. Raises MalformedError when one of them is not zero."""
+        start = self._position
+        data = self.take(count, field)
+        if any(data):
+            at = start + next(index for index, byte in enumerate(data) if byte)
+            raise MalformedError(
+                f"{self._what}: {field} at 0x{start:x}..0x{start + count - 1:x} must be zero, found 0x{self._data[at]:02x} at 0x{at:x}"
+            )
+
+    def rest(self) -> bytes:
+        """All that is left."""
+        return self.take(self.left, "rest")
+
+    def end(self) -> None:
+        """Raises MalformedError when anything is left."""
+        if self.left:
+            raise MalformedError(
+                f"{self._what}: {self.left} bytes follow the end at 0x{self._position:x}, expected none"
+            )
+
+
+class Writer:
+    """Writes a layout; the inverse of Reader."""
+
+    __slots__ = ("_data",)
+
+    def __init__(self) -> None:
+        self._data = bytearray()
+
+    def uint(self, value: int, count: int) -> Self:
+        """Append an unsigned little-endian integer of `count` bytes. Raises OverflowError when it does not fit."""
+        self._data += value.to_bytes(count, "little")
+        return self
+
+    def put(self, data: bytes, count: int | None = None) -> Self:
+        """Append `data`; with `count`, it must be exactly that long."""
+        if count is not None and len(data) != count:
+            raise ValueError(f"expected {count} bytes, found {len(data)}")
+        self._data += data
+        return self
+
+    def zeros(self, count: int) -> Self:
+        self._data += bytes(count)
+        return self
+
+    def getvalue(self) -> bytes:
+        return bytes(self._data)

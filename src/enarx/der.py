@@ -1,1 +1,150 @@
-"""Not written yet."""
+"""Strict DER to values and back, over `cryptography.hazmat.asn1`.
+
+`decode` accepts exactly one element of the declared type: definite minimal lengths, nothing
+after it, and bytes that our own `encode` would write again. Signed parts are kept as `TLV`, and
+`raw` gives the bytes of such a part exactly as they arrived, so nothing is judged on a
+re-encoding. Types are declared with `@der.sequence` beside the code that owns the layout
+(X.690 for the encoding, X.680 for the notation).
+"""
+
+from typing import TypeVar
+
+from cryptography.hazmat.asn1 import (
+    TLV,
+    BitString,
+    Default,
+    Explicit,
+    GeneralizedTime,
+    IA5String,
+    Implicit,
+    Null,
+    PrintableString,
+    SetOf,
+    Size,
+    UTCTime,
+    decode_der,
+    encode_der,
+    sequence,
+)
+from cryptography.x509 import ObjectIdentifier
+
+from enarx.errors import MalformedError
+
+__all__ = [
+    "TLV",
+    "BitString",
+    "Default",
+    "Explicit",
+    "GeneralizedTime",
+    "IA5String",
+    "Implicit",
+    "Null",
+    "ObjectIdentifier",
+    "PrintableString",
+    "SetOf",
+    "Size",
+    "UTCTime",
+    "content",
+    "decode",
+    "encode",
+    "raw",
+    "sequence",
+    "sequence_of",
+    "wrap",
+]
+
+T = TypeVar("T")
+
+_SHORT = 40  # characters of a foreign error's text that are worth showing are few; bytes never are
+
+
+def decode(kind: type[T], data: bytes, what: str) -> T:
+    """Read `data` as exactly one DER element of type `kind`, called `what` in errors.
+
+    Raises MalformedError when it is not DER, not that type, has trailing bytes, or is not canonical.
+    """
+    try:
+        value = decode_der(kind, data)
+        canonical = encode_der(value)
+    except (ValueError, OverflowError, TypeError) as error:
+        raise MalformedError(f"{what}: not the expected DER of {len(data)} bytes: {_first_line(error)}") from error
+    if canonical != data:
+        raise MalformedError(f"{what}: not in canonical DER form")
+    return value
+
+
+def encode(value: object) -> bytes:
+    """The DER of a value whose type was declared with `sequence`."""
+    return encode_der(value)
+
+
+def raw(element: TLV) -> bytes:
+    """The bytes of `element`, tag and length included, as they arrived."""
+    return encode_der(element)
+
+
+def sequence_of(data: bytes, what: str, *, limit: int) -> tuple[bytes, ...]:
+    """The elements of a bare SEQUENCE OF, each with its tag and length. Raises MalformedError.
+
+    `limit` bounds the number of elements before any of them is looked at.
+    """
+    body = _content(data, 0x30, what)
+    elements: list[bytes] = []
+    while body:
+        length = _element_length(body, what)
+        if len(elements) == limit:
+            raise MalformedError(f"{what}: more than {limit} elements")
+        elements.append(body[:length])
+        body = body[length:]
+    return tuple(elements)
+
+
+def wrap(tag: int, content: bytes) -> bytes:
+    """An element of a one-byte tag: tag, minimal definite length, content."""
+    length = len(content)
+    if length < 0x80:
+        return bytes((tag, length)) + content
+    size = length.to_bytes((length.bit_length() + 7) // 8, "big")
+    return bytes((tag, 0x80 | len(size))) + size + content
+
+
+def content(data: bytes, tag: int, what: str) -> bytes:
+    """What stands inside the single element `data` of tag `tag`. Raises MalformedError."""
+    return _content(data, tag, what)
+
+
+def _content(data: bytes, tag: int, what: str) -> bytes:
+    length, header = _measure(data, what)
+    if data[0] != tag:
+        raise MalformedError(f"{what}: expected tag 0x{tag:02x}, found 0x{data[0]:02x}")
+    if length != len(data):
+        raise MalformedError(f"{what}: {len(data) - length} bytes follow the element, expected none")
+    return data[header:]
+
+
+def _element_length(data: bytes, what: str) -> int:
+    return _measure(data, what)[0]
+
+
+def _measure(data: bytes, what: str) -> tuple[int, int]:
+    """Length of the first element with its header, and of the header alone (X.690 8.1.3, 10.1)."""
+    if len(data) < 2:
+        raise MalformedError(f"{what}: expected a DER element, {len(data)} bytes left")
+    if data[0] & 0x1F == 0x1F:
+        raise MalformedError(f"{what}: tag 0x{data[0]:02x} of several bytes is not used here")
+    first = data[1]
+    if first < 0x80:
+        length, header = first, 2
+    else:
+        count = first & 0x7F
+        size = data[2 : 2 + count]
+        if not 1 <= count <= 4 or len(size) != count or size[0] == 0 or (count == 1 and size[0] < 0x80):
+            raise MalformedError(f"{what}: length is not in the minimal definite form")
+        length, header = int.from_bytes(size, "big"), 2 + count
+    if header + length > len(data):
+        raise MalformedError(f"{what}: element of {length} bytes, {len(data) - header} left")
+    return header + length, header
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).partition("\n")[0][:_SHORT] or type(error).__name__
