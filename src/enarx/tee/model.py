@@ -1,1 +1,362 @@
-"""Not written yet."""
+"""The words of attestation (RFC 9334): evidence, endorsements, anchors, claims, appraisal.
+
+Each stage is a type and only one function makes it: `Evidence` as it arrived, a report that is
+parsed but not believed, `Claims` that an anchor vouches for (only `verify` makes them), and the
+`Appraisal`, which is the verdict with every check that was made (only `appraise` makes it).
+
+The ledger `Checks` carries the rule of the house: in the gates *malformed* and *untrusted* the
+first failure ends the judgement; in the gate *rejected* every rule is asked and all failures are
+reported together. Nothing here reads a clock, a file or the network.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from enum import StrEnum
+from hashlib import sha256
+from typing import Generic, Literal, TypeVar
+
+from enarx.attested.claims import report_data
+from enarx.digest import HashName
+from enarx.errors import EnarxError, MalformedError, RejectedError, UntrustedError
+from enarx.toml import Table
+
+R = TypeVar("R")
+P = TypeVar("P")
+
+REPORT_DATA_SIZE = 64  # bytes: AMD 56860 REPORT_DATA, Intel SGX REPORTDATA, TDX REPORTDATA alike
+
+Field = str | int | bool | Sequence["Field"] | Mapping[str, "Field"] | None
+
+
+class Outcome(StrEnum):
+    """What came of one check."""
+
+    PASSED = "passed"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+    NOT_APPLICABLE = "not applicable"
+
+
+class Verdict(StrEnum):
+    """The four answers. The first three name the gate that refused."""
+
+    MALFORMED = "malformed"
+    UNTRUSTED = "untrusted"
+    REJECTED = "rejected"
+    ACCEPTED = "accepted"
+
+
+Gate = Literal["malformed", "untrusted", "rejected"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """What a TEE sent: an extension's OID and its value. An empty OID means a bare report or quote."""
+
+    oid: str
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SignedJson:
+    """A JSON document of Intel's PCS, byte for byte, with the chain (DER, signer first) of who signed it."""
+
+    body: bytes
+    chain: tuple[bytes, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endorsements:
+    """What vendors say about machines: never an anchor, whatever it holds. All DER, or JSON as it came."""
+
+    certificates: tuple[bytes, ...] = ()
+    crls: tuple[bytes, ...] = ()
+    tcb_infos: tuple[SignedJson, ...] = ()
+    qe_identities: tuple[SignedJson, ...] = ()
+
+    def __or__(self, other: "Endorsements") -> "Endorsements":
+        return Endorsements(
+            certificates=_merged(self.certificates, other.certificates),
+            crls=_merged(self.crls, other.crls),
+            tcb_infos=_merged(self.tcb_infos, other.tcb_infos),
+            qe_identities=_merged(self.qe_identities, other.qe_identities),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrustAnchor:
+    """A vendor's root: known by its SHA-256, the certificate itself beside it or found in the endorsements.
+
+    `family` is who it speaks for. `intermediates` pins, by SHA-256, which certificates may
+    hang under it; None means any that it signed. `simulated` follows the claims into the certificate.
+    """
+
+    family: Literal["amd", "intel", "nil"]
+    sha256: bytes
+    certificate: bytes | None = None
+    intermediates: frozenset[bytes] | None = None
+    simulated: bool = False
+    origin: Literal["vendor", "simulator", "argument"] = "vendor"
+
+    def __post_init__(self) -> None:
+        if self.certificate is not None and sha256(self.certificate).digest() != self.sha256:
+            raise MalformedError(f"{self.family} trust anchor: the certificate has not the SHA-256 it is pinned by")
+
+    def find(self, endorsements: Endorsements) -> bytes | None:
+        """The anchor's certificate: its own, else the one among the endorsements with its SHA-256, else None."""
+        if self.certificate is not None:
+            return self.certificate
+        return next((der for der in endorsements.certificates if sha256(der).digest() == self.sha256), None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Leniency:
+    """What verification may overlook, each by name. The default overlooks nothing."""
+
+    without_crl: bool = False
+    allow_evaluation_skew: bool = False
+    minimum_evaluation: int = 0  # lowest tcbEvaluationDataNumber that counts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Binding:
+    """What the report data has to be. Made only by the three constructors below."""
+
+    _spki: bytes | None = None
+    _claims: bytes | None = None
+    _exact: bytes | None = None
+
+    @classmethod
+    def of_key(cls, spki: bytes, claims: bytes | None = None) -> "Binding":
+        """The report speaks for this key (DER SubjectPublicKeyInfo) and, if given, these runtime claims (DER)."""
+        return cls(_spki=spki, _claims=claims)
+
+    @classmethod
+    def of_report_data(cls, exact: bytes) -> "Binding":
+        """The report data is exactly these 64 bytes. Raises MalformedError for another length."""
+        if len(exact) != REPORT_DATA_SIZE:
+            raise MalformedError(f"report data: expected {REPORT_DATA_SIZE} bytes, found {len(exact)}")
+        return cls(_exact=exact)
+
+    @classmethod
+    def none(cls) -> "Binding":
+        """Nothing to compare with: for looking at a report offline, never for issuing a certificate."""
+        return cls()
+
+    def expected(self, algorithm: HashName) -> bytes | None:
+        """The 64 bytes the report must carry, or None when nothing is bound."""
+        if self._exact is not None:
+            return self._exact
+        return None if self._spki is None else report_data(algorithm, self._spki, self._claims)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parsed(Generic[R]):
+    """A report that was read, and the endorsements that came with it. `notes` tell of older forms."""
+
+    report: R
+    endorsements: Endorsements = field(default_factory=Endorsements)
+    notes: tuple[str, ...] = ()
+    legacy: bool = False  # a form from before CRLs and TCB information: explained offline, refused by the server
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Claims(Generic[R]):
+    """What an anchor vouches for. Only a technology's `verify` makes one.
+
+    `report_data` is 64 bytes, or None where the technology has none (nil). `expires` is the earliest end among
+    the certificates, CRLs and collateral the claims rest on. `chip` is the raw chip or platform instance id.
+    """
+
+    report: R
+    report_data: bytes | None
+    measurement: bytes
+    signer: bytes | None
+    debug: bool
+    product: str
+    tcb_status: str
+    anchor: TrustAnchor | None
+    expires: datetime
+    tcb_date: datetime | None = None
+    advisories: tuple[str, ...] = ()
+    chip: bytes | None = None
+    fields: Mapping[str, Field] = field(default_factory=dict)
+
+    @property
+    def simulated(self) -> bool:
+        return self.anchor is not None and self.anchor.simulated
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One line of the ledger. `name` is dotted; `found` and `expected` are for people."""
+
+    gate: Gate
+    name: str
+    outcome: Outcome
+    found: str = ""
+    expected: str = ""
+
+    def to_json(self) -> dict[str, str]:
+        return {
+            "gate": self.gate,
+            "name": self.name,
+            "outcome": self.outcome.value,
+            "found": self.found,
+            "expected": self.expected,
+        }
+
+
+class Checks:
+    """The append-only ledger of one judgement."""
+
+    def __init__(self) -> None:
+        self._checks: list[Check] = []
+        self._gate: Gate = "malformed"
+        self._step: str | None = None
+
+    def __iter__(self) -> Iterator[Check]:
+        return iter(tuple(self._checks))
+
+    @contextmanager
+    def gate(self, gate: Gate) -> Iterator[None]:
+        """Everything recorded inside belongs to `gate`; leaving *rejected* raises all its failures together."""
+        self._gate = gate
+        before = len(self._checks)
+        try:
+            yield
+        except EnarxError as error:
+            if not any(check.outcome is Outcome.FAILED for check in self._checks[before:]):
+                self._record("format" if gate == "malformed" else "verification", Outcome.FAILED, str(error), "")
+            raise
+        reasons = [_reason(check) for check in self._checks[before:] if check.outcome is Outcome.FAILED]
+        if reasons:
+            raise RejectedError("; ".join(reasons), reasons=reasons)
+
+    def check(self, name: str, ok: bool, *, found: object = "", expected: object = "") -> None:
+        """Record one comparison. Outside the gate *rejected*, a failure raises at once."""
+        self._record(name, Outcome.PASSED if ok else Outcome.FAILED, str(found), str(expected))
+        if not ok and self._gate != "rejected":
+            failure = _reason(self._checks[-1])
+            raise MalformedError(failure) if self._gate == "malformed" else UntrustedError(failure)
+
+    @contextmanager
+    def step(self, name: str, *, expected: object = "", found: object = "") -> Iterator[None]:
+        """Record a piece of work: passed when it ends, failed with the error's words when one of ours escapes.
+
+        An error that was already recorded by a `check` or `step` inside is not recorded twice.
+        """
+        before = len(self._checks)
+        try:
+            yield
+        except EnarxError as error:
+            if not any(check.outcome is Outcome.FAILED for check in self._checks[before:]):
+                self._record(name, Outcome.FAILED, str(error), str(expected))
+            raise
+        self._record(name, Outcome.PASSED, str(found), str(expected))
+
+    def not_applicable(self, name: str, why: str) -> None:
+        self._record(name, Outcome.NOT_APPLICABLE, why, "")
+
+    def skip(self, name: str, why: str) -> None:
+        self._record(name, Outcome.SKIPPED, why, "")
+
+    def finish(self, names: Sequence[tuple[Gate, str]]) -> None:
+        """List every check of `names` that was never reached as skipped."""
+        recorded = {check.name for check in self._checks}
+        for gate, name in names:
+            if name not in recorded:
+                self._gate = gate
+                self._record(name, Outcome.SKIPPED, "not reached", "")
+
+    def _record(self, name: str, outcome: Outcome, found: str, expected: str) -> None:
+        self._checks.append(Check(gate=self._gate, name=name, outcome=outcome, found=found, expected=expected))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Technology(Generic[R, P]):
+    """Everything the house knows of one TEE: five functions and the names of their checks.
+
+    `parse` raises MalformedError, `verify` UntrustedError; `read_policy` raises ConfigError; `accept` records into
+    the ledger. `anchors` gives the vendor's roots that the package carries or pins.
+    """
+
+    name: str
+    title: str
+    family: Literal["amd", "intel", "nil"]
+    oids: frozenset[str]
+    binding_hash: HashName
+    key_curve: Literal["P-256", "P-384"]
+    check_names: tuple[tuple[Gate, str], ...]
+    parse: Callable[[Evidence], Parsed[R]]
+    verify: Callable[[R, Endorsements, Sequence[TrustAnchor], datetime, Leniency, Checks], Claims[R]]
+    read_policy: Callable[[Table], P]
+    default_policy: P
+    accept: Callable[[Claims[R], P, Checks], None]
+    anchors: Callable[[], tuple[TrustAnchor, ...]]
+    recognise: Callable[[bytes], bool] = lambda _: False  # whether bare bytes look like this one's report
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Appraisal:
+    """The verdict as a value: what the log, the HTTP problem, the command line and the tests all show."""
+
+    technology: str
+    verdict: Verdict
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    claims: Claims[object] | None
+    at: datetime
+    notes: tuple[str, ...] = ()
+
+    @property
+    def accepted(self) -> bool:
+        return self.verdict is Verdict.ACCEPTED
+
+    def to_json(self) -> dict[str, object]:
+        return {
+            "verdict": self.verdict.value,
+            "gate": self.verdict.value,
+            "technology": self.technology,
+            "at": self.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "reasons": list(self.reasons),
+            "notes": list(self.notes),
+            "checks": [check.to_json() for check in self.checks],
+            "claims": None if self.claims is None else claims_to_json(self.claims),
+        }
+
+
+def claims_to_json(claims: Claims[object]) -> dict[str, object]:
+    """The claims as JSON values: bytes in lower-case hex, moments in RFC 3339."""
+    return {
+        "product": claims.product,
+        "measurement": claims.measurement.hex(),
+        "signer": None if claims.signer is None else claims.signer.hex(),
+        "report_data": None if claims.report_data is None else claims.report_data.hex(),
+        "debug": claims.debug,
+        "simulated": claims.simulated,
+        "tcb_status": claims.tcb_status,
+        "tcb_date": None if claims.tcb_date is None else claims.tcb_date.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "advisories": list(claims.advisories),
+        "chip": None if claims.chip is None else claims.chip.hex(),
+        "anchor": None if claims.anchor is None else claims.anchor.sha256.hex(),
+        "anchor_origin": None if claims.anchor is None else claims.anchor.origin,
+        "expires": claims.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        **claims.fields,
+    }
+
+
+def _reason(check: Check) -> str:
+    """One failed check as a sentence."""
+    if check.found and check.expected:
+        return f"{check.name}: expected {check.expected}, found {check.found}"
+    return f"{check.name}: {check.found or f'expected {check.expected}'}"
+
+
+T = TypeVar("T")
+
+
+def _merged(first: tuple[T, ...], second: tuple[T, ...]) -> tuple[T, ...]:
+    return tuple(dict.fromkeys((*first, *second)))
