@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
 from hashlib import sha256
-from typing import Generic, Literal, TypeVar
+from typing import Any, Generic, Literal, TypeVar
 
 from enarx.attested.claims import report_data
 from enarx.digest import HashName
@@ -307,7 +307,7 @@ class Appraisal:
     verdict: Verdict
     reasons: tuple[str, ...]
     checks: tuple[Check, ...]
-    claims: Claims[object] | None
+    claims: Claims[Any] | None  # Any: the report type of whichever technology judged
     at: datetime
     notes: tuple[str, ...] = ()
 
@@ -328,8 +328,8 @@ class Appraisal:
         }
 
 
-def claims_to_json(claims: Claims[object]) -> dict[str, object]:
-    """The claims as JSON values: bytes in lower-case hex, moments in RFC 3339."""
+def claims_to_json(claims: Claims[Any]) -> dict[str, object]:
+    """The claims as JSON values: bytes in lower-case hex, moments in RFC 3339. Any: whichever report type."""
     return {
         "product": claims.product,
         "measurement": claims.measurement.hex(),
