@@ -74,7 +74,7 @@ def accept(claims: Claims[None], policy: None, checks: Checks) -> None:
     del claims, policy, checks
 
 
-TECHNOLOGY: Final = Technology[None, None](
+TECHNOLOGY: Final[Technology[None, None]] = Technology(
     name="nil",
     title="no TEE",
     family="nil",
