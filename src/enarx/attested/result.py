@@ -1,0 +1,143 @@
+"""The attestation result: the extension by which a certificate says what its key runs in (flow.md, 4).
+
+Steward writes it, never critical, into every certificate it issues; Drawbridge and third parties
+read it and need to know nothing else of hardware. It is as true as the chain above it: whoever
+reads it verifies that chain first (`enarx.attested.relying`). What the claims inside say is bound to
+the report, except the slug, which the host only claimed.
+"""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Annotated, Final, Self
+
+from enarx import der
+from enarx.attested.claims import MAX_CLAIMS, ClaimsDer, RuntimeClaims, require, require_text
+from enarx.errors import MalformedError
+from enarx.pki.certificate import Certificate, moment
+
+ATTESTATION_RESULT_OID: Final = "2.25.67770326763034024982283820726568347927.10"
+
+MAX_RESULT: Final = MAX_CLAIMS + 16 * 1024  # bytes of DER
+MAX_MEASUREMENT: Final = 64  # bytes: the longest hash a TEE measures with is SHA-512
+MAX_ADVISORIES: Final = 128  # Intel's longest list for one TCB level has about 30
+MAX_WORD: Final = 64  # characters of a TCB status or the name of an advisory
+FIRST_YEAR: Final = 2000
+
+_TECHNOLOGY: Final = re.compile(r"[a-z][a-z0-9-]{0,31}")
+
+
+@der.sequence
+class _Result:
+    version: int
+    technology: str
+    simulated: bool
+    debug: bool
+    measurement: bytes
+    signer: Annotated[bytes | None, der.Explicit(0)]
+    tcb_status: str
+    tcb_date: Annotated[der.GeneralizedTime | None, der.Explicit(1)]
+    advisories: list[str]
+    chip: Annotated[bytes | None, der.Explicit(2)]
+    appraised_at: der.GeneralizedTime
+    policy: bytes
+    claims: Annotated[ClaimsDer | None, der.Explicit(3)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AttestationResult:
+    """What a Steward found. Raises MalformedError when a value is out of its bounds.
+
+    `chip` is the SHA-256 of the chip or platform instance id, `policy` that of the canonical policy. Moments are
+    aware, in UTC, in whole seconds. `measurement` is empty for `nil`, which measures nothing.
+    """
+
+    technology: str
+    simulated: bool
+    debug: bool
+    measurement: bytes
+    tcb_status: str
+    appraised_at: datetime
+    policy: bytes
+    version: int = 1
+    signer: bytes | None = None
+    tcb_date: datetime | None = None
+    advisories: tuple[str, ...] = ()
+    chip: bytes | None = None
+    claims: RuntimeClaims | None = None
+
+    def __post_init__(self) -> None:
+        _require(self.version == 1, "version", "1", self.version)
+        _require(_TECHNOLOGY.fullmatch(self.technology) is not None, "technology", "a name", ascii(self.technology))
+        size = len(self.measurement)
+        _require(size <= MAX_MEASUREMENT, "measurement", f"at most {MAX_MEASUREMENT} bytes", size)
+        if self.signer is not None:
+            size = len(self.signer)
+            _require(0 < size <= MAX_MEASUREMENT, "signer", f"1 to {MAX_MEASUREMENT} bytes", size)
+        require_text(self.tcb_status, "attestation result: tcbStatus", MAX_WORD)
+        count = len(self.advisories)
+        _require(count <= MAX_ADVISORIES, "advisories", f"at most {MAX_ADVISORIES}", count)
+        for advisory in self.advisories:
+            require_text(advisory, "attestation result: advisories", MAX_WORD)
+        _require(self.chip is None or len(self.chip) == 32, "chip", "32 bytes", len(self.chip or b""))
+        _require(len(self.policy) == 32, "policy", "32 bytes", len(self.policy))
+        for name, stamp in (("appraisedAt", self.appraised_at), ("tcbDate", self.tcb_date)):
+            if stamp is not None:
+                whole = stamp.utcoffset() is not None and not stamp.microsecond and stamp.year >= FIRST_YEAR
+                _require(whole, name, f"a whole second in UTC since {FIRST_YEAR}", stamp.isoformat())
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read the DER of flow.md, section 4. Raises MalformedError."""
+        if len(data) > MAX_RESULT:
+            raise MalformedError(f"attestation result: expected at most {MAX_RESULT} bytes, found {len(data)}")
+        value = der.decode(_Result, data, "attestation result")
+        return cls(
+            version=value.version,
+            technology=value.technology,
+            simulated=value.simulated,
+            debug=value.debug,
+            measurement=value.measurement,
+            signer=value.signer,
+            tcb_status=value.tcb_status,
+            tcb_date=None if value.tcb_date is None else moment(value.tcb_date),
+            advisories=tuple(value.advisories),
+            chip=value.chip,
+            appraised_at=moment(value.appraised_at),
+            policy=value.policy,
+            claims=None if value.claims is None else RuntimeClaims.from_der(value.claims),
+        )
+
+    @classmethod
+    def from_certificate(cls, certificate: Certificate) -> Self | None:
+        """The result in a certificate, or None when it carries none. Raises MalformedError."""
+        extension = certificate.extensions.get(ATTESTATION_RESULT_OID)
+        return None if extension is None else cls.parse(extension.value)
+
+    def encode(self) -> bytes:
+        """The DER of the extension's value; the inverse of `parse`."""
+        return der.encode(
+            _Result(
+                version=self.version,
+                technology=self.technology,
+                simulated=self.simulated,
+                debug=self.debug,
+                measurement=self.measurement,
+                signer=self.signer,
+                tcb_status=self.tcb_status,
+                tcb_date=None if self.tcb_date is None else _time(self.tcb_date),
+                advisories=list(self.advisories),
+                chip=self.chip,
+                appraised_at=_time(self.appraised_at),
+                policy=self.policy,
+                claims=None if self.claims is None else self.claims.to_der(),
+            )
+        )
+
+
+def _time(stamp: datetime) -> der.GeneralizedTime:
+    return der.GeneralizedTime(stamp.astimezone(UTC))
+
+
+def _require(ok: bool, field: str, expected: str, found: object) -> None:
+    require(ok, f"attestation result: {field}", expected, found)
