@@ -1,0 +1,64 @@
+"""DER is read strictly: one form for every value, nothing after it."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enarx import der
+from enarx.errors import MalformedError
+
+
+@der.sequence
+class Pair:
+    number: int
+    data: bytes
+
+
+GOOD = bytes.fromhex("3006020105040161")
+
+
+def test_a_value_and_back() -> None:
+    """What is decoded encodes to the same bytes."""
+    value = der.decode(Pair, GOOD, "pair")
+    assert (value.number, value.data) == (5, b"a")
+    assert der.encode(value) == GOOD
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "30",
+        "300602010504016100",
+        "300702020005040161",
+        "30810602010504 0161",
+        "3080020105040161 0000",
+        "3106020105040161",
+    ],
+)
+def test_other_forms_are_malformed(text: str) -> None:
+    """Empty, cut, trailing, non-minimal, indefinite or another tag: all refused."""
+    with pytest.raises(MalformedError, match="pair"):
+        der.decode(Pair, bytes.fromhex(text), "pair")
+
+
+@given(st.binary(max_size=40))
+def test_any_bytes_are_elements_or_malformed(data: bytes) -> None:
+    """The elements of a SEQUENCE OF are its bytes, cut; anything else is MalformedError."""
+    try:
+        elements = der.sequence_of(data, "x", limit=50)
+    except MalformedError:
+        return
+    assert der.wrap(0x30, b"".join(elements)) == data
+
+
+@given(st.binary(max_size=300))
+def test_wrap_and_content_are_inverse(data: bytes) -> None:
+    """An element's content is what was wrapped, whatever the length's form."""
+    assert der.content(der.wrap(0x04, data), 0x04, "x") == data
+
+
+def test_elements_are_bounded() -> None:
+    """One element more than the limit is refused before it is read."""
+    with pytest.raises(MalformedError, match="more than 2 elements"):
+        der.sequence_of(der.wrap(0x30, b"\x05\x00" * 3), "x", limit=2)
