@@ -52,7 +52,7 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """A control body: strict JSON."""
 
 
-class Start(Body):
+class Start(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the host tells an empty Keep. Nothing of it is trusted but by its consequences."""
 
     version: int
@@ -65,7 +65,7 @@ class Start(Body):
     token: str | None = None
 
 
-class Hello(Body):
+class Hello(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What a Keep is, before it knows anything. `measurement` is hexadecimal."""
 
     version: int
@@ -73,14 +73,14 @@ class Hello(Body):
     measurement: str
 
 
-class Phase(Body):
+class Phase(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A step that the Keep has reached, with public facts about it."""
 
     phase: str
     facts: dict[str, str] = {}
 
 
-class Refused(Body):
+class Refused(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Why the Keep ended without running: the gate, one sentence, every reason."""
 
     gate: str
@@ -89,13 +89,13 @@ class Refused(Body):
     family: str = "UntrustedError"
 
 
-class Exit(Body):
+class Exit(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The program's exit code."""
 
     code: int
 
 
-class Signal(Body):
+class Signal(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A signal by its POSIX name without SIG: INT or TERM."""
 
     name: str
