@@ -9,7 +9,7 @@ from typing import Final, Literal
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.hashes import SHA256, SHA384, HashAlgorithm
+from cryptography.hazmat.primitives.hashes import SHA256, SHA384
 
 from enarx.errors import MalformedError
 
@@ -18,7 +18,7 @@ PrivateKey = ec.EllipticCurvePrivateKey
 PublicKey = ec.EllipticCurvePublicKey
 
 _CURVES: Final[dict[Curve, ec.EllipticCurve]] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}
-_HASHES: Final[dict[Curve, type[HashAlgorithm]]] = {"P-256": SHA256, "P-384": SHA384}
+_HASHES: Final[dict[Curve, type[SHA256 | SHA384]]] = {"P-256": SHA256, "P-384": SHA384}
 
 
 def generate(curve: Curve) -> PrivateKey:
@@ -33,7 +33,7 @@ def curve_of(key: PrivateKey | PublicKey) -> Curve:
     raise MalformedError(f"key: expected P-256 or P-384, found {key.curve.name}")
 
 
-def hash_of(key: PrivateKey | PublicKey) -> HashAlgorithm:
+def hash_of(key: PrivateKey | PublicKey) -> SHA256 | SHA384:
     """The hash that goes with the key's curve: SHA-256 for P-256, SHA-384 for P-384 (RFC 5480, 4)."""
     return _HASHES[curve_of(key)]()
 

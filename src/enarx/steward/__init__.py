@@ -1,1 +1,16 @@
-"""."""
+"""Steward turns hardware evidence into an ordinary certificate; after that nobody needs to know about hardware.
+
+profile     the shape of an issued certificate; nothing else decides it
+issuer      the CA key, and the only calls that sign with it
+policy      one table per technology; deny by default; what is unsafe says so
+request     a certification request taken apart: evidence, runtime claims, nothing else
+nonce       freshness without memory
+revocation  what the operator took back, and the list that says so
+authority   request → appraisal → profile → issuer: the spine
+collateral  vendors' documents in a directory
+config      steward.toml and flags
+audit       one line a decision
+http        POST /, GET /, EST, the CRL: media types and status, nothing more
+client      what a Keep needs of a Steward
+offline     the judge without the server
+"""

@@ -1,1 +1,183 @@
-"""Not written yet."""
+"""The CA key, and the only calls that sign with it: certificates and the revocation list (RFC 5280, 4 and 5).
+
+An `Issuer` is a key on P-256 or P-384 and the certificate that belongs to it, which must be a CA's. It may be
+self-signed (development) or an intermediate below an offline root; nothing that is checked depends on which.
+Where keys are stored and who may read them is `enarx.steward.config`'s business; nothing here touches a file.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
+from typing import Final, Self
+
+from cryptography import x509
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
+
+from enarx.errors import MalformedError
+from enarx.pki import keys
+from enarx.pki.certificate import Certificate
+from enarx.pki.chain import CRL_SIGN, KEY_CERT_SIGN, verify_issued
+
+ROOT_LIFETIME: Final = timedelta(days=3650)
+INTERMEDIATE_LIFETIME: Final = timedelta(days=30)
+DEVELOPMENT_LIFETIME: Final = timedelta(days=365)  # as the originals' generated CA
+
+_BACKDATE: Final = timedelta(minutes=5)  # of a CA certificate; it is made minutes before its first leaf
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Revoked:
+    """One entry of the list: which certificate, since when."""
+
+    serial: int
+    since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Issuer:
+    """A signing CA. `chain` begins with its own certificate and ends with the highest one known."""
+
+    chain: tuple[Certificate, ...]
+    _key: keys.PrivateKey = field(repr=False)
+
+    @classmethod
+    def of(cls, key: keys.PrivateKey, chain: Sequence[Certificate]) -> Self:
+        """Raises MalformedError unless `chain[0]` is a CA certificate for this key and each is signed by the next."""
+        if not chain:
+            raise MalformedError("CA: no certificate")
+        own = chain[0]
+        if own.spki != keys.spki(key):
+            raise MalformedError(
+                f"CA: the key does not belong to the certificate {own.common_name or 'without a name'}"
+            )
+        if not own.is_ca or (own.key_usage is not None and KEY_CERT_SIGN not in own.key_usage):
+            raise MalformedError("CA: the certificate may not sign certificates (basicConstraints CA, keyCertSign)")
+        if _name(own).public_bytes() != own.subject:
+            raise MalformedError("CA: the subject name of the certificate is not in a form that can be issued under")
+        for child, parent in pairwise(chain):
+            verify_issued(child, parent, "CA")
+        return cls(chain=tuple(chain), _key=key)
+
+    @property
+    def certificate(self) -> Certificate:
+        return self.chain[0]
+
+    @property
+    def self_signed(self) -> bool:
+        return self.certificate.self_issued
+
+    @property
+    def may_sign_crls(self) -> bool:
+        return self.certificate.key_usage is None or CRL_SIGN in self.certificate.key_usage
+
+    def sign(self, shape: x509.CertificateBuilder) -> Certificate:
+        """Issue a certificate of that shape."""
+        own = x509.load_der_x509_certificate(self.certificate.der)
+        signed = (
+            shape.issuer_name(own.subject)
+            .add_extension(_authority_key_id(own), critical=False)
+            .sign(self._key, keys.hash_of(self._key))
+        )
+        return Certificate.parse(signed.public_bytes(Encoding.DER))
+
+    def sign_crl(self, revoked: Iterable[Revoked], *, number: int, begin: datetime, end: datetime) -> bytes:
+        """The revocation list, DER. Raises MalformedError when the CA certificate does not allow signing one."""
+        if not self.may_sign_crls:
+            raise MalformedError("CA: the certificate's key usage does not allow signing CRLs")
+        own = x509.load_der_x509_certificate(self.certificate.der)
+        builder = (
+            x509.CertificateRevocationListBuilder()
+            .issuer_name(own.subject)
+            .last_update(begin.astimezone(UTC).replace(microsecond=0))
+            .next_update(end.astimezone(UTC).replace(microsecond=0))
+            .add_extension(x509.CRLNumber(number), critical=False)
+            .add_extension(_authority_key_id(own), critical=False)
+        )
+        for entry in revoked:
+            since = entry.since.astimezone(UTC).replace(microsecond=0)
+            builder = builder.add_revoked_certificate(
+                x509.RevokedCertificateBuilder().serial_number(entry.serial).revocation_date(since).build()
+            )
+        return builder.sign(self._key, keys.hash_of(self._key)).public_bytes(Encoding.DER)
+
+    def derive(self, purpose: str) -> bytes:
+        """32 secret bytes for one purpose, the same for whoever holds the same CA key (RFC 5869)."""
+        secret = self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"enarx steward\0" + purpose.encode()).derive(secret)
+
+
+def self_signed(name: str, key: keys.PrivateKey, at: datetime, *, lifetime: timedelta, path_length: int) -> Certificate:
+    """A CA certificate that signs itself: the development CA (path length 0), or a root above intermediates (1)."""
+    subject = _common_name(name)
+    shape = _ca_shape(subject, key, at, lifetime, path_length).issuer_name(subject)
+    return Certificate.parse(shape.sign(key, keys.hash_of(key)).public_bytes(Encoding.DER))
+
+
+def intermediate(
+    name: str,
+    key: keys.PrivateKey,
+    at: datetime,
+    *,
+    root: Issuer,
+    lifetime: timedelta = INTERMEDIATE_LIFETIME,
+) -> Certificate:
+    """An online CA certificate below `root`, never living longer than it; its path length is 0."""
+    end = min(at + lifetime, root.certificate.not_after)
+    shape = _ca_shape(_common_name(name), key, at, end - at, 0)
+    return root.sign(shape)
+
+
+def development(name: str, at: datetime) -> Issuer:
+    """A fresh self-signed CA in memory, as the originals' `--host` makes, with what RFC 5280 asks for."""
+    key = keys.generate("P-256")
+    certificate = self_signed(name, key, at, lifetime=DEVELOPMENT_LIFETIME, path_length=0)
+    return Issuer.of(key, (certificate,))
+
+
+def _ca_shape(
+    subject: x509.Name, key: keys.PrivateKey, at: datetime, lifetime: timedelta, path_length: int
+) -> x509.CertificateBuilder:
+    usage = x509.KeyUsage(
+        digital_signature=False,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=True,
+        crl_sign=True,
+        encipher_only=False,
+        decipher_only=False,
+    )
+    return (
+        x509.CertificateBuilder()
+        .serial_number(x509.random_serial_number())
+        .subject_name(subject)
+        .not_valid_before((at - _BACKDATE).astimezone(UTC).replace(microsecond=0))
+        .not_valid_after((at + lifetime).astimezone(UTC).replace(microsecond=0))
+        .public_key(key.public_key())
+        .add_extension(x509.BasicConstraints(ca=True, path_length=path_length), critical=True)
+        .add_extension(usage, critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+    )
+
+
+def _common_name(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+
+
+def _name(certificate: Certificate) -> x509.Name:
+    return x509.load_der_x509_certificate(certificate.der).subject
+
+
+def _authority_key_id(own: x509.Certificate) -> x509.AuthorityKeyIdentifier:
+    try:
+        known = own.extensions.get_extension_for_class(x509.SubjectKeyIdentifier).value
+    except x509.ExtensionNotFound:
+        key = own.public_key()
+        assert isinstance(key, keys.PublicKey)  # noqa: S101 - `of` compared it with the CA key
+        return x509.AuthorityKeyIdentifier.from_issuer_public_key(key)
+    return x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(known)

@@ -1,1 +1,133 @@
-"""Not written yet."""
+"""The shape of a certificate that Steward issues; nothing else decides it (flow.md, 4; RFC 5280, 4).
+
+  subject      empty with a critical SAN; or O=SIMULATED, or O=UNATTESTED. The request's subject is ignored.
+  SAN          one URI, `spiffe://<trust domain>/workload/sha-256/<hex>`, or without a workload
+               `…/keep/<technology>/<measurement>` (`…/keep/nil` for no TEE, which measures nothing); granted DNS names
+  usage        digitalSignature; TLS server and client; no CA
+  validity     never longer than what was granted, the issuer, or the collateral that the claims rest on
+  result       the attestation result, never critical
+
+Evidence is not copied into certificates. The originals copied one extension, the empty KVM one; it said nothing but
+"not attested", which `O=UNATTESTED` and technology `nil` now say, so it is not copied either.
+"""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Final
+
+from cryptography import x509
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
+from enarx.errors import UnavailableError
+from enarx.pki import keys
+from enarx.pki.certificate import Certificate
+
+BACKDATE: Final = timedelta(minutes=1)  # what clocks of a Keep's peers may lag without refusing a fresh certificate
+SERIAL_BYTES: Final = 16  # random; the originals' UUIDs have 122 random bits
+
+SIMULATED: Final = "SIMULATED"
+UNATTESTED: Final = "UNATTESTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """What all certificates of one Steward have in common. `crl_url` is None when its CA may not sign CRLs."""
+
+    trust_domain: str
+    crl_url: str | None
+
+    def spiffe_id(self, result: AttestationResult) -> str:
+        """The name of the workload, or of whatever was measured when no workload was claimed."""
+        workload = None if result.claims is None else result.claims.workload
+        if workload is not None:
+            return f"spiffe://{self.trust_domain}/workload/{workload.algorithm}/{workload.hex}"
+        measured = f"/{result.measurement.hex()}" if result.measurement else ""
+        return f"spiffe://{self.trust_domain}/keep/{result.technology}{measured}"
+
+    def certificate(
+        self,
+        *,
+        spki: bytes,
+        result: AttestationResult,
+        dns_names: Iterable[str],
+        serial: bytes,
+        begin: datetime,
+        end: datetime,
+    ) -> x509.CertificateBuilder:
+        """Everything but issuer, authority key and signature, which `Issuer.sign` adds.
+
+        `serial` is SERIAL_BYTES of randomness; `begin` and `end` come from `validity`.
+        """
+        key = keys.public_from_spki(spki)
+        subject = _subject(result)
+        builder = (
+            x509.CertificateBuilder()
+            .serial_number(int.from_bytes(serial, "big") | 1 << 120)  # 16 octets, positive, never zero
+            .subject_name(subject)
+            .not_valid_before(begin)
+            .not_valid_after(end)
+            .public_key(key)
+            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+            .add_extension(_usage(), critical=True)
+            .add_extension(
+                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
+                critical=False,
+            )
+            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+            .add_extension(self._names(result, dns_names), critical=not list(subject))
+        )
+        if self.crl_url is not None:
+            builder = builder.add_extension(_distribution(self.crl_url), critical=False)
+        value = x509.UnrecognizedExtension(x509.ObjectIdentifier(ATTESTATION_RESULT_OID), result.encode())
+        return builder.add_extension(value, critical=False)
+
+    def _names(self, result: AttestationResult, dns_names: Iterable[str]) -> x509.SubjectAlternativeName:
+        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(self.spiffe_id(result))]
+        names += [x509.DNSName(name) for name in dict.fromkeys(dns_names)]
+        return x509.SubjectAlternativeName(names)
+
+
+def validity(at: datetime, *, lifetime: timedelta, issuer: Certificate, expires: datetime) -> tuple[datetime, datetime]:
+    """Begin and end, in whole seconds: bounded by the lifetime, the issuer and the collateral.
+
+    Raises UnavailableError when the issuer has ended or not begun: that is our trouble, not the requester's.
+    """
+    if not issuer.not_before <= at < issuer.not_after:
+        raise UnavailableError(
+            f"the issuing certificate is valid from {issuer.not_before:%Y-%m-%dT%H:%M:%SZ} "
+            f"to {issuer.not_after:%Y-%m-%dT%H:%M:%SZ}, and now is {at:%Y-%m-%dT%H:%M:%SZ}"
+        )
+    begin = max(at - BACKDATE, issuer.not_before).astimezone(UTC).replace(microsecond=0)
+    end = min(at + lifetime, issuer.not_after, expires).astimezone(UTC).replace(microsecond=0)
+    return begin, end
+
+
+def _subject(result: AttestationResult) -> x509.Name:
+    if result.technology == "nil":
+        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, UNATTESTED)])
+    if result.simulated:
+        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, SIMULATED)])
+    return x509.Name([])
+
+
+def _usage() -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=True,
+        content_commitment=False,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=False,
+        crl_sign=False,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _distribution(url: str) -> x509.CRLDistributionPoints:
+    point = x509.DistributionPoint(
+        full_name=[x509.UniformResourceIdentifier(url)], relative_name=None, reasons=None, crl_issuer=None
+    )
+    return x509.CRLDistributionPoints([point])

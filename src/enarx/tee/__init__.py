@@ -5,4 +5,15 @@ appraise    parse → verify → bind → accept, in the only order there is
 snp  sgx    one folder a technology: report (bytes), verify (authentic?), policy (acceptable?), simulator, TECHNOLOGY
 dcap        what Intel's technologies share
 nil         no TEE, accepted only where configuration says so by name
+
+TECHNOLOGIES is the whole list of what we believe can be judged: one line each, and nothing registers itself.
 """
+
+from typing import Any, Final
+
+from enarx.tee import nil
+from enarx.tee.model import Technology
+
+TECHNOLOGIES: Final[tuple[Technology[Any, Any], ...]] = (  # Any: each keeps its own types inside
+    nil.TECHNOLOGY,
+)
