@@ -1,0 +1,353 @@
+"""Vendors' documents in files and directories, detected by content, as `Endorsements`.
+
+What is understood: certificates and chains, and CRLs (DER, PEM, or either in hexadecimal); AMD's certificate tables
+(GHCB, extended guest request); Intel's TCB info and QE identity (the JSON of its PCS, kept byte for byte, with or
+without an issuer chain beside them); and the collateral JSON of Intel's QVL as dcap-qvl writes it. Everything else is
+passed over and listed. Nothing is believed here: endorsements are never anchors, and every signature is checked by
+whoever uses them. A directory is looked at before every judgement, so a CRL that was just published counts at once.
+"""
+
+import json
+import os
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Final
+
+from enarx import der
+from enarx.binary import Reader
+from enarx.errors import MalformedError, NotFoundError
+from enarx.pki.certificate import Certificate, describe_name, pem_blocks
+from enarx.pki.crl import Crl
+from enarx.tee.model import Endorsements, SignedJson
+
+MAX_FILE: Final = 4 * 1024 * 1024  # bytes; the largest document in the field, a CRL, has some tens of thousands
+MAX_FILES: Final = 1000
+MAX_DEPTH: Final = 4  # directories below the one that was named
+MAX_ITEMS: Final = 64  # certificates and lists in one file
+
+_PEM: Final = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----.*?-----END \1-----", re.DOTALL)
+_TEXT: Final = bytes((9, 10, 13, *range(32, 127)))
+_TABLE_END: Final = bytes(16)
+# GUIDs of AMD's certificate table (GHCB 2.01, 4.1.8.1): ARK, ASK, VCEK, VLEK, CRL, in the order of their bytes.
+_TABLE: Final = {
+    bytes.fromhex("c0b406a4a803495297433fb6014cd0ae"): "ARK",
+    bytes.fromhex("4ab7b379bbac4fe4a02f05aef327c782"): "ASK",
+    bytes.fromhex("63da758de6644564adc5f4b93be8accd"): "VCEK",
+    bytes.fromhex("a8074bc2a25a483eaae639c045a0b8a1"): "VLEK",
+    bytes.fromhex("92f81bc358114d3d97ffd19f88dc67ea"): "CRL",
+}
+_QVL_KEYS: Final = ("tcb_info", "tcb_info_signature", "qe_identity", "qe_identity_signature")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Document:
+    """One document as found: what it is, for people, and when it is valid, where it says so."""
+
+    source: str
+    kind: str
+    title: str
+    begin: datetime | None
+    end: datetime | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reading:
+    """What files held. `passed_over` names every file that is nothing of the kind, and why."""
+
+    endorsements: Endorsements
+    documents: tuple[Document, ...]
+    passed_over: tuple[tuple[str, str], ...]
+
+
+def read(paths: Iterable[Path]) -> Reading:
+    """Read files and directories. Raises NotFoundError for a path that is not there."""
+    found = _Found()
+    for path in paths:
+        if not path.exists():
+            raise NotFoundError(f"{path}: no such file or directory")
+        for file in _files(path):
+            found.add(file)
+    return found.reading()
+
+
+class Directory:
+    """A directory whose documents are read again whenever a file in it changed."""
+
+    def __init__(self, path: Path) -> None:
+        """Raises NotFoundError when it is not there."""
+        if not path.is_dir():
+            raise NotFoundError(f"{path}: no such directory")
+        self._path = path
+        self._seen: tuple[tuple[str, int, int, int], ...] | None = None
+        self._reading = Reading(endorsements=Endorsements(), documents=(), passed_over=())
+
+    def current(self) -> Endorsements:
+        return self.reading().endorsements
+
+    def reading(self) -> Reading:
+        seen = tuple(_stamp(file) for file in _files(self._path))
+        if seen != self._seen:
+            self._reading, self._seen = read([self._path]), seen
+        return self._reading
+
+
+def recognise(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """The documents in one file's bytes. Raises MalformedError when they are none."""
+    if data[:1] == b"{":
+        return _from_json(data, source)
+    if b"-----BEGIN " in data and _is_text(data):
+        return _from_pem(data, source)
+    if data[:1] == b"\x30":
+        return _from_der(data, source)
+    if re.fullmatch(rb"\s*(?:[0-9a-fA-F]{2}\s*)+", data):
+        return _from_der(bytes.fromhex(data.decode()), source)
+    if any(data[:16] == guid or data[:16] == _swapped(guid) for guid in _TABLE):
+        return _from_table(data, source)
+    raise MalformedError("not a certificate, CRL, certificate table, TCB info, QE identity or collateral JSON")
+
+
+class _Found:
+    """Gathers what files hold, in their order."""
+
+    def __init__(self) -> None:
+        self._endorsements = Endorsements()
+        self._documents: list[Document] = []
+        self._passed: list[tuple[str, str]] = []
+
+    def add(self, file: Path) -> None:
+        try:
+            endorsements, documents = recognise(_bounded(file), str(file))
+        except (OSError, MalformedError) as error:
+            why = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
+            self._passed.append((str(file), why))
+            return
+        self._endorsements |= endorsements
+        self._documents += documents
+
+    def reading(self) -> Reading:
+        return Reading(
+            endorsements=_with_chains(self._endorsements),
+            documents=tuple(self._documents),
+            passed_over=tuple(self._passed),
+        )
+
+
+def _with_chains(found: Endorsements) -> Endorsements:
+    """Documents of Intel's PCS that came without their issuer chain get each signer that lies beside them.
+
+    The chain is only a suggestion of who signed: one whose signature does not verify is refused by the verifier.
+    """
+    parsed = [Certificate.parse(data) for data in found.certificates]
+    signers = [c for c in parsed if not c.is_ca and c.common_name.endswith("TCB Signing")]
+    chains = [
+        (signer.der, *(c.der for c in parsed if c.is_ca and c.self_issued and c.subject == signer.issuer))
+        for signer in signers
+    ]
+
+    def complete(items: Sequence[SignedJson]) -> tuple[SignedJson, ...]:
+        given = [item for item in items if item.chain]
+        bodies = {item.body for item in given}
+        bare = [item for item in items if not item.chain and item.body not in bodies]
+        guessed = [SignedJson(body=item.body, chain=chain) for item in bare for chain in chains or [()]]
+        return (*given, *guessed)
+
+    return Endorsements(
+        certificates=found.certificates,
+        crls=found.crls,
+        tcb_infos=complete(found.tcb_infos),
+        qe_identities=complete(found.qe_identities),
+    )
+
+
+def _from_json(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    members = _members(data)
+    if "tcbInfo" in members:
+        return _signed(data, source, "TCB info", ())
+    if "enclaveIdentity" in members:
+        return _signed(data, source, "QE identity", ())
+    if all(isinstance(members.get(key), str) for key in _QVL_KEYS):
+        return _from_qvl({name: str(value) for name, value in members.items()}, source)
+    raise MalformedError("a JSON object, but neither TCB info, QE identity nor collateral")
+
+
+def _signed(body: bytes, source: str, kind: str, chain: tuple[bytes, ...]) -> tuple[Endorsements, tuple[Document, ...]]:
+    """One signed document of Intel's PCS; what is read of it here is only for people."""
+    outer = "tcbInfo" if kind == "TCB info" else "enclaveIdentity"
+    inner = _members(body).get(outer)
+    facts = inner if isinstance(inner, dict) else {}
+    title = " ".join(str(facts[key]) for key in ("id", "fmspc", "tcbEvaluationDataNumber") if key in facts)
+    document = Document(
+        source=source,
+        kind=kind,
+        title=title,
+        begin=_json_moment(facts.get("issueDate")),
+        end=_json_moment(facts.get("nextUpdate")),
+    )
+    signed = (SignedJson(body=body, chain=chain),)
+    endorsements = Endorsements(tcb_infos=signed) if kind == "TCB info" else Endorsements(qe_identities=signed)
+    return endorsements, (document,)
+
+
+def _from_qvl(members: dict[str, str], source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """The nine members of dcap-qvl's collateral: chains in PEM, lists in hexadecimal, documents without their frame."""
+    found, documents = Endorsements(), list[Document]()
+    for key, outer, kind in (("tcb_info", "tcbInfo", "TCB info"), ("qe_identity", "enclaveIdentity", "QE identity")):
+        chain = tuple(pem_blocks(members.get(f"{key}_issuer_chain", "").encode(), "CERTIFICATE", source, limit=8))
+        body = f'{{"{outer}":{members[key]},"signature":"{members[f"{key}_signature"]}"}}'.encode()
+        endorsements, more = _signed(body, source, kind, chain)
+        found, documents = found | endorsements, documents + list(more)
+        for item in chain:
+            endorsements, more = _from_der(item, source)
+            found, documents = found | endorsements, documents + list(more)
+    for key in ("root_ca_crl", "pck_crl"):
+        try:
+            endorsements, more = _from_der(bytes.fromhex(members.get(key, "")), source)
+        except ValueError as error:
+            raise MalformedError(f"{key}: expected hexadecimal") from error
+        found, documents = found | endorsements, documents + list(more)
+    for key in ("pck_crl_issuer_chain", "pck_certificate_chain"):
+        if members.get(key):
+            endorsements, more = _from_pem(members[key].encode(), source)
+            found, documents = found | endorsements, documents + list(more)
+    return found, tuple(documents)
+
+
+def _from_pem(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """Certificates and lists, in any order, with anything between the blocks, as vendors' chains have it."""
+    found, documents = Endorsements(), list[Document]()
+    for count, match in enumerate(_PEM.finditer(data)):
+        if count == MAX_ITEMS:
+            raise MalformedError(f"more than {MAX_ITEMS} PEM blocks")
+        (block,) = pem_blocks(match.group(0), match.group(1).decode(), source, limit=1)
+        endorsements, more = _from_der(block, source)
+        found, documents = found | endorsements, documents + list(more)
+    if not documents:
+        raise MalformedError("PEM, but no certificate and no CRL")
+    return found, tuple(documents)
+
+
+def _from_der(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """One or more certificates and lists, one after the other, or in a SEQUENCE."""
+    found, documents = Endorsements(), list[Document]()
+    for element in _elements(data):
+        certificate, crl = _certificate(element), _crl(element)
+        if certificate is not None:
+            name = certificate.common_name or describe_name(certificate.subject)
+            found |= Endorsements(certificates=(element,))
+            documents.append(
+                Document(
+                    source=source,
+                    kind="certificate",
+                    title=name,
+                    begin=certificate.not_before,
+                    end=certificate.not_after,
+                )
+            )
+        elif crl is not None:
+            found |= Endorsements(crls=(element,))
+            title = f"of {describe_name(crl.issuer)}, number {crl.number}, {len(crl.revoked)} revoked"
+            documents.append(
+                Document(source=source, kind="CRL", title=title, begin=crl.this_update, end=crl.next_update)
+            )
+        else:
+            raise MalformedError("DER, but neither certificates nor CRLs")
+    return found, tuple(documents)
+
+
+def _elements(data: bytes) -> tuple[bytes, ...]:
+    """The elements that may be documents: `data` itself, those it strings together, or those of its SEQUENCE."""
+    strung = der.sequence_of(der.wrap(0x30, data), "documents", limit=MAX_ITEMS)
+    if len(strung) > 1 or _certificate(data) is not None or _crl(data) is not None:
+        return strung
+    return der.sequence_of(data, "documents", limit=MAX_ITEMS)
+
+
+def _from_table(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """GUID, offset and length of each certificate, up to an entry of zeros; then the certificates."""
+    reader = Reader(data, what="certificate table")
+    found, documents = Endorsements(), list[Document]()
+    for _ in range(MAX_ITEMS):
+        guid = reader.take(16, "GUID")
+        offset, length = reader.uint(4, "OFFSET"), reader.uint(4, "LENGTH")
+        if guid == _TABLE_END:
+            return found, tuple(documents)
+        if guid not in _TABLE and _swapped(guid) not in _TABLE:
+            continue  # the host may add entries of its own
+        if offset + length > len(data):
+            raise MalformedError(f"certificate table: entry of {length} bytes at 0x{offset:x} ends behind the table")
+        endorsements, more = _from_der(data[offset : offset + length], source)
+        found, documents = found | endorsements, documents + list(more)
+    raise MalformedError(f"certificate table: more than {MAX_ITEMS} entries")
+
+
+def _is_text(data: bytes) -> bool:
+    """Whether these are lines of ASCII; a quote carries its PEM chain among other bytes and is no chain."""
+    return not data.rstrip(b"\0").translate(None, _TEXT)
+
+
+def _swapped(guid: bytes) -> bytes:
+    """The same GUID with its first three fields in little-endian order, as some hosts write them."""
+    return guid[3::-1] + guid[5:3:-1] + guid[7:5:-1] + guid[8:]
+
+
+def _certificate(data: bytes) -> Certificate | None:
+    try:
+        return Certificate.parse(data)
+    except MalformedError:
+        return None
+
+
+def _crl(data: bytes) -> Crl | None:
+    try:
+        return Crl.parse(data)
+    except MalformedError:
+        return None
+
+
+def _members(data: bytes) -> dict[str, object]:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise MalformedError("begins like JSON and is none") from error
+    if not isinstance(value, dict):
+        raise MalformedError("JSON, but no object")
+    return value
+
+
+def _json_moment(value: object) -> datetime | None:
+    try:
+        return datetime.strptime(str(value), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    except ValueError:
+        return None
+
+
+def _bounded(file: Path) -> bytes:
+    if file.stat().st_size > MAX_FILE:
+        raise MalformedError(f"larger than {MAX_FILE} bytes")
+    return file.read_bytes()
+
+
+def _files(path: Path) -> Iterator[Path]:
+    """The file itself, or the regular files in a directory and below, in order; hidden ones are left out."""
+    if not path.is_dir():
+        yield path
+        return
+    found: list[Path] = []
+    for folder, folders, names in os.walk(path):
+        depth = len(Path(folder).relative_to(path).parts)
+        folders[:] = [] if depth == MAX_DEPTH else sorted(name for name in folders if not name.startswith("."))
+        found += [Path(folder) / name for name in names if not name.startswith(".")]
+        if len(found) > MAX_FILES:
+            raise MalformedError(f"{path}: more than {MAX_FILES} files")
+    yield from sorted(file for file in found if file.is_file())
+
+
+def _stamp(file: Path) -> tuple[str, int, int, int]:
+    try:
+        status = file.stat()
+    except OSError:
+        return str(file), 0, 0, 0
+    return str(file), status.st_mtime_ns, status.st_size, status.st_ino
