@@ -8,7 +8,9 @@ nonce       freshness without memory
 revocation  what the operator took back, and the list that says so
 authority   request → appraisal → profile → issuer: the spine
 collateral  vendors' documents in a directory
+ledger      what was issued and taken back, in a directory
 config      steward.toml and flags
+explain     a configuration in sentences
 audit       one line a decision
 http        POST /, GET /, EST, the CRL: media types and status, nothing more
 client      what a Keep needs of a Steward

@@ -1,1 +1,317 @@
-"""Not written yet."""
+"""steward.toml and flags to a configuration: strict, and every error says where (architecture.md, 7; protocol.md, 1.6).
+
+    origin = "https://steward.example.com"      # the audience of requests and the base of the CRL's URL
+    trust_domain = "example.com"                # of SPIFFE ids; default: the host of origin
+    listen = "[::]:3000"
+    tls_cert = "server.pem"                     # with tls_key; without them plain HTTP on loopback or behind a proxy
+    tls_key = "server.key"
+    crt = "ca.pem"                              # the issuing CA, then what is above it; with key
+    key = "ca.key"                              # PKCS#8, never readable by everybody
+    collateral = "collateral"                   # directory of vendors' documents
+    state = "state"                             # directory of what was issued and revoked
+    audit = "audit.jsonl"                       # default: standard error
+    nonce_key = "nonce.key"                     # 32 bytes or more; default: derived from the CA key
+    nonce = "claims"                            # who has to send one: claims, always, optional
+    crl_lifetime = 3600                         # seconds
+
+and the tables of `enarx.steward.policy`. Paths are relative to the file. A flag counts before the file. The CA is
+loaded (key and crt), or generated (`--host NAME` as the originals, or `--dev`), which changes nothing about what is
+checked: the policy of the file is in force either way, which the originals dropped.
+"""
+
+import dataclasses
+import ipaddress
+import os
+import re
+import secrets
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final, Self
+from urllib.parse import urlsplit
+
+from enarx import toml
+from enarx.errors import EnarxError, MalformedError, NotFoundError
+from enarx.pki import keys
+from enarx.pki.certificate import Certificate, certificates_from_pem
+from enarx.steward import issuer as ca
+from enarx.steward.authority import Authority
+from enarx.steward.collateral import Directory
+from enarx.steward.issuer import Issuer
+from enarx.steward.ledger import Ledger
+from enarx.steward.nonce import Nonces
+from enarx.steward.policy import FAMILIES, Policy, read_policy, simulated_anchor
+from enarx.steward.profile import Profile
+from enarx.tee.model import Endorsements, TrustAnchor
+from enarx.toml import Table
+from enarx.web.tls import ServerTls
+
+DEFAULT_PORT: Final = 3000
+DEFAULT_CRL_LIFETIME: Final = timedelta(hours=1)
+DEVELOPMENT_NAME: Final = "Steward (development)"
+MAX_PEM: Final = 256 * 1024  # bytes
+MIN_NONCE_KEY: Final = 32  # bytes
+
+_TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")  # SPIFFE-ID, 2.1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flags:
+    """What the command line and the environment said; None where they were silent."""
+
+    key: Path | None = None
+    crt: Path | None = None
+    addr: str | None = None
+    port: int | None = None
+    host: str | None = None
+    san: str | None = None
+    origin: str | None = None
+    dev: bool = False
+    behind_proxy: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """A configuration that was read, and files it names that were not, but for the simulated anchors."""
+
+    source: str
+    policy: Policy
+    origin: str | None
+    trust_domain: str | None
+    addr: str | None
+    port: int
+    behind_proxy: bool
+    tls_cert: Path | None
+    tls_key: Path | None
+    crt: Path | None
+    key: Path | None
+    generate: str | None
+    collateral: Path | None
+    state: Path | None
+    audit: Path | None
+    nonce_key: Path | None
+    crl_lifetime: timedelta
+
+    @classmethod
+    def read(cls, path: Path | None, flags: Flags) -> Self:
+        """Read the file, or nothing. Raises ConfigError, NotFoundError."""
+        text = b"" if path is None else _read(path, toml.MAX_DOCUMENT)
+        source = "the configuration (no --config was given)" if path is None else str(path)
+        base = Path() if path is None else path.parent
+        return cls.parse(text, source=source, base=base, flags=flags)
+
+    @classmethod
+    def parse(cls, text: str | bytes, *, source: str, base: Path, flags: Flags) -> Self:
+        """Raises ConfigError with the line and dotted path of what is wrong."""
+        document = toml.parse(text, source=source)
+
+        def path(key: str) -> Path | None:
+            name = document.string(key, None)
+            return None if name is None else base / name
+
+        addr, port = _listen(document)
+        lifetime = document.integer("crl_lifetime", None, minimum=60, maximum=30 * 86400)
+        policy = read_policy(document, _simulated(document, base), extra_names=[flags.san] if flags.san else ())
+        crt, key = path("crt"), path("key")
+        config = cls(
+            source=source,
+            policy=policy,
+            origin=_origin(document, flags.origin),
+            trust_domain=_trust_domain(document),
+            addr=flags.addr or addr,
+            port=port if flags.port is None else flags.port,
+            behind_proxy=flags.behind_proxy,
+            tls_cert=path("tls_cert"),
+            tls_key=path("tls_key"),
+            crt=flags.crt or crt,
+            key=flags.key or key,
+            generate=None,
+            collateral=path("collateral"),
+            state=path("state"),
+            audit=path("audit"),
+            nonce_key=path("nonce_key"),
+            crl_lifetime=DEFAULT_CRL_LIFETIME if lifetime is None else timedelta(seconds=lifetime),
+        )
+        document.end()
+        if (config.tls_cert is None) != (config.tls_key is None):
+            raise document.error("tls_cert", "tls_cert and tls_key belong together")
+        return dataclasses.replace(config, generate=_generated(config, flags))
+
+    def listen(self) -> str:
+        """The address to bind. Raises ConfigError for plain HTTP that others could reach."""
+        addr = self.addr or ("::" if self.tls_cert is not None or self.behind_proxy else "127.0.0.1")
+        if self.tls_cert is None and not self.behind_proxy and not _loopback(addr):
+            raise toml.ConfigError(
+                f"{self.source}: plain HTTP on {addr} would be seen by everybody: "
+                "give tls_cert and tls_key, or say --behind-proxy, or listen on 127.0.0.1"
+            )
+        return addr
+
+    def origin_at(self, port: int) -> str:
+        """The origin, or what it is on loopback when nobody said so. Raises ConfigError."""
+        if self.origin is not None:
+            return self.origin
+        if not _loopback(self.listen()):
+            raise toml.ConfigError(
+                f'{self.source}: origin: missing, expected the URL clients use: "https://HOST[:PORT]"'
+            )
+        return f"{'http' if self.tls_cert is None else 'https'}://localhost:{port}"
+
+
+def load_issuer(config: Config, at: datetime, passphrase: bytes | None = None) -> Issuer:
+    """The CA of the configuration, from its files or generated. Raises MalformedError, NotFoundError, UntrustedError."""
+    if config.generate is not None:
+        return ca.development(config.generate, at)
+    if config.crt is None or config.key is None:
+        raise toml.ConfigError(
+            f"{config.source}: no CA: give key and crt, or --host NAME or --dev to generate one for development"
+        )
+    chain = certificates_from_pem(_read(config.crt, MAX_PEM), str(config.crt))
+    key = keys.from_pem(read_private(config.key), str(config.key), passphrase)
+    return Issuer.of(key, chain)
+
+
+def load_tls(config: Config) -> ServerTls | None:
+    """Who Steward is to its clients, or None for plain HTTP."""
+    if config.tls_cert is None or config.tls_key is None:
+        return None
+    return ServerTls(cert_chain_pem=_read(config.tls_cert, MAX_PEM), key_pem=read_private(config.tls_key))
+
+
+def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Authority:
+    """The parts put together for one origin. Raises ConfigError, NotFoundError."""
+    domain = config.trust_domain or (urlsplit(origin).hostname or "")
+    if not _TRUST_DOMAIN.fullmatch(domain):
+        raise toml.ConfigError(f"{config.source}: trust_domain: {domain!r} cannot be one, name it")
+    nonce_key = issuer.derive("nonce") if config.nonce_key is None else read_private(config.nonce_key)
+    if len(nonce_key) < MIN_NONCE_KEY:
+        raise toml.ConfigError(f"{config.nonce_key}: expected {MIN_NONCE_KEY} bytes or more, found {len(nonce_key)}")
+    crl_url = f"{origin}/crl" if issuer.may_sign_crls else None
+    return Authority(
+        origin=origin,
+        policy=config.policy,
+        issuer=issuer,
+        profile=Profile(trust_domain=domain, crl_url=crl_url),
+        nonces=Nonces(origin=origin, key=nonce_key),
+        random=secrets.token_bytes,
+        collateral=_collateral(config),
+        revocations=ledger.revocations,
+    )
+
+
+def read_private(path: Path) -> bytes:
+    """A file that holds a secret. Raises MalformedError when everybody may read or change it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o007:
+                raise MalformedError(f"{path}: everybody may read or change it (mode {mode:04o}); chmod 600 {path}")
+            return file.read(MAX_PEM)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """A new file that only its owner may read. Raises NotFoundError when it cannot be made or is there already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
+
+
+def read_anchor(path: Path) -> Certificate:
+    """One certificate in a file, PEM or DER. Raises MalformedError, NotFoundError."""
+    data = _read(path, MAX_PEM)
+    if not data.startswith(b"-----BEGIN"):
+        return Certificate.parse(data, str(path))
+    found = certificates_from_pem(data, str(path))
+    if len(found) != 1:
+        raise MalformedError(f"{path}: expected one certificate, found {len(found)}")
+    return found[0]
+
+
+def _collateral(config: Config) -> Callable[[], Endorsements]:
+    return Endorsements if config.collateral is None else Directory(config.collateral).current
+
+
+def _generated(config: Config, flags: Flags) -> str | None:
+    """The common name of the CA to generate, by the originals' rule: key and crt win, half of them is an error."""
+    if config.key is not None and config.crt is not None:
+        return None
+    if config.key is not None or config.crt is not None:
+        missing = "crt" if config.crt is None else "key"
+        raise toml.ConfigError(f"{config.source}: {missing}: missing; key and crt belong together")
+    return flags.host or (DEVELOPMENT_NAME if flags.dev else None)
+
+
+def _simulated(document: Table, base: Path) -> tuple[TrustAnchor, ...]:
+    """The roots that `[simulated]` names, by the family of vendors they imitate."""
+    table = document.table("simulated")
+    found = []
+    for family in FAMILIES:
+        for name in table.strings(family):
+            try:
+                found.append(simulated_anchor(family, read_anchor(base / name).der))
+            except EnarxError as error:
+                raise table.error(family, str(error)) from error
+    return tuple(found)
+
+
+def _origin(document: Table, flag: str | None) -> str | None:
+    written = document.string("origin", None)
+    origin = flag or written
+    if origin is None:
+        return None
+    parts = urlsplit(origin)
+    scheme_ok = parts.scheme == "https" or (parts.scheme == "http" and _loopback(parts.hostname or ""))
+    bare = f"{parts.scheme}://{parts.netloc}" == origin and origin == origin.lower() and "@" not in origin
+    if not scheme_ok or not bare or not parts.hostname:
+        raise document.error(
+            "origin", f'expected "https://HOST[:PORT]" in lower case and nothing after, found {origin!r}'
+        )
+    return origin
+
+
+def _trust_domain(document: Table) -> str | None:
+    domain = document.string("trust_domain", None)
+    if domain is not None and not _TRUST_DOMAIN.fullmatch(domain):
+        raise document.error("trust_domain", f"expected lower-case letters, digits, dots and hyphens, found {domain!r}")
+    return domain
+
+
+def _listen(document: Table) -> tuple[str | None, int]:
+    text = document.string("listen", None)
+    if text is None:
+        return None, DEFAULT_PORT
+    try:
+        parts = urlsplit(f"//{text}")
+        addr, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}') from error
+    if not addr or port is None or parts.netloc != text:
+        raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}')
+    return addr, port
+
+
+def _loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
+
+
+def _read(path: Path, limit: int) -> bytes:
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
+    if len(data) > limit:
+        raise MalformedError(f"{path}: larger than {limit} bytes")
+    return data
