@@ -135,6 +135,7 @@ class Config:
             crl_lifetime=DEFAULT_CRL_LIFETIME if lifetime is None else timedelta(seconds=lifetime),
         )
         document.end()
+        policy.require_something(document)
         if (config.tls_cert is None) != (config.tls_key is None):
             raise document.error("tls_cert", "tls_cert and tls_key belong together")
         return dataclasses.replace(config, generate=_generated(config, flags))

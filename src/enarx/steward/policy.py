@@ -85,6 +85,12 @@ class Policy:
     def oids(self) -> frozenset[str]:
         return frozenset(self.judges)
 
+    def require_something(self, document: Table) -> None:
+        """Raises ConfigError when nothing at all would be accepted."""
+        if not self.configured:
+            names = ", ".join(f"[{technology.name}]" for technology in TECHNOLOGIES if technology.name != "nil")
+            raise document.error("", f"this policy accepts nothing: expected a table {names} or something in [unsafe]")
+
 
 def simulated_anchor(family: str, certificate: bytes) -> TrustAnchor:
     """The root (DER) of a simulated vendor."""
@@ -113,11 +119,13 @@ def read_policy(
     `offline`, `extra_anchors` and `without_crl` are for `steward verify`: older forms of evidence are explained
     instead of refused, anchors named on the command line count, and a missing CRL may be overlooked.
     """
-    unsafe = _read_unsafe(document.table("unsafe"))
+    danger = document.table("unsafe")
+    unsafe = _read_unsafe(danger)
+    danger.end()
     if simulated and not unsafe.accept_simulated:
         raise document.error("simulated", "simulated vendors count only with [unsafe] accept_simulated = true")
     if unsafe.accept_simulated and not simulated:
-        raise document.error("unsafe.accept_simulated", "no root is named: expected [simulated] amd or intel = [FILE]")
+        raise danger.error("accept_simulated", "no root is named: expected [simulated] amd or intel = [FILE]")
     leniency = Leniency(without_crl=without_crl, allow_evaluation_skew=unsafe.allow_evaluation_skew)
     judges: dict[str, Judge] = {}
     configured = set()
@@ -128,9 +136,6 @@ def read_policy(
         believed = technology if known else _refusing(technology)
         made = judge(believed, policy, anchors, leniency, refuse_legacy=not offline)
         judges |= dict.fromkeys(technology.oids, made)
-    if not configured:
-        names = ", ".join(f"[{technology.name}]" for technology in TECHNOLOGIES if technology.name != "nil")
-        raise document.error("", f"this policy accepts nothing: expected a table {names} or something in [unsafe]")
     grant, grants = _read_grants(document.table("certificate"), extra_names)
     nonce = document.string("nonce", "claims")
     if nonce not in {"claims", "always", "optional"}:
@@ -173,6 +178,7 @@ def _read_technology(
     if not table.keys():
         raise document.error(technology.name, "an empty table; expected what is acceptable, or no table")
     policy = technology.read_policy(table)
+    table.end()  # a key that is spelled wrong is told before what it was meant to say is missed
     if not any(table.values.get(key) for key in REFERENCE_VALUES) and not unsafe.allow_any_measurement:
         raise document.error(
             technology.name,

@@ -25,6 +25,7 @@ def policy(text: str = ACCEPT_NIL) -> Policy:
     document = toml.parse(text, source="steward.toml")
     found = read_policy(document, ())
     document.end()
+    found.require_something(document)
     return found
 
 

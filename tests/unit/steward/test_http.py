@@ -1,0 +1,245 @@
+"""Steward on the wire: the originals' tests (protocol.md, 6.1) as behaviour, and what is ours beside them."""
+
+import base64
+import io
+import json
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import pkcs7
+from starlette.testclient import TestClient
+
+from enarx import der
+from enarx.pki import chain, crl
+from enarx.pki.certificate import Certificate
+from enarx.steward.audit import AuditLog
+from enarx.steward.authority import Authority
+from enarx.steward.http import BUNDLE, PKCS10, Service, build
+from enarx.steward.ledger import Ledger
+from tests.unit.steward import support
+
+AT = support.AT
+
+
+class Bench:
+    """A Steward, a client of it, and its log."""
+
+    def __init__(self, authority: Authority, directory: Path) -> None:
+        self.authority = authority
+        self.ledger = Ledger(directory / "state")
+        self.log = io.StringIO()
+        service = Service(
+            authority=lambda: authority,
+            ledger=self.ledger,
+            audit=AuditLog(self.log),
+            crl_lifetime=timedelta(hours=1),
+            now=lambda: AT,
+        )
+        self.client = TestClient(build(service))
+
+    def post(self, body: bytes, kind: str | None = PKCS10, path: str = "/") -> tuple[int, bytes]:
+        answer = self.client.post(path, content=body, headers={} if kind is None else {"Content-Type": kind})
+        return answer.status_code, answer.content
+
+    def lines(self) -> list[dict[str, object]]:
+        return [json.loads(line) for line in self.log.getvalue().splitlines()]
+
+
+@pytest.fixture
+def bench(tmp_path: Path) -> Bench:
+    return Bench(support.authority(), tmp_path)
+
+
+def nil_request() -> bytes:
+    return support.request(support.nil_evidence())
+
+
+def bundle(*requests: bytes) -> bytes:
+    return der.wrap(0x30, b"".join(requests))
+
+
+def test_a_single_request_gets_a_path_of_issuer_and_leaf(bench: Bench) -> None:
+    """`kvm_certs`: the path is issuer first, leaf second, and the leaf verifies."""
+    status, body = bench.post(nil_request())
+    assert status == 200
+    issuer, leaf = (Certificate.parse(data) for data in der.sequence_of(body, "path", limit=2))
+    assert issuer == bench.authority.issuer.certificate
+    chain.verify_chain([leaf, issuer], AT, understood=["2.5.29.17"])
+
+
+def test_a_bundle_gets_an_output(bench: Bench) -> None:
+    """`kvm_hostname_many_certs`: the same request five times gives five certificates."""
+    status, body = bench.post(bundle(*[nil_request()] * 5), BUNDLE)
+    assert status == 200
+    issuers, issued = der.sequence_of(body, "output", limit=2)
+    assert der.sequence_of(issuers, "chain", limit=2) == (bench.authority.issuer.certificate.der,)
+    leaves = [Certificate.parse(data) for data in der.sequence_of(issued, "issued", limit=5)]
+    assert len({leaf.spki for leaf in leaves}) == 1
+    assert len(leaves) == 5
+
+
+def test_an_empty_bundle_is_valid(bench: Bench) -> None:
+    """Nothing asked, nothing issued, 200."""
+    status, body = bench.post(bundle(), BUNDLE)
+    assert status == 200
+    assert der.sequence_of(der.sequence_of(body, "output", limit=2)[1], "issued", limit=1) == ()
+
+
+@pytest.mark.parametrize("kind", [PKCS10, BUNDLE])
+def test_no_attestation_is_401(bench: Bench, kind: str) -> None:
+    """`err_no_attestation`: a request without evidence is told apart from refused evidence."""
+    request = support.request()
+    status, body = bench.post(request if kind == PKCS10 else bundle(request), kind)
+    assert status == 401
+    problem = json.loads(body)
+    assert problem["gate"] == "untrusted"
+    assert problem["reasons"] == ["the request carries no attestation evidence"]
+
+
+def test_no_content_type_is_400(bench: Bench) -> None:
+    """`err_no_content_type`."""
+    assert bench.post(nil_request(), None)[0] == 400
+
+
+@pytest.mark.parametrize(
+    "kind", ["application/octet-stream", "application/pkcs10; charset=utf-8", f"{BUNDLE};v=1", "text/plain", ""]
+)
+def test_other_media_types_are_400(bench: Bench, kind: str) -> None:
+    """Any parameter makes the media type an unknown one."""
+    assert bench.post(nil_request(), kind)[0] == 400
+
+
+def test_the_media_type_may_have_any_case(bench: Bench) -> None:
+    """Media types are compared without regard to case."""
+    assert bench.post(nil_request(), "Application/PKCS10")[0] == 200
+
+
+@pytest.mark.parametrize("body", [b"", b"\x01\x02\x03\x04"])
+@pytest.mark.parametrize("kind", [PKCS10, BUNDLE])
+def test_a_bad_body_is_400(bench: Bench, kind: str, body: bytes) -> None:
+    """`err_empty_body`, `err_bad_body`."""
+    assert bench.post(body, kind)[0] == 400
+
+
+def test_a_bad_signature_is_400(bench: Bench) -> None:
+    """`err_bad_csr_sig`: the last byte of the bundle plus one."""
+    data = bytearray(bundle(nil_request()))
+    data[-1] = (data[-1] + 1) % 256
+    status, body = bench.post(bytes(data), BUNDLE)
+    assert status == 400
+    assert json.loads(body)["gate"] == "malformed"
+
+
+def test_trailing_bytes_are_400(bench: Bench) -> None:
+    """DER is strict."""
+    assert bench.post(nil_request() + b"\0")[0] == 400
+    assert bench.post(bundle(nil_request()) + b"\0", BUNDLE)[0] == 400
+
+
+def test_health_other_methods_and_paths(bench: Bench) -> None:
+    """GET and HEAD answer 200 and nothing; other methods 405, other paths 404."""
+    assert bench.client.get("/").content == b""
+    assert [bench.client.request(m, "/").status_code for m in ("GET", "HEAD", "PUT", "DELETE")] == [200, 200, 405, 405]
+    assert bench.client.get("/nothing").status_code == 404
+
+
+def test_a_body_too_large_is_413(bench: Bench) -> None:
+    """Two MiB, as with the originals."""
+    assert bench.post(bytes(2 * 1024 * 1024 + 1))[0] == 413
+
+
+def test_a_bundle_has_a_bound(bench: Bench) -> None:
+    """More requests than the bound are refused before one is looked at."""
+    status, body = bench.post(bundle(*[b"\x30\x00"] * 65), BUNDLE)
+    assert (status, json.loads(body)["detail"]) == (400, "bundle: more than 64 elements")
+
+
+def test_a_refusal_tells_gate_reasons_and_checks(tmp_path: Path) -> None:
+    """The body of a 400 says which gate refused, why, and what was found at each check."""
+    bench = Bench(support.authority(), tmp_path)
+    claims = support.claims_for(bench.authority, audience="https://other.example.com")
+    status, body = bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))
+    problem = json.loads(body)
+    assert (status, problem["gate"], problem["technology"]) == (400, "untrusted", "nil")
+    assert problem["reasons"] == [
+        "claims.audience: expected https://steward.example.com, found https://other.example.com"
+    ]
+    failed = [check for check in problem["checks"] if check["outcome"] == "failed"]
+    assert [check["name"] for check in failed] == ["claims.audience"]
+
+
+def test_the_nonce_of_est_is_accepted(bench: Bench) -> None:
+    """A nonce from the freshness resource makes claims fresh."""
+    answer = bench.client.get("/.well-known/est/nonce")
+    assert answer.headers["content-type"] == "application/est-attestation-freshness+json"
+    assert answer.json()["expiry"] == 600
+    text = answer.json()["nonce"]
+    nonce = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+    claims = support.claims_for(bench.authority, nonce=nonce)
+    assert bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))[0] == 200
+    assert bench.client.post("/.well-known/est/nonce", json={"len": 32}).status_code == 200
+    assert bench.client.post("/.well-known/est/nonce", json={"len": 7}).status_code == 400
+    assert bench.client.post("/.well-known/est/nonce", content=b"[]").status_code == 400
+
+
+def test_est_clients_are_served(bench: Bench) -> None:
+    """simpleenroll takes base64 and gives PKCS#7; cacerts gives the chain."""
+    body = base64.encodebytes(nil_request())
+    answer = bench.client.post("/.well-known/est/simpleenroll", content=body, headers={"Content-Type": PKCS10})
+    assert answer.status_code == 200
+    (leaf,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.content))
+    assert leaf.subject.rfc4514_string() == "O=UNATTESTED"
+    (root,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(bench.client.get("/.well-known/est/cacerts").content))
+    leaf.verify_directly_issued_by(root)
+    assert bench.client.post("/.well-known/est/simpleenroll", content=b"%%").status_code == 400
+
+
+def test_what_is_revoked_stands_in_the_list(bench: Bench) -> None:
+    """One rule takes back what was issued, and the list is signed by the CA."""
+    claims = support.claims_for(bench.authority)
+    _, body = bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))
+    issuer, leaf = (Certificate.parse(data) for data in der.sequence_of(body, "path", limit=2))
+    before = crl.Crl.parse(bench.client.get("/crl").content)
+    assert before.revoked == frozenset()
+    taken = bench.ledger.revoke("workload", support.WORKLOAD.hex, AT)
+    assert [int(item.serial, 16) for item in taken] == [leaf.serial]
+    after = crl.Crl.parse(bench.client.get("/crl").content)
+    crl.require_current(after, issuer, AT, "CRL")
+    assert after.revoked == {leaf.serial}
+
+
+def test_every_decision_is_one_line_with_every_check(bench: Bench) -> None:
+    """The audit log tells of acceptance and refusal alike, and of no nonce."""
+    claims = support.claims_for(bench.authority)
+    bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))
+    bench.post(support.request())
+    accepted, refused = bench.lines()
+    assert (accepted["verdict"], refused["verdict"]) == ("accepted", "untrusted")
+    assert accepted["spiffe_id"] == f"spiffe://example.com/workload/sha-256/{support.WORKLOAD.hex}"
+    assert {"request", "claims.audience", "claims.nonce", "revocation"} <= {
+        check["name"]
+        for check in accepted["checks"]  # type: ignore[attr-defined]  # a list of objects, as JSON says
+    }
+    assert (claims.nonce or b"").hex() not in bench.log.getvalue()
+
+
+def test_the_certificate_has_the_profile(bench: Bench) -> None:
+    """Every extension is as flow.md, section 4 says; `openssl` and we read the same."""
+    _, body = bench.post(nil_request())
+    leaf = x509.load_der_x509_certificate(der.sequence_of(body, "path", limit=2)[1])
+    found = {extension.oid.dotted_string: extension.critical for extension in leaf.extensions}
+    assert found == {
+        "2.5.29.19": True,
+        "2.5.29.15": True,
+        "2.5.29.37": False,
+        "2.5.29.14": False,
+        "2.5.29.35": False,
+        "2.5.29.17": False,
+        "2.5.29.31": False,
+        "2.25.67770326763034024982283820726568347927.10": False,
+    }
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://example.com/keep/nil"]
+    assert leaf.serial_number.bit_length() > 120
