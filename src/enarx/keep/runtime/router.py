@@ -1,0 +1,243 @@
+"""Two small WebAssembly modules that stand between a program and WASI, generated for what it imports.
+
+The SHIM gives the program its imports: trampolines through a table that is filled later, for the ROUTER needs the
+program's memory, which does not exist before the program does. The ROUTER owns the descriptor table. An entry is
+
+    0              closed: answers BADF without leaving WebAssembly
+    n > 0          descriptor n-1 of wasmtime's own WASI: called directly, at native speed
+    n < 0          token n & 0x7fffffff of a descriptor that Python serves
+
+A call to Python takes no arguments: they lie in the mailbox, u64 words at the start of the router's own memory,
+which the program cannot reach: 0 operation (in) and errno (out), 1 token, 2 pages of the program's memory,
+3.. arguments (in), and in word 3 a count or a new token (out). This costs 0.5 us where a host function made by
+wasmtime's public Python API costs 28. wasmtime's WASI finds the program's memory as the router's export "memory".
+
+Here is only text; `enarx.keep.runtime.engine` compiles and links it.
+"""
+
+from collections.abc import Iterable, Sequence
+from typing import Final
+
+from enarx.keep.runtime.abi import MODULE, SIGNATURES, Errno
+
+MAX_DESCRIPTORS: Final = 16384
+PYTHON: Final = 0x8000_0000  # set in the entry of a descriptor that Python serves
+MAILBOX_WORDS: Final = 16
+TABLE_OFFSET: Final = 65536  # bytes into the router's memory; MAX_DESCRIPTORS entries of 4 bytes follow
+ROUTER_PAGES: Final = 2
+MARK: Final = b"enarx router"  # written by the router's data segment, read by Python: both look at one memory
+MARK_OFFSET: Final = 1024
+
+NATIVE: Final = frozenset({  # served by wasmtime alone
+    "args_get", "args_sizes_get", "clock_res_get", "clock_time_get", "environ_get", "environ_sizes_get",
+    "proc_raise", "random_get", "sched_yield",
+})  # fmt: skip
+
+# Operations that Python serves, by number: the first four have arguments of their own, the others those of WASI.
+READ, WRITE, READV, WRITEV = range(4)
+OPERATIONS: Final[tuple[str, ...]] = (
+    "read", "write", "readv", "writev",
+    *(name for name in SIGNATURES if name not in NATIVE and name not in {"fd_read", "fd_write", "fd_renumber"}),
+)  # fmt: skip
+
+_DESCRIPTOR_AT: Final = {"path_symlink": 2}  # position of the descriptor, where it is not the first argument
+_SECOND_DESCRIPTOR_AT: Final = {"path_link": 4, "path_rename": 3}
+_NEW_DESCRIPTOR_AT: Final = {"path_open": 8, "sock_accept": 2}  # position of the address that receives one
+_SOCKETS: Final = frozenset({"sock_accept", "sock_recv", "sock_send", "sock_shutdown"})
+
+
+def shim(names: Sequence[str]) -> str:
+    """The text of a module that exports `names` and calls the table entry of the same index."""
+    parts = ["(module"]
+    for index, name in enumerate(names):
+        arguments = " ".join(f"(local.get {position})" for position in range(len(SIGNATURES[name])))
+        parts.append(f"(type $t{index} (func {_parameters(name)} {_result(name)}))")
+        parts.append(
+            f'(func (export "{name}") (type $t{index})'
+            f" (call_indirect (type $t{index}) {arguments} (i32.const {index})))"
+        )
+    parts.append(f'(table (export "table") {len(names)} {len(names)} funcref))')
+    return "\n".join(parts)
+
+
+def router(names: Sequence[str]) -> str:
+    """The text of the module that fills the table of `shim(names)`."""
+    imports = [
+        '(import "guest" "memory" (memory $guest 0))',
+        f'(import "shim" "table" (table $table {len(names)} {len(names)} funcref))',
+        '(import "host" "call" (func $call))',
+        *(
+            f'(import "{MODULE}" "{name}" (func $native_{name} {_parameters(name)} {_result(name)}))'
+            for name in natives(names)
+        ),
+    ]
+    functions = [
+        f"(func $f{index} {_parameters(name)} {_result(name)} {_body(name)})" for index, name in enumerate(names)
+    ]
+    entries = " ".join(f"$f{index}" for index in range(len(names)))
+    return "\n".join(["(module", *imports, _COMMON, *functions, f"(elem (table $table) (i32.const 0) func {entries}))"])
+
+
+def natives(names: Iterable[str]) -> list[str]:
+    """What of wasmtime's own WASI the router imports: everything but what has no native counterpart here."""
+    return sorted({*names, "fd_close"} - {"poll_oneoff", "proc_exit", *_SOCKETS})
+
+
+def _parameters(name: str) -> str:
+    return " ".join(f"(param $p{position} {kind})" for position, kind in enumerate(SIGNATURES[name]))
+
+
+def _result(name: str) -> str:
+    return "" if name == "proc_exit" else "(result i32)"
+
+
+def _body(name: str) -> str:
+    if name in NATIVE:
+        return _native(name)
+    if name == "proc_exit":
+        return f"{_arguments(name)} (drop {_host(name, '(i32.const 0)')}) (unreachable)"
+    if name == "poll_oneoff":
+        return f"{_arguments(name)} {_host(name, '(i32.const 0)')}"
+    if name == "fd_renumber":
+        return _RENUMBER
+    if name in {"fd_read", "fd_write"}:
+        return _transfer(name)
+    return _by_descriptor(name)
+
+
+def _by_descriptor(name: str) -> str:
+    position = _DESCRIPTOR_AT.get(name, 0)
+    parts = [
+        "(local $entry i32) (local $second i32) (local $answer i32)",
+        f"(local.set $entry (call $lookup (local.get $p{position})))",
+        f"(if (i32.eqz (local.get $entry)) (then (return (i32.const {Errno.BADF:d}))))",
+    ]
+    moved = {position: "(i32.sub (local.get $entry) (i32.const 1))"}
+    if name in _SECOND_DESCRIPTOR_AT:
+        second = _SECOND_DESCRIPTOR_AT[name]
+        parts.append(f"(local.set $second (call $lookup (local.get $p{second})))")
+        parts.append(f"(if (i32.eqz (local.get $second)) (then (return (i32.const {Errno.BADF:d}))))")
+        moved[second] = "(i32.sub (local.get $second) (i32.const 1))"
+    parts.append(f"(if (i32.lt_s (local.get $entry) (i32.const 0)) (then {_arguments(name)} {_python(name)}))")
+    if name in _SECOND_DESCRIPTOR_AT:  # between a directory of the host and one of the Keep there is no way
+        parts.append(f"(if (i32.lt_s (local.get $second) (i32.const 0)) (then (return (i32.const {Errno.XDEV:d}))))")
+    if name in _SOCKETS:
+        parts.append(f"(i32.const {Errno.NOTSOCK:d})")
+    elif name == "fd_close":
+        parts.append(f"(call $set (local.get $p0) (i32.const 0)) {_native(name, moved)}")
+    elif name in _NEW_DESCRIPTOR_AT:
+        parts.append(_native_open(name, moved))
+    else:
+        parts.append(_native(name, moved))
+    return "\n  ".join(parts)
+
+
+def _python(name: str) -> str:
+    call = _host(name, "(local.get $entry)")
+    if name == "fd_close":
+        return f"(call $set (local.get $p0) (i32.const 0)) (return {call})"
+    if name in _NEW_DESCRIPTOR_AT:
+        return f"""
+    (local.set $answer {call})
+    (if (local.get $answer) (then (return (local.get $answer))))
+    (local.set $second (call $allocate (i32.or (i32.const {PYTHON}) (i32.wrap_i64 (i64.load $own offset=24 (i32.const 0))))))
+    (if (i32.lt_s (local.get $second) (i32.const 0)) (then
+      (drop (call $host (i32.const {OPERATIONS.index("fd_close")}) (i32.wrap_i64 (i64.load $own offset=24 (i32.const 0)))))
+      (return (i32.const {Errno.MFILE:d}))))
+    (i32.store $guest (local.get $p{_NEW_DESCRIPTOR_AT[name]}) (local.get $second))
+    (return (i32.const 0))"""
+    return f"(return {call})"
+
+
+def _native_open(name: str, moved: dict[int, str]) -> str:
+    address = f"(local.get $p{_NEW_DESCRIPTOR_AT[name]})"
+    return f"""(local.set $answer {_native(name, moved)})
+  (if (i32.eqz (local.get $answer)) (then
+    (local.set $second (call $allocate (i32.add (i32.const 1) (i32.load $guest {address}))))
+    (if (i32.lt_s (local.get $second) (i32.const 0)) (then
+      (drop (call $native_fd_close (i32.load $guest {address})))
+      (return (i32.const {Errno.MFILE:d}))))
+    (i32.store $guest {address} (local.get $second))))
+  (local.get $answer)"""
+
+
+def _transfer(name: str) -> str:
+    """fd_read and fd_write: one buffer, by far the commonest list, is looked up here."""
+    one, many = (READ, READV) if name == "fd_read" else (WRITE, WRITEV)
+    return f"""(local $entry i32) (local $answer i32)
+  (local.set $entry (call $lookup (local.get $p0)))
+  (if (i32.eqz (local.get $entry)) (then (return (i32.const {Errno.BADF:d}))))
+  (if (i32.gt_s (local.get $entry) (i32.const 0)) (then (return {_native(name, {0: "(i32.sub (local.get $entry) (i32.const 1))"})})))
+  (if (i32.or (call $outside (local.get $p3) (i64.const 4))
+              (call $outside (local.get $p1) (i64.shl (i64.extend_i32_u (local.get $p2)) (i64.const 3))))
+    (then (return (i32.const {Errno.FAULT:d}))))
+  (if (i32.eq (local.get $p2) (i32.const 1))
+    (then
+      (i64.store $own offset=24 (i32.const 0) (i64.load32_u $guest (local.get $p1)))
+      (i64.store $own offset=32 (i32.const 0) (i64.load32_u $guest offset=4 (local.get $p1)))
+      (local.set $answer (call $host (i32.const {one}) (local.get $entry))))
+    (else
+      (i64.store $own offset=24 (i32.const 0) (i64.extend_i32_u (local.get $p1)))
+      (i64.store $own offset=32 (i32.const 0) (i64.extend_i32_u (local.get $p2)))
+      (local.set $answer (call $host (i32.const {many}) (local.get $entry)))))
+  (if (i32.eqz (local.get $answer)) (then
+    (i64.store32 $guest (local.get $p3) (i64.load $own offset=24 (i32.const 0)))))
+  (local.get $answer)"""
+
+
+def _arguments(name: str) -> str:
+    """Put every argument of the function into the mailbox."""
+    return " ".join(
+        f"(i64.store $own offset={24 + 8 * position} (i32.const 0) "
+        + (f"(local.get $p{position}))" if kind == "i64" else f"(i64.extend_i32_u (local.get $p{position})))")
+        for position, kind in enumerate(SIGNATURES[name])
+    )
+
+
+def _host(name: str, token: str) -> str:
+    return f"(call $host (i32.const {OPERATIONS.index(name)}) {token})"
+
+
+def _native(name: str, moved: dict[int, str] | None = None) -> str:
+    arguments = ((moved or {}).get(position, f"(local.get $p{position})") for position in range(len(SIGNATURES[name])))
+    return f"(call $native_{name} {' '.join(arguments)})"
+
+
+_COMMON: Final = f"""
+(export "memory" (memory $guest))
+(memory $own (export "own") {ROUTER_PAGES} {ROUTER_PAGES})
+(data (memory $own) (i32.const {MARK_OFFSET}) "{MARK.decode()}")
+(func $lookup (param $fd i32) (result i32)
+  (if (result i32) (i32.lt_u (local.get $fd) (i32.const {MAX_DESCRIPTORS}))
+    (then (i32.load $own offset={TABLE_OFFSET} (i32.shl (local.get $fd) (i32.const 2))))
+    (else (i32.const 0))))
+(func $set (param $fd i32) (param $entry i32)
+  (i32.store $own offset={TABLE_OFFSET} (i32.shl (local.get $fd) (i32.const 2)) (local.get $entry)))
+(func $allocate (param $entry i32) (result i32) (local $fd i32)
+  (loop $next
+    (if (i32.eqz (call $lookup (local.get $fd))) (then
+      (call $set (local.get $fd) (local.get $entry)) (return (local.get $fd))))
+    (local.set $fd (i32.add (local.get $fd) (i32.const 1)))
+    (br_if $next (i32.lt_u (local.get $fd) (i32.const {MAX_DESCRIPTORS}))))
+  (i32.const -1))
+(func $outside (param $address i32) (param $length i64) (result i32)
+  (i64.gt_u (i64.add (i64.extend_i32_u (local.get $address)) (local.get $length))
+            (i64.shl (i64.extend_i32_u (memory.size $guest)) (i64.const 16))))
+(func $host (param $operation i32) (param $entry i32) (result i32)
+  (i64.store $own (i32.const 0) (i64.extend_i32_u (local.get $operation)))
+  (i64.store $own offset=8 (i32.const 0) (i64.extend_i32_u (i32.and (local.get $entry) (i32.const 0x7fffffff))))
+  (i64.store $own offset=16 (i32.const 0) (i64.extend_i32_u (memory.size $guest)))
+  (call $call)
+  (i32.wrap_i64 (i64.load $own (i32.const 0))))"""
+
+_RENUMBER: Final = f"""(local $from i32) (local $to i32)
+  (local.set $from (call $lookup (local.get $p0)))
+  (local.set $to (call $lookup (local.get $p1)))
+  (if (i32.or (i32.eqz (local.get $from)) (i32.eqz (local.get $to))) (then (return (i32.const {Errno.BADF:d}))))
+  (if (i32.eq (local.get $p0) (local.get $p1)) (then (return (i32.const 0))))
+  (if (i32.lt_s (local.get $to) (i32.const 0))
+    (then (drop (call $host (i32.const {OPERATIONS.index("fd_close")}) (local.get $to))))
+    (else (drop (call $native_fd_close (i32.sub (local.get $to) (i32.const 1))))))
+  (call $set (local.get $p1) (local.get $from))
+  (call $set (local.get $p0) (i32.const 0))
+  (i32.const 0)"""

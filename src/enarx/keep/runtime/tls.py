@@ -1,0 +1,293 @@
+"""TLS between a program's plain bytes and the network: TLS 1.3 alone, done here, invisible to the program.
+
+Suites and groups are OpenSSL's defaults for TLS 1.3: the three suites of the originals, and groups that begin with
+X25519 (where OpenSSL knows it, the hybrid with ML-KEM-768). No tickets: every connection shows who it is.
+The handshake happens when the program first reads, writes or polls, never inside accept, so a peer that connects and
+says nothing holds up nobody else. The end of a connection without close_notify is a reset, not an end (RFC 8446, 6.1).
+
+OpenSSL encrypts a record before it knows whether the socket takes it, and then insists on the same record. So when
+the socket is full the record counts as written, a copy is kept, and `enarx.keep.runtime.waiting` delivers it.
+"""
+
+import contextlib
+import os
+import select
+import socket
+import ssl
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Final
+
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+
+from enarx.errors import MalformedError
+from enarx.keep.runtime.abi import FD_READ, FD_WRITE, NONBLOCK, SHUT_RD, SHUT_WR, Errno, Refused
+from enarx.keep.runtime.streams import Stream
+from enarx.keep.runtime.waiting import Waiter
+from enarx.pki import keys
+
+RECORD: Final = 16384  # bytes of plaintext in a record, at most (RFC 8446, 5.1)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TlsIdentity:
+    """Who the Keep is on the network: its certificate chain, leaf first, and the key, which stays in memory."""
+
+    chain_pem: bytes
+    key: EllipticCurvePrivateKey = field(repr=False)
+
+
+def server_context(identity: TlsIdentity) -> ssl.SSLContext:
+    """For listeners. Raises MalformedError when key and chain do not belong together."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.num_tickets = 0
+    _load(context, identity)
+    return context
+
+
+def client_context(identity: TlsIdentity, roots_pem: bytes | None) -> ssl.SSLContext:
+    """For connections: the peer is verified against `roots_pem`, or the system's roots when None."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    if roots_pem is None:
+        context.load_default_certs(ssl.Purpose.SERVER_AUTH)
+    else:
+        try:
+            context.load_verify_locations(cadata=roots_pem.decode("ascii"))
+        except (ssl.SSLError, ValueError) as error:
+            raise MalformedError("roots: expected PEM certificates") from error
+    _load(context, identity)
+    return context
+
+
+def _load(context: ssl.SSLContext, identity: TlsIdentity) -> None:
+    """`ssl` reads keys from files only; this one has no name, no disk behind it, and is gone at once."""
+    pem = keys.to_pem(identity.key) + identity.chain_pem
+    descriptor = os.memfd_create("identity", os.MFD_CLOEXEC)
+    try:
+        with open(descriptor, "wb", closefd=False) as file:
+            file.write(pem)
+        context.load_cert_chain(f"/proc/self/fd/{descriptor}")
+    except ssl.SSLError as error:
+        raise MalformedError(f"TLS identity: key and certificate chain do not fit: {error.reason}") from error
+    finally:
+        os.close(descriptor)
+
+
+class TlsStream(Stream):
+    """A connection whose bytes are encrypted on the network and plain for the program."""
+
+    __slots__ = ("_ahead", "_closed", "_events", "_over", "_owed", "_read_shut", "_tls", "_write_shut")
+
+    def __init__(self, tls: ssl.SSLSocket, waiter: Waiter, flags: int = 0) -> None:
+        super().__init__(tls, waiter, flags)
+        self._tls = tls
+        self._ahead = b""  # read for a peek or a poll, not yet by the program
+        self._owed = b""  # at most one record: written for the program, not yet taken by the socket
+        self._events = {FD_READ: select.POLLIN}  # by kind, what OpenSSL waits for; POLLOUT where nothing is said
+        self._read_shut = self._write_shut = self._closed = False
+        self._over = False  # both sides have said goodbye
+
+    # -- reading
+
+    def read(self, buffer: memoryview) -> int:
+        if self._read_shut or not len(buffer):
+            return 0
+        if self._ahead:
+            count = min(len(buffer), len(self._ahead))
+            buffer[:count] = self._ahead[:count]
+            self._ahead = self._ahead[count:]
+            return count
+        while True:
+            count = self._read(buffer)
+            if count >= 0:
+                return count
+            self.block(self.wants(FD_READ))
+
+    def receive(self, buffers: Sequence[memoryview], *, peek: bool, wait_all: bool) -> int:
+        if not buffers:
+            return 0
+        if peek:
+            while not self._ahead and not self._look_ahead():
+                self.block(self.wants(FD_READ))
+            count = min(len(buffers[0]), len(self._ahead))
+            buffers[0][:count] = self._ahead[:count]
+            return count
+        if wait_all:
+            return super().receive(buffers, peek=False, wait_all=True)
+        return self.read(buffers[0])
+
+    def _read(self, buffer: memoryview | bytearray) -> int:
+        """Bytes read, 0 at the end, or -1 when the network has to move first."""
+        if self._owed:
+            self.settle()
+        try:
+            count = self._tls.read(len(buffer), buffer)
+        except ssl.SSLWantReadError:
+            self._events[FD_READ] = select.POLLIN
+            return -1
+        except ssl.SSLWantWriteError:
+            self._events[FD_READ] = select.POLLOUT
+            return -1
+        except ssl.SSLEOFError:
+            raise Refused(Errno.CONNRESET) from None
+        except ssl.SSLError:
+            raise Refused(Errno.IO) from None
+        except ValueError:  # never connected, or both sides have said goodbye
+            return 0
+        self._events[FD_READ] = select.POLLIN
+        return int(count)
+
+    def _look_ahead(self) -> bool:
+        """Whether a read would not block; what had to be read to know it is kept."""
+        piece = bytearray(RECORD)
+        count = self._read(piece)
+        if count > 0:
+            self._ahead = bytes(piece[:count])
+        return count >= 0
+
+    # -- writing
+
+    def write(self, buffer: memoryview) -> int:
+        if self._write_shut:
+            raise Refused(Errno.PIPE)
+        taken = 0
+        while taken < len(buffer):
+            if self._owed and not self._pay(quietly=bool(taken)):
+                return taken
+            piece = buffer[taken : taken + RECORD]
+            try:
+                taken += self._tls.write(piece)
+            except ssl.SSLWantWriteError:
+                self._owed = bytes(piece)
+                self._events[FD_WRITE] = select.POLLOUT
+                self.waiter.owe(self)
+                taken += len(piece)
+            except ssl.SSLWantReadError:  # the handshake waits for the peer; nothing of ours is on its way
+                self._events[FD_WRITE] = select.POLLIN
+                if taken:
+                    return taken
+                self.block(select.POLLIN)
+            except ssl.SSLError:
+                raise Refused(Errno.IO) from None
+            except ValueError:
+                raise Refused(Errno.NOTCONN) from None
+        if self._owed and not self.flags & NONBLOCK:
+            self._pay(quietly=True)
+        return taken
+
+    def writev(self, buffers: Sequence[memoryview]) -> int:
+        if sum(map(len, buffers)) <= RECORD:  # a header and a short body make one record
+            return self.write(memoryview(b"".join(buffers)))
+        return super().writev(buffers)
+
+    def _pay(self, *, quietly: bool) -> bool:
+        """Deliver what is owed; waits if the program does. False, or AGAIN, when it does not and there is no room."""
+        while True:
+            self.settle()
+            if not self._owed:
+                return True
+            if quietly and self.flags & NONBLOCK:
+                return False
+            self.block(self.wants(FD_WRITE))
+
+    # -- the waiter's side
+
+    def owes(self) -> int:
+        return self.wants(FD_WRITE) if self._owed else 0
+
+    def settle(self) -> None:
+        try:
+            while self._owed:
+                self._owed = self._owed[self._tls.write(self._owed) :]
+        except ssl.SSLWantWriteError:
+            self._events[FD_WRITE] = select.POLLOUT
+            return
+        except ssl.SSLWantReadError:
+            self._events[FD_WRITE] = select.POLLIN
+            return
+        except (OSError, ValueError):
+            self._owed = b""
+        self._events[FD_WRITE] = select.POLLOUT
+        if self._write_shut or self._closed:
+            self._say_goodbye()
+        if self._closed:
+            self._tls.close()
+
+    def abandon(self) -> None:
+        self._owed = b""
+        if self._closed:
+            self._tls.close()
+
+    # -- ending
+
+    def shutdown(self, how: int) -> None:
+        if how not in {SHUT_RD, SHUT_WR, SHUT_RD | SHUT_WR}:
+            raise Refused(Errno.INVAL)
+        self._read_shut |= bool(how & SHUT_RD)
+        if how & SHUT_WR and not self._write_shut:
+            self._write_shut = True
+            if not self._owed:
+                self._say_goodbye()
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._closed = True
+        if self._owed:
+            self.waiter.linger(self)
+            return
+        if not self._write_shut:
+            self._say_goodbye()
+        self.waiter.forgive(self)
+        self._tls.close()
+
+    def _say_goodbye(self) -> None:
+        """Send close_notify. The peer's own is not waited for: it may still have much to say."""
+        with contextlib.suppress(OSError, ValueError):
+            self._tls.unwrap()
+            self._over = True
+
+    # -- poll
+
+    def ready_bytes(self, kind: int) -> int | None:
+        if kind != FD_READ:
+            return None
+        if self._read_shut:
+            return 1
+        return len(self._ahead) or self._tls.pending() or None
+
+    def wants(self, kind: int) -> int:
+        if kind == FD_WRITE and self._tls.version() is not None:
+            return select.POLLOUT  # past the handshake of TLS 1.3 a write waits for nothing else
+        return self._events.get(kind, select.POLLOUT)
+
+    def confirm(self, kind: int) -> int | None:
+        """Records that carry nothing for the program, the handshake above all, are dealt with here."""
+        if self._over:
+            return 1
+        try:
+            if self._tls.version() is None:
+                self._tls.do_handshake()
+            if kind == FD_READ:
+                if self.flags & NONBLOCK:
+                    return self._tls.pending() or 1
+                return max(1, len(self._ahead)) if self._ahead or self._look_ahead() else None
+            self.settle()
+        except ssl.SSLWantReadError:
+            self._events[kind] = select.POLLIN
+            return None
+        except ssl.SSLWantWriteError:
+            self._events[kind] = select.POLLOUT
+            return None
+        except (OSError, ValueError, Refused):
+            return 1  # the program learns what happened when it reads or writes
+        return None if self._owed else 1
+
+
+def accepted(context: ssl.SSLContext, connection: socket.socket, waiter: Waiter, flags: int) -> TlsStream:
+    """The program's descriptor of a connection that a TLS listener accepted; the handshake is still to come."""
+    connection.setblocking(False)
+    tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
+    return TlsStream(tls, waiter, flags)

@@ -1,0 +1,175 @@
+"""Waiting, and being called away from it: every place where the runtime blocks goes through here.
+
+A program runs in a thread of its own. `Interrupt` is how anybody else ends it: it wakes whatever waits, and moves
+wasmtime's epoch so that computing stops as well. `Waiter` is `poll(2)` over the descriptors at hand, the interrupt,
+and the streams that still owe their peer bytes that the program believes to be sent (see `enarx.keep.runtime.tls`).
+"""
+
+import contextlib
+import os
+import select
+import threading
+import time
+from collections.abc import Callable, Mapping
+from typing import Final, Protocol, Self
+
+MAX_LINGERING: Final = 256  # closed streams that may still flush; beyond that the oldest is given up
+LINGER_SECONDS: Final = 5.0  # how long the end of the program waits for peers to take their last bytes
+
+_FAILED: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
+
+
+class Interrupted(Exception):  # noqa: N818 - what happened to the program, no error of ours
+    """The program was told to end, by the signal of this number."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(signal)
+        self.signal = signal
+
+
+class Interrupt:
+    """Ends a running program, from any thread or signal handler, once and for good."""
+
+    def __init__(self) -> None:
+        self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
+        self._lock = threading.RLock()  # re-entrant: a signal handler may interrupt its own thread in here
+        self._hooks: list[Callable[[], None]] = []
+        self._signal: int | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        with self._lock:
+            self._hooks.clear()
+            os.close(self._reader)
+            os.close(self._writer)
+            self._reader = self._writer = -1
+
+    def fileno(self) -> int:
+        """Readable from the interrupt on."""
+        return self._reader
+
+    def send(self, signal: int) -> None:
+        """Interrupt the program as `signal` would end a process. The first one counts."""
+        with self._lock:
+            if self._signal is None and self._writer >= 0:
+                self._signal = signal
+                os.write(self._writer, b"!")
+                for hook in self._hooks:
+                    hook()
+
+    def attach(self, hook: Callable[[], None]) -> None:
+        """Have `hook` called at the interrupt. Raises Interrupted when that has already been."""
+        with self._lock:
+            self._hooks.append(hook)
+        self.check()
+
+    def check(self) -> None:
+        if self._signal is not None:
+            raise Interrupted(self._signal)
+
+
+class Debtor(Protocol):
+    """A stream that accepted bytes of the program and could not yet hand them to the operating system."""
+
+    def fileno(self) -> int: ...
+
+    def owes(self) -> int:
+        """What to wait for before `settle` can go on: POLLIN, POLLOUT, or 0 when nothing is owed."""
+        ...
+
+    def settle(self) -> None:
+        """Hand over what can be handed over now. Never blocks, never raises."""
+        ...
+
+    def abandon(self) -> None:
+        """Give the bytes up, and close the socket where the program has closed it."""
+        ...
+
+
+class Waiter:
+    """Blocks the program's thread until something is ready. Used by that one thread only."""
+
+    def __init__(self, interrupt: Interrupt) -> None:
+        self._interrupt = interrupt
+        self._debtors: dict[Debtor, None] = {}
+        self._lingering: dict[Debtor, None] = {}
+
+    def owe(self, debtor: Debtor) -> None:
+        """Serve `debtor` during every wait until it owes nothing."""
+        self._debtors[debtor] = None
+
+    def linger(self, debtor: Debtor) -> None:
+        """As `owe`, for a stream that the program has closed: bounded, for nobody else will end it."""
+        self._debtors[debtor] = None
+        self._lingering[debtor] = None
+        while len(self._lingering) > MAX_LINGERING:
+            oldest = next(iter(self._lingering))
+            self.forgive(oldest)
+            oldest.abandon()
+
+    def forgive(self, debtor: Debtor) -> None:
+        self._debtors.pop(debtor, None)
+        self._lingering.pop(debtor, None)
+
+    def wait(self, descriptor: int, events: int) -> None:
+        """Until `descriptor` has one of `events`, or failed. Raises Interrupted."""
+        self.poll({descriptor: events}, None)
+
+    def poll(self, wanted: Mapping[int, int], deadline: float | None) -> dict[int, int]:
+        """What has happened to the descriptors in `wanted`; empty when `deadline` (monotonic seconds) came first."""
+        while True:
+            poller = select.poll()
+            poller.register(self._interrupt.fileno(), select.POLLIN)
+            for descriptor, events in wanted.items():
+                poller.register(descriptor, events)
+            owed = self._register_debtors(poller, wanted)
+            found = dict(poller.poll(_milliseconds(deadline)))
+            self._interrupt.check()
+            for descriptor, debtor in owed.items():
+                if descriptor in found:
+                    debtor.settle()
+            ready = {
+                descriptor: happened
+                for descriptor, happened in found.items()
+                if descriptor in wanted and happened & (wanted[descriptor] | _FAILED)
+            }
+            if ready or (deadline is not None and time.monotonic() >= deadline):
+                return ready
+
+    def finish(self) -> None:
+        """At the end of the program: give every peer a last chance to take what it is owed."""
+        deadline = time.monotonic() + LINGER_SECONDS
+        with contextlib.suppress(Interrupted):
+            while self._debtors and time.monotonic() < deadline:
+                poller = select.poll()
+                poller.register(self._interrupt.fileno(), select.POLLIN)
+                owed = self._register_debtors(poller, {})
+                found = dict(poller.poll(_milliseconds(deadline)))
+                self._interrupt.check()
+                for descriptor, debtor in owed.items():
+                    if descriptor in found:
+                        debtor.settle()
+        for debtor in tuple(self._debtors):
+            self.forgive(debtor)
+            debtor.abandon()
+
+    def _register_debtors(self, poller: "select.poll", wanted: Mapping[int, int]) -> dict[int, Debtor]:
+        owed: dict[int, Debtor] = {}
+        for debtor in tuple(self._debtors):
+            events = debtor.owes()
+            if not events:
+                self.forgive(debtor)
+                continue
+            descriptor = debtor.fileno()
+            owed[descriptor] = debtor
+            poller.register(descriptor, events | wanted.get(descriptor, 0))
+        return owed
+
+
+def _milliseconds(deadline: float | None) -> int | None:
+    """How long `poll` may wait, rounded up: to wake early would only mean to wait again."""
+    if deadline is None:
+        return None
+    return max(0, min(int((deadline - time.monotonic()) * 1000) + 1, 2**31 - 1)) if deadline > time.monotonic() else 0
