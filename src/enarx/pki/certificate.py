@@ -175,7 +175,7 @@ class Certificate:
 
     def public_key(self) -> PublicKey:
         """The subject's key. Raises MalformedError unless it is an elliptic curve or RSA key."""
-        return _public_key(self.spki)
+        return public_key_of(self.spki)
 
     def to_pem(self) -> bytes:
         return pem("CERTIFICATE", self.der)
@@ -301,7 +301,8 @@ def _authority_key_id(value: bytes) -> bytes | None:
 
 
 @lru_cache(maxsize=256)
-def _public_key(spki: bytes) -> PublicKey:
+def public_key_of(spki: bytes) -> PublicKey:
+    """The key of a DER SubjectPublicKeyInfo. Raises MalformedError unless it is an elliptic curve or RSA key."""
     try:
         key = load_der_public_key(spki)
     except (ValueError, UnsupportedAlgorithm) as error:

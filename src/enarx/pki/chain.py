@@ -14,6 +14,7 @@ RSASSA-PSS with SHA-384, MGF1 with SHA-384 and a salt of 48 bytes (RFC 4055), as
 
 from collections.abc import Iterable, Sequence
 from datetime import datetime
+from hashlib import sha256
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -29,6 +30,7 @@ from enarx.pki.certificate import (
     Certificate,
     PublicKey,
     describe_name,
+    public_key_of,
 )
 
 ECDSA_SHA256: Final = bytes.fromhex("300a06082a8648ce3d040302")
@@ -45,6 +47,9 @@ CRL_SIGN: Final = 6
 _UNDERSTOOD: Final = frozenset({BASIC_CONSTRAINTS, KEY_USAGE, SUBJECT_KEY_ID, AUTHORITY_KEY_ID})
 _RSA_BITS: Final = range(2048, 8193)
 
+_PROVEN: Final[set[bytes]] = set()  # digests of signatures that verified; see verify_document
+_MAX_PROVEN: Final = 4096  # 32 bytes each
+
 
 def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed: bytes, what: str) -> None:
     """Check `signature` over `signed` under the DER AlgorithmIdentifier. Raises UntrustedError."""
@@ -58,13 +63,30 @@ def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed:
         raise UntrustedError(f"{what}: the signature is wrong") from error
 
 
+def verify_document(spki: bytes, algorithm: bytes, signature: bytes, signed: bytes, what: str) -> None:
+    """As `verify_signature` with a DER SubjectPublicKeyInfo, for what is shown again and again.
+
+    That a key signed these bytes stays true, so a success is remembered (bounded, by digest) for certificates, CRLs
+    and vendors' documents; dates and revocation are asked anew each time by the callers. Reports, quotes and requests
+    go through `verify_signature`, which remembers nothing. Raises UntrustedError.
+    """
+    parts = (spki, algorithm, signature, signed)
+    proof = sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+    if proof in _PROVEN:
+        return
+    verify_signature(public_key_of(spki), algorithm, signature, signed, what)
+    if len(_PROVEN) >= _MAX_PROVEN:
+        _PROVEN.clear()
+    _PROVEN.add(proof)
+
+
 def verify_issued(child: Certificate, issuer: Certificate, what: str) -> None:
     """`issuer` signed `child` and their names agree. Raises UntrustedError."""
     if child.issuer != issuer.subject:
         raise UntrustedError(
             f"{what}: expected issuer {describe_name(issuer.subject)}, found {describe_name(child.issuer)}"
         )
-    verify_signature(issuer.public_key(), child.algorithm, child.signature, child.tbs, what)
+    verify_document(issuer.spki, child.algorithm, child.signature, child.tbs, what)
 
 
 def verify_chain(

@@ -13,7 +13,7 @@ from typing import Annotated, Final, Self
 from enarx import der
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import AUTHORITY_KEY_ID, Certificate, describe_name, moment
-from enarx.pki.chain import CRL_SIGN, verify_signature
+from enarx.pki.chain import CRL_SIGN, verify_document
 
 MAX_CRL = 2 * 1024 * 1024  # bytes; Intel's largest has some tens of thousands, a Steward's own may grow
 MAX_REVOKED = 100_000
@@ -112,7 +112,7 @@ def require_current(crl: Crl, issuer: Certificate, at: datetime, what: str) -> d
         )
     if issuer.key_usage is not None and CRL_SIGN not in issuer.key_usage:
         raise UntrustedError(f"{what}: the key usage of {issuer.common_name} does not allow signing CRLs")
-    verify_signature(issuer.public_key(), crl.algorithm, crl.signature, crl.tbs, what)
+    verify_document(issuer.spki, crl.algorithm, crl.signature, crl.tbs, what)
     if crl.next_update is None:
         raise UntrustedError(f"{what}: has no nextUpdate, so it would never end")
     if at < crl.this_update:

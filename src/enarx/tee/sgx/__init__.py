@@ -1,1 +1,40 @@
-"""."""
+"""Intel SGX: report (evidence to fields), verify (authentic?), policy (acceptable?), simulator, roots/.
+
+What it shares with TDX lies in `enarx.tee.dcap`.
+"""
+
+from functools import lru_cache
+from hashlib import sha256
+from importlib.resources import files
+from typing import Final
+
+from enarx.tee.model import Technology, TrustAnchor
+from enarx.tee.sgx.policy import CHECK_NAMES as POLICY_CHECKS
+from enarx.tee.sgx.policy import Policy, accept, read_policy
+from enarx.tee.sgx.report import OID, OID_WITH_QE, Report, parse, recognise
+from enarx.tee.sgx.verify import CHECK_NAMES, verify
+
+
+@lru_cache(maxsize=1)
+def anchors() -> tuple[TrustAnchor, ...]:
+    """Intel's SGX Root CA as the package carries it; verification compares its key, so either edition will do."""
+    data = files(__name__).joinpath("roots", "intel-sgx-root-ca.der").read_bytes()
+    return (TrustAnchor(family="intel", sha256=sha256(data).digest(), certificate=data),)
+
+
+TECHNOLOGY: Final[Technology[Report, Policy]] = Technology(
+    name="sgx",
+    title="Intel SGX",
+    family="intel",
+    oids=frozenset({OID, OID_WITH_QE}),
+    binding_hash="sha-256",
+    key_curve="P-256",
+    check_names=(*CHECK_NAMES, *POLICY_CHECKS),
+    parse=parse,
+    verify=verify,
+    read_policy=read_policy,
+    default_policy=Policy(),
+    accept=accept,
+    anchors=anchors,
+    recognise=recognise,
+)

@@ -1,0 +1,49 @@
+"""What a platform's claims look like to people and programs: JSON values under Intel's names."""
+
+from collections.abc import Mapping
+
+from enarx.tee.dcap.tcb import Standing
+from enarx.tee.dcap.verify import Platform
+from enarx.tee.model import Field
+
+
+def describe_platform(platform: Platform, standing: Standing) -> Mapping[str, Field]:
+    """The quote's header, the PCK certificate's statements, the documents used and the standing they give."""
+    certified, quote = platform.pck, platform.quoted.quote
+    return {
+        "quote": {"version": quote.version, "body_type": quote.body_type, "padding": quote.padding},
+        "platform": {
+            "fmspc": certified.fmspc.hex().upper(),
+            "pceid": certified.pce_id.hex().upper(),
+            "ppid": certified.ppid.hex(),
+            "platform_instance_id": _hex(certified.platform_instance_id),
+            "cpusvn": certified.cpu_svn.hex(),
+            "components": list(certified.components),
+            "pcesvn": certified.pce_svn,
+            "sgx_type": certified.sgx_type,
+            "dynamic_platform": certified.dynamic_platform,
+            "cached_keys": certified.cached_keys,
+            "smt_enabled": certified.smt_enabled,
+            "pck_issuer": platform.quoted.chain[1].common_name,
+        },
+        "qe": {
+            "mrsigner": platform.quoted.qe.mr_signer.hex(),
+            "isvprodid": platform.quoted.qe.product_id,
+            "isvsvn": platform.quoted.qe.security_version,
+        },
+        "tcb": {
+            "status": standing.status,
+            "platform_status": standing.platform_status,
+            "qe_status": standing.qe_status,
+            "module_status": standing.module_status,
+            "lag": list(standing.lag),
+            "tcb_info_evaluation": platform.tcb_info.evaluation,
+            "qe_identity_evaluation": platform.qe_identity.evaluation,
+            "tcb_info_issued": f"{platform.tcb_info.issue_date:%Y-%m-%dT%H:%M:%SZ}",
+            "qe_identity_issued": f"{platform.qe_identity.issue_date:%Y-%m-%dT%H:%M:%SZ}",
+        },
+    }
+
+
+def _hex(value: bytes | None) -> str | None:
+    return None if value is None else value.hex()

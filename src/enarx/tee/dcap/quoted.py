@@ -1,0 +1,159 @@
+"""A quote with everything inside it read, and the evidence that brings it with its endorsements.
+
+    SEQUENCE { quote OCTET STRING, crl CrlList, tcb TcbPackage, qe TcbPackage }       ours (flow.md, 3)
+    SEQUENCE { quote OCTET STRING, crl CrlList, tcb TcbPackage }                      the originals
+    SEQUENCE { quote OCTET STRING, crl CrlList }  and  the bare quote                 from before TCB information
+    CrlList    ::= SEQUENCE { crls SEQUENCE OF SEQUENCE { url UTF8String, crl CertificateList } }
+    TcbPackage ::= SEQUENCE { crts SEQUENCE OF Certificate, report OCTET STRING }     JSON as Intel served it
+(protocol.md 1.7). Every part is read here, so that what is not well formed is refused before anything is
+believed. The URLs beside the CRLs are passed over: lists are found by their issuer.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Final, Self
+
+from enarx import der
+from enarx.errors import MalformedError
+from enarx.pki.certificate import Certificate
+from enarx.pki.crl import Crl
+from enarx.tee.dcap import collateral
+from enarx.tee.dcap.enclave import EnclaveReport
+from enarx.tee.dcap.pck import EXTENSION, Pck, read_chain, read_pck
+from enarx.tee.dcap.quote import Quote
+from enarx.tee.model import Endorsements, SignedJson
+
+MAX_EVIDENCE: Final = 1024 * 1024  # bytes; the originals' have about 14,000
+MAX_CRLS: Final = 16  # a machine needs two; the originals send all three that Intel publishes
+MAX_CERTIFICATES: Final = 4  # beside a document: its signer and the root
+_REMEMBERED_CRL: Final = 64 * 1024  # bytes; larger lists are read anew, to bound what is kept
+
+
+@der.sequence
+class _CrlEntry:
+    url: str
+    crl: der.TLV
+
+
+@der.sequence
+class _CrlList:
+    crls: list[_CrlEntry]
+
+
+@der.sequence
+class _TcbPackage:
+    crts: list[der.TLV]
+    report: bytes
+
+
+@der.sequence
+class _Evidence:
+    quote: bytes
+    crl: _CrlList
+    tcb: _TcbPackage | None
+    qe: _TcbPackage | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Quoted:
+    """A quote, the report of the Quoting Enclave that signed it, and the machine's certificate. Not believed."""
+
+    quote: Quote
+    qe: EnclaveReport
+    chain: tuple[Certificate, Certificate, Certificate]  # PCK, PCK CA, root
+    pck: Pck
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read a quote and what it carries. Raises MalformedError."""
+        quote = Quote.parse(data)
+        chain = read_chain(quote.pck_chain)
+        extension = chain[0].extensions.get(EXTENSION)
+        if extension is None:
+            raise MalformedError(f"PCK certificate: extension {EXTENSION} is missing")
+        return cls(
+            quote=quote,
+            qe=EnclaveReport.parse(quote.qe_report, "QE report"),
+            chain=chain,
+            pck=read_pck(extension.value),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bundle:
+    """Evidence taken apart: the quote's bytes, and what came with it. `parts` is 2 to 4, as drawn above."""
+
+    quote: bytes
+    endorsements: Endorsements
+    parts: int
+
+    @classmethod
+    def parse(cls, data: bytes, what: str) -> Self:
+        """Read the DER form, and read every endorsement once to know that it can be. Raises MalformedError."""
+        if len(data) > MAX_EVIDENCE:
+            raise MalformedError(f"{what}: expected at most {MAX_EVIDENCE} bytes, found {len(data)}")
+        parsed = der.decode(_Evidence, data, what)
+        crls = tuple(der.raw(entry.crl) for entry in parsed.crl.crls)
+        if len(crls) > MAX_CRLS:
+            raise MalformedError(f"{what}: expected at most {MAX_CRLS} CRLs, found {len(crls)}")
+        for crl in crls:
+            read_crl(crl)
+        tcb_infos, qe_identities = _package(parsed.tcb, what), _package(parsed.qe, what)
+        for document in tcb_infos:
+            collateral.read_tcb_info(document.body)
+        for document in qe_identities:
+            collateral.read_qe_identity(document.body)
+        return cls(
+            quote=parsed.quote,
+            endorsements=Endorsements(crls=crls, tcb_infos=tcb_infos, qe_identities=qe_identities),
+            parts=2 + len(tcb_infos) + len(qe_identities),
+        )
+
+    def encode(self) -> bytes:
+        """The DER form. URLs are not kept by `parse` and are written empty."""
+        entries = [_CrlEntry(url="", crl=_tlv(crl)) for crl in self.endorsements.crls]
+        return der.encode(
+            _Evidence(
+                quote=self.quote,
+                crl=_CrlList(crls=entries),
+                tcb=_unpackage(self.endorsements.tcb_infos),
+                qe=_unpackage(self.endorsements.qe_identities),
+            )
+        )
+
+
+def read_crl(data: bytes) -> Crl:
+    """As `Crl.parse`, remembered when it is small. Raises MalformedError."""
+    return _remembered_crl(data) if len(data) <= _REMEMBERED_CRL else Crl.parse(data)
+
+
+@lru_cache(maxsize=64)
+def _remembered_crl(data: bytes) -> Crl:
+    return Crl.parse(data)
+
+
+@lru_cache(maxsize=256)
+def read_certificate(data: bytes) -> Certificate:
+    """As `Certificate.parse`, remembered. Raises MalformedError."""
+    return Certificate.parse(data)
+
+
+def _package(package: _TcbPackage | None, what: str) -> tuple[SignedJson, ...]:
+    if package is None:
+        return ()
+    chain = tuple(der.raw(certificate) for certificate in package.crts)
+    if not 1 <= len(chain) <= MAX_CERTIFICATES:
+        raise MalformedError(f"{what}: expected 1 to {MAX_CERTIFICATES} certificates beside JSON, found {len(chain)}")
+    for certificate in chain:
+        read_certificate(certificate)
+    return (SignedJson(body=package.report, chain=chain),)
+
+
+def _unpackage(documents: tuple[SignedJson, ...]) -> _TcbPackage | None:
+    if not documents:
+        return None
+    return _TcbPackage(crts=[_tlv(certificate) for certificate in documents[0].chain], report=documents[0].body)
+
+
+def _tlv(data: bytes) -> der.TLV:
+    return der.decode(der.TLV, data, "DER element")
