@@ -1,9 +1,10 @@
 """A small certificate authority for tests of TLS and of chains."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
+from typing import Any
 
 import pytest
 from cryptography import x509
@@ -13,6 +14,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from starlette.types import ASGIApp
 
+from enarx.attested.claims import RuntimeClaims, SealingKey
+from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
+from enarx.digest import Digest
 from enarx.pki import keys
 from enarx.web.server import DEFAULT_LIMITS, Limits, serve
 from enarx.web.tls import ClientIdentity, ServerTls
@@ -108,8 +112,42 @@ class Authority:
         certificate = builder.sign(self.issued.key, SHA256())
         return Issued(certificate=certificate, key=key, above=self._above())
 
+    def attest(
+        self,
+        result: AttestationResult | None,
+        *,
+        uris: Sequence[str] | None = None,
+        extensions: Sequence[tuple[x509.ExtensionType, bool]] = (),
+        **named: Any,  # Any: the other options of `issue`
+    ) -> Issued:
+        """A certificate as a Steward issues it, for `localhost`; `uris` and `subject` replace what the result says."""
+        if result is not None:
+            oid = x509.ObjectIdentifier(ATTESTATION_RESULT_OID)
+            extensions = (*extensions, (x509.UnrecognizedExtension(oid, result.encode()), False))
+            named.setdefault("subject", _subject(result))
+            uris = [_spiffe_id(result)] if uris is None else uris
+        names = (*(x509.UniformResourceIdentifier(uri) for uri in uris or ()), x509.DNSName("localhost"))
+        return self.issue(names=names, extensions=tuple(extensions), **named)
+
     def _above(self) -> tuple[x509.Certificate, ...]:
         return () if self.is_root else (self.issued.certificate, *self.issued.above)
+
+
+def organization(name: str) -> x509.Name:
+    return x509.Name([x509.NameAttribute(x509.NameOID.ORGANIZATION_NAME, name)])
+
+
+def _subject(result: AttestationResult) -> x509.Name | None:
+    if result.technology == "nil":
+        return organization("UNATTESTED")
+    return organization("SIMULATED") if result.simulated else None
+
+
+def _spiffe_id(result: AttestationResult) -> str:
+    workload = result.claims.workload if result.claims else None
+    measured = f"/{result.measurement.hex()}" if result.measurement else ""
+    path = f"workload/sha-256/{workload.hex}" if workload else f"keep/{result.technology}{measured}"
+    return f"spiffe://example.org/{path}"
 
 
 def _ca(
@@ -192,3 +230,27 @@ def start() -> Iterator[Start]:
     for thread, _ in running:
         thread.join(20)
         assert not thread.is_alive()
+
+
+@pytest.fixture(scope="session")
+def result() -> AttestationResult:
+    """What a Steward found out about a Keep on real hardware."""
+    return AttestationResult(
+        technology="snp",
+        simulated=False,
+        debug=False,
+        measurement=b"\x11" * 48,
+        signer=b"\x22" * 48,
+        tcb_status="UpToDate",
+        tcb_date=datetime(2026, 1, 1, tzinfo=UTC),
+        advisories=("AMD-SB-3019",),
+        appraised_at=datetime.now(UTC).replace(microsecond=0) - timedelta(minutes=10),
+        policy=bytes(32),
+        claims=RuntimeClaims(
+            audience="https://steward.example",
+            digests=(Digest.of(b"workload"),),
+            slug="localhost/user/repo:1.0.0",
+            sealing=SealingKey(kem=0x20, key=b"k"),
+            config=bytes(32),
+        ),
+    )

@@ -20,7 +20,7 @@ import httpx2
 
 from enarx.errors import EnarxError, MalformedError, UnavailableError, UntrustedError
 from enarx.web.problems import error_of
-from enarx.web.tls import ClientIdentity, client_context
+from enarx.web.tls import ClientIdentity, alert_text, client_context
 
 MAX_BODY: Final = 8 * 1024 * 1024  # bytes of an answer that is read into memory
 MAX_PROBLEM: Final = 64 * 1024  # bytes of a refusal
@@ -234,30 +234,19 @@ def _translated(host: str) -> Iterator[None]:
     except httpx2.TimeoutException as error:
         raise UnavailableError(f"{host}: no answer in time ({type(error).__name__})") from error
     except httpx2.TransportError as error:
-        tls = _tls_error(error)
-        if isinstance(tls, ssl.SSLCertVerificationError):
-            raise UntrustedError(f"{host}: the server's certificate: {tls.verify_message}") from error
-        if tls is not None and "ALERT" in (tls.reason or ""):
-            raise UntrustedError(f"{host}: the server refused our certificate: {_alert(tls)}") from error
-        raise UnavailableError(f"{host}: {_why(error)}") from error
+        if (refused := _verification(error)) is not None:
+            raise UntrustedError(f"{host}: the server's certificate: {refused}") from error
+        if (alert := alert_text(error)) is not None:
+            raise UntrustedError(f"{host}: the server refused our certificate: {alert}") from error
+        raise UnavailableError(f"{host}: {str(error) or type(error).__name__}") from error
     except (httpx2.InvalidURL, httpx2.DecodingError) as error:
         raise MalformedError(f"{host}: {error}") from error
 
 
-def _tls_error(error: BaseException) -> ssl.SSLError | None:
-    """The TLS error beneath, if there is one."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, ssl.SSLError):
-            return seen
-        seen = seen.__cause__ or seen.__context__
+def _verification(error: BaseException | None) -> str | None:
+    """What was wrong with the server's certificate, if that is what is beneath `error`."""
+    while error is not None:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return error.verify_message
+        error = error.__cause__ or error.__context__
     return None
-
-
-def _alert(error: ssl.SSLError) -> str:
-    """`TLSV1_ALERT_UNKNOWN_CA` as `unknown ca`."""
-    return (error.reason or "").partition("ALERT_")[2].replace("_", " ").lower() or "it did not say why"
-
-
-def _why(error: httpx2.TransportError) -> str:
-    return str(error) or type(error).__name__

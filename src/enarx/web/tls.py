@@ -95,6 +95,26 @@ def client_context(ca_pem: bytes | None, identity: ClientIdentity | None = None)
     return context
 
 
+def bare_client_context(identity: ClientIdentity | None = None) -> ssl.SSLContext:
+    """A client's context that checks no certificate, for callers that judge the peer's chain themselves."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    _harden(context)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE  # `enarx.web.attested` judges the chain, and nobody else may call this
+    if identity is not None:
+        load_identity(context, identity.chain_pem, keys.to_pem(identity.key))
+    return context
+
+
+def alert_text(error: BaseException | None) -> str | None:
+    """Why the other side refused us: the alert in or beneath `error`, such as `unknown ca`; None without one."""
+    while error is not None:
+        if isinstance(error, ssl.SSLError) and "ALERT" in (error.reason or ""):
+            return (error.reason or "").partition("ALERT_")[2].replace("_", " ").lower() or "it did not say why"
+        error = error.__cause__ or error.__context__
+    return None
+
+
 def trust(context: ssl.SSLContext, ca_pem: bytes, what: str) -> None:
     """Make the CAs in `ca_pem` anchors of `context`. Raises MalformedError; no CA at all is an error, too."""
     before = context.cert_store_stats()["x509"]
