@@ -91,7 +91,7 @@ def serve(
         server_header=False,
         proxy_headers=False,
         timeout_keep_alive=limits.keep_alive_seconds,
-        timeout_graceful_shutdown=max(1, round(grace_seconds)),
+        timeout_graceful_shutdown=grace_seconds,  # type: ignore[arg-type]  # it is waited for, and fractions can be
         workers=1,
     )
     server = _Server(config, listener, context, limits, on_ready, stop)
