@@ -129,7 +129,7 @@ class Authority:
         appraisals = tuple(
             self.policy.judges[evidence.oid](evidence, request.binding, collateral, at) for evidence in request.evidence
         )
-        worst = min(appraisals, key=lambda appraisal: _ORDER.index(appraisal.verdict))
+        worst = worst_of(appraisals)
         verdict, reasons, result = worst.verdict, worst.reasons, None
         try:
             if verdict in {Verdict.ACCEPTED, Verdict.REJECTED}:
@@ -155,14 +155,7 @@ class Authority:
 
     def _require_ours(self, request: Request, checks: Checks, at: datetime) -> None:
         """Key type, audience, nonce. Raises UntrustedError at the first that is wrong."""
-        for evidence in request.evidence:
-            technology = self.policy.technologies[evidence.oid]
-            curve = keys.curve_of(request.csr.key)
-            if technology.family == "nil":
-                checks.not_applicable("request.key_type", "nothing endorses the key of a request without a TEE")
-            else:
-                expected = f"{technology.key_curve}, as the key that endorses {technology.title}"
-                checks.check("request.key_type", curve == technology.key_curve, found=curve, expected=expected)
+        require_key_type(request, self.policy, checks)
         if request.claims is None:
             why = "the originals' form, without runtime claims"
             checks.not_applicable("claims.audience", why)
@@ -222,6 +215,23 @@ class Authority:
 
 
 _ORDER: Final = (Verdict.MALFORMED, Verdict.UNTRUSTED, Verdict.REJECTED, Verdict.ACCEPTED)
+
+
+def require_key_type(request: Request, policy: Policy, checks: Checks) -> None:
+    """The key has the type of the key that endorses the report: no negotiation, no downgrade (flow.md, 2)."""
+    curve = keys.curve_of(request.csr.key)
+    for evidence in request.evidence:
+        technology = policy.technologies[evidence.oid]
+        if technology.family == "nil":
+            checks.not_applicable("request.key_type", "nothing endorses the key of a request without a TEE")
+        else:
+            expected = f"{technology.key_curve}, as the key that endorses {technology.title}"
+            checks.check("request.key_type", curve == technology.key_curve, found=curve, expected=expected)
+
+
+def worst_of(appraisals: Sequence[Appraisal]) -> Appraisal:
+    """The appraisal that decides: every piece of evidence in a request has to be accepted."""
+    return min(appraisals, key=lambda appraisal: _ORDER.index(appraisal.verdict))
 
 
 def _primary(appraisals: Sequence[Appraisal]) -> Appraisal | None:

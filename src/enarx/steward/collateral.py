@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -71,6 +72,31 @@ def read(paths: Iterable[Path]) -> Reading:
         for file in _files(path):
             found.add(file)
     return found.reading()
+
+
+def add(directory: Path, files: Iterable[Path]) -> tuple[tuple[Path, Path], ...]:
+    """Copy documents into a directory, named by what they are and their SHA-256; each appears as a whole.
+
+    Raises MalformedError for a file that is none; then nothing is copied.
+    """
+    planned = []
+    for file in files:
+        try:
+            data = _bounded(file)
+        except OSError as error:
+            raise NotFoundError(f"{file}: {error.strerror or 'cannot be read'}") from error
+        try:
+            _, documents = recognise(data, str(file))
+        except MalformedError as error:
+            raise MalformedError(f"{file}: {error}") from error
+        kind = documents[0].kind.lower().replace(" ", "-")
+        planned.append((file, directory / f"{kind}-{sha256(data).hexdigest()[:16]}{file.suffix}", data))
+    directory.mkdir(parents=True, exist_ok=True)
+    for _, target, data in planned:
+        fresh = target.with_name(f".{target.name}")  # hidden files are not read, so half of one never counts
+        fresh.write_bytes(data)
+        fresh.replace(target)
+    return tuple((file, target) for file, target, _ in planned)
 
 
 class Directory:

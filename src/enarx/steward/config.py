@@ -42,7 +42,7 @@ from enarx.steward.collateral import Directory
 from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
 from enarx.steward.nonce import Nonces
-from enarx.steward.policy import FAMILIES, Policy, read_policy, simulated_anchor
+from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, read_policy, simulated_anchor
 from enarx.steward.profile import Profile
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
@@ -95,15 +95,15 @@ class Config:
     crl_lifetime: timedelta
 
     @classmethod
-    def read(cls, path: Path | None, flags: Flags) -> Self:
+    def read(cls, path: Path | None, flags: Flags, judging: Judging = SERVING) -> Self:
         """Read the file, or nothing. Raises ConfigError, NotFoundError."""
         text = b"" if path is None else _read(path, toml.MAX_DOCUMENT)
         source = "the configuration (no --config was given)" if path is None else str(path)
         base = Path() if path is None else path.parent
-        return cls.parse(text, source=source, base=base, flags=flags)
+        return cls.parse(text, source=source, base=base, flags=flags, judging=judging)
 
     @classmethod
-    def parse(cls, text: str | bytes, *, source: str, base: Path, flags: Flags) -> Self:
+    def parse(cls, text: str | bytes, *, source: str, base: Path, flags: Flags, judging: Judging = SERVING) -> Self:
         """Raises ConfigError with the line and dotted path of what is wrong."""
         document = toml.parse(text, source=source)
 
@@ -113,7 +113,8 @@ class Config:
 
         addr, port = _listen(document)
         lifetime = document.integer("crl_lifetime", None, minimum=60, maximum=30 * 86400)
-        policy = read_policy(document, _simulated(document, base), extra_names=[flags.san] if flags.san else ())
+        names = [flags.san] if flags.san else ()
+        policy = read_policy(document, _simulated(document, base), extra_names=names, judging=judging)
         crt, key = path("crt"), path("key")
         config = cls(
             source=source,

@@ -63,6 +63,22 @@ class Unsafe:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Judging:
+    """How a policy is applied; the default is a server's.
+
+    `steward verify` explains older forms of evidence where a server refuses them, believes the anchors that were named
+    on its command line beside the vendors', and may be told to overlook missing CRLs.
+    """
+
+    refuse_legacy: bool = True
+    anchors: tuple[TrustAnchor, ...] = ()
+    without_crl: bool = False
+
+
+SERVING: Final = Judging()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Policy:
     """A policy that was read. `judges` and `technologies` are by OID; `digest` is of its canonical form."""
 
@@ -105,20 +121,23 @@ def simulated_anchor(family: str, certificate: bytes) -> TrustAnchor:
     )
 
 
+def argument_anchors(certificate: bytes) -> tuple[TrustAnchor, ...]:
+    """A root (DER) that was named on a command line, believed for whichever vendor's evidence leads to it."""
+    pin = hashlib.sha256(certificate).digest()
+    return (
+        TrustAnchor(family="amd", sha256=pin, certificate=certificate, origin="argument"),
+        TrustAnchor(family="intel", sha256=pin, certificate=certificate, origin="argument"),
+    )
+
+
 def read_policy(
     document: Table,
     simulated: Sequence[TrustAnchor],
     *,
     extra_names: Sequence[str] = (),
-    offline: bool = False,
-    extra_anchors: Sequence[TrustAnchor] = (),
-    without_crl: bool = False,
+    judging: Judging = SERVING,
 ) -> Policy:
-    """The policy in a document, given the simulated anchors that its `[simulated]` table names. Raises ConfigError.
-
-    `offline`, `extra_anchors` and `without_crl` are for `steward verify`: older forms of evidence are explained
-    instead of refused, anchors named on the command line count, and a missing CRL may be overlooked.
-    """
+    """The policy in a document, given the simulated anchors that its `[simulated]` table names. Raises ConfigError."""
     danger = document.table("unsafe")
     unsafe = _read_unsafe(danger)
     danger.end()
@@ -126,15 +145,15 @@ def read_policy(
         raise document.error("simulated", "simulated vendors count only with [unsafe] accept_simulated = true")
     if unsafe.accept_simulated and not simulated:
         raise danger.error("accept_simulated", "no root is named: expected [simulated] amd or intel = [FILE]")
-    leniency = Leniency(without_crl=without_crl, allow_evaluation_skew=unsafe.allow_evaluation_skew)
+    leniency = Leniency(without_crl=judging.without_crl, allow_evaluation_skew=unsafe.allow_evaluation_skew)
     judges: dict[str, Judge] = {}
     configured = set()
     for technology in TECHNOLOGIES:
         known, policy = _read_technology(technology, document, unsafe)
-        anchors = _anchors(technology, simulated, extra_anchors, accept_nil=unsafe.accept_nil)
+        anchors = _anchors(technology, simulated, judging.anchors, accept_nil=unsafe.accept_nil)
         configured |= {technology.name} if known else set()
         believed = technology if known else _refusing(technology)
-        made = judge(believed, policy, anchors, leniency, refuse_legacy=not offline)
+        made = judge(believed, policy, anchors, leniency, refuse_legacy=judging.refuse_legacy)
         judges |= dict.fromkeys(technology.oids, made)
     grant, grants = _read_grants(document.table("certificate"), extra_names)
     nonce = document.string("nonce", "claims")
@@ -152,6 +171,27 @@ def read_policy(
         nonce="always" if nonce == "always" else "optional" if nonce == "optional" else "claims",
         digest=_digest(tables, unsafe, simulated, nonce),
         tables=MappingProxyType(tables),
+    )
+
+
+def default_policy(judging: Judging) -> Policy:
+    """What `steward verify` asks for without a configuration: authentic, current, not debug, and nothing compared."""
+    leniency = Leniency(without_crl=judging.without_crl)
+    judges: dict[str, Judge] = {}
+    for technology in TECHNOLOGIES:
+        anchors = _anchors(technology, (), judging.anchors, accept_nil=False)
+        judges |= dict.fromkeys(technology.oids, judge(technology, technology.default_policy, anchors, leniency))
+    return Policy(
+        judges=MappingProxyType(judges),
+        technologies=MappingProxyType({oid: t for t in TECHNOLOGIES for oid in t.oids}),
+        configured=frozenset(technology.name for technology in TECHNOLOGIES if technology.name != "nil"),
+        anchors=(),
+        unsafe=Unsafe(),
+        grant=Grant(),
+        grants=MappingProxyType({}),
+        nonce="optional",
+        digest=_digest({}, Unsafe(), (), "optional"),
+        tables=MappingProxyType({}),
     )
 
 

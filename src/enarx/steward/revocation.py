@@ -9,10 +9,12 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from hashlib import sha256
 from types import MappingProxyType
 from typing import Final, Literal, Self, get_args
 
 from enarx.attested.result import AttestationResult
+from enarx.digest import Digest
 from enarx.errors import MalformedError
 from enarx.steward.issuer import Revoked
 
@@ -99,6 +101,23 @@ class Revocations:
         known = {item.serial for item in issued}
         found |= {int(serial, 16): since for serial, since in named.items() if serial not in known}
         return tuple(Revoked(serial=serial, since=since) for serial, since in sorted(found.items()))
+
+
+def rule_value(kind: Kind, text: str) -> str:
+    """What a person wrote, as rules have it. Raises MalformedError.
+
+    A workload may be written with its algorithm. A chip is known by the SHA-256 of its id, which certificates carry;
+    an id of another length than 32 bytes is hashed.
+    """
+    if kind == "workload":
+        return Digest.parse(text).hex
+    value = _hex(text, kind)
+    if kind == "serial":
+        return f"{int(value, 16):x}"
+    if len(value) % 2:
+        raise MalformedError(f"{kind}: expected whole bytes of hexadecimal, found {len(value)} digits")
+    raw = bytes.fromhex(value)
+    return sha256(raw).hexdigest() if kind == "chip" and len(raw) != sha256().digest_size else value
 
 
 def _facts(result: AttestationResult) -> dict[str, str]:

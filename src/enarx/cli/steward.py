@@ -1,0 +1,404 @@
+"""`steward`: serve certificates for evidence, judge evidence offline, and look after the CA.
+
+Options are the originals' (protocol.md, 1.6): without a command they mean `serve`, and `@file.toml` stands for a
+table of option names. Commands parse, call one function, print and exit; what is heavy is imported inside.
+"""
+
+import json
+import os
+import sys
+import tomllib
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from enarx.steward.collateral import Reading
+    from enarx.steward.offline import Judgement
+    from enarx.tee.model import Binding, TrustAnchor
+
+EXIT: Final = {"accepted": 0, "malformed": 65, "untrusted": 77, "rejected": 77}
+PASSPHRASE: Final = "STEWARD_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a secret
+FILE: Final = click.Path(path_type=Path)
+
+
+class Program(click.Group):
+    """The originals had no commands: options alone mean `serve`, and `@file.toml` is options in a file."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        expanded = _expand(args)
+        if expanded and expanded[0] not in {*self.commands, "--help", "-h", "--version"}:
+            expanded = ["serve", *expanded]
+        return super().parse_args(ctx, expanded)
+
+
+@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="enarx", prog_name="steward")
+def main() -> None:
+    """Turn hardware evidence into ordinary certificates.
+
+    Without a command, options mean `serve`, as they did in the original.
+    """
+
+
+@main.command()
+@click.option("-k", "--key", type=FILE, envvar="STEWARD_KEY", help="CA key, PEM PKCS#8, not readable by everybody.")
+@click.option("-c", "--crt", type=FILE, envvar="STEWARD_CRT", help="CA certificate, PEM, then what is above it.")
+@click.option("-p", "--port", type=click.IntRange(0, 65535), envvar="ROCKET_PORT", help="Port; 0 takes a free one.")
+@click.option("-a", "--addr", envvar="ROCKET_ADDRESS", help="Address to listen on.")
+@click.option("--host", envvar="RENDER_EXTERNAL_HOSTNAME", help="Generate a CA of this name; --config stays in force.")
+@click.option("--san", envvar="STEWARD_SAN", help="One more DNS name in every certificate.")
+@click.option("--config", type=FILE, help="steward.toml: what is accepted.")
+@click.option("--origin", help="https://HOST[:PORT] as clients know it.")
+@click.option("--dev", is_flag=True, help="Generate a CA, and nothing else: what is accepted still has to be said.")
+@click.option("--behind-proxy", is_flag=True, help="Plain HTTP is fine: a proxy in front ends TLS.")
+@click.option("--ready-fd", type=int, help="Write the port and a newline to this descriptor once listening.")
+@click.option("--write-ca", type=FILE, help="Write the CA's certificate chain (PEM) here once listening.")
+@click.option("--log", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+def serve(
+    config: Path | None, ready_fd: int | None, write_ca: Path | None, style: str, **flags: Any
+) -> None:  # Any: options
+    """Serve certificates for evidence."""
+    from enarx.steward.config import Config, Flags, load_issuer, load_tls
+    from enarx.steward.runner import run
+    from enarx.web import log
+
+    log.configure("json" if style == "json" else "text")
+    read = Config.read(config, Flags(**flags))
+    issuer = load_issuer(read, datetime.now(UTC), _passphrase())
+    pem = b"".join(certificate.to_pem() for certificate in issuer.chain)
+
+    def ready(port: int) -> None:
+        if write_ca is not None:
+            write_ca.write_bytes(pem)
+        if ready_fd is not None:
+            from enarx.web.server import write_ready
+
+            write_ready(ready_fd, port)
+        click.echo(f"steward: {read.origin_at(port)} issues under {issuer.certificate.common_name}", err=True)
+
+    run(read, issuer, tls=load_tls(read), on_ready=ready)
+
+
+@main.command()
+@click.argument("file", type=FILE)
+@click.option("--endorsements", type=FILE, multiple=True, help="Vendors' documents: a file or a directory.")
+@click.option("--config", type=FILE, help="Judge by the policy of this steward.toml.")
+@click.option("--at", help="The moment that counts, as 2026-01-31T12:00:00Z; default: now.")
+@click.option("--report-data", help="The 64 bytes of report data to expect, in hexadecimal.")
+@click.option("--key", type=FILE, help="The public key (PEM or DER) that the report has to speak for.")
+@click.option("--anchor", type=FILE, multiple=True, help="A root to believe beside the vendors'.")
+@click.option("--without-crl", is_flag=True, help="Accept that nobody said what is revoked.")
+@click.option("--format", "form", help="What FILE is, if not told by its content: csr, snp, sgx, ….")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.pass_context
+def verify(
+    ctx: click.Context,
+    file: Path,
+    endorsements: Sequence[Path],
+    config: Path | None,
+    at: str | None,
+    report_data: str | None,
+    key: Path | None,
+    anchor: Sequence[Path],
+    without_crl: bool,
+    form: str | None,
+    as_json: bool,
+) -> None:
+    """Judge a certification request, report or quote in FILE.
+
+    Exits with 0 when it is accepted, 65 when it is malformed, 77 when it is untrusted or rejected.
+    """
+    from enarx.steward import collateral, offline
+    from enarx.steward.config import Config, Flags, read_anchor
+    from enarx.steward.policy import Judging, argument_anchors, default_policy
+
+    if form is not None and form not in offline.FORMATS:
+        raise click.BadParameter(f"expected one of {', '.join(offline.FORMATS)}", param_hint="--format")
+    data = _bytes(file, offline.MAX_FILE)
+    moment = _moment(at)
+    anchors: list[TrustAnchor] = []
+    for path in anchor:
+        anchors += argument_anchors(read_anchor(path).der)
+    judging = Judging(refuse_legacy=False, anchors=tuple(anchors), without_crl=without_crl)
+    read: Config | None = None
+    if config is not None:
+        read = Config.read(config, Flags(dev=True), judging)
+    binding = _binding(report_data, key)
+    detected = form or _form(data)
+    if detected == offline.CSR and (report_data or key):
+        raise click.UsageError(
+            "a certification request binds its own key: --report-data and --key are for bare reports"
+        )
+    paths = [*endorsements, *([read.collateral] if read is not None and read.collateral is not None else [])]
+    reading = collateral.read(paths)
+    judgement = offline.judge_file(
+        data,
+        policy=default_policy(judging) if read is None else read.policy,
+        compared=read is not None,
+        binding=binding,
+        collateral=reading.endorsements,
+        at=moment,
+        form=form,
+    )
+    if as_json:
+        click.echo(
+            json.dumps({**judgement.to_json(), **_inputs(file, config, reading, without_crl=without_crl)}, indent=2)
+        )
+    else:
+        _print(judgement, reading, without_crl=without_crl)
+    ctx.exit(EXIT[judgement.verdict.value])
+
+
+@main.command("check-config")
+@click.argument("file", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of sentences.")
+def check_config(file: Path, as_json: bool) -> None:
+    """Read FILE as `serve` would, and explain the policy in sentences."""
+    from enarx.steward.config import Config, Flags
+    from enarx.steward.explain import explain
+
+    said = explain(Config.read(file, Flags(dev=True)))
+    click.echo(json.dumps(said, indent=2) if as_json else "\n".join(said))
+
+
+@main.group()
+def ca() -> None:
+    """Make and renew the CA: an offline root, a short-lived online intermediate."""
+
+
+_ca_options: Final = [
+    click.argument("directory", type=FILE),
+    click.option("--name", default="Steward", show_default=True, help="What the names of its certificates begin with."),
+    click.option("--curve", type=click.Choice(["P-256", "P-384"]), default="P-256", show_default=True),
+    click.option(
+        "--days", type=click.IntRange(1, 3650), default=30, show_default=True, help="Life of the intermediate."
+    ),
+]
+
+
+def _with_ca_options(command: Any) -> Any:  # Any: click's decorators are typed by what they decorate
+    for option in reversed(_ca_options):
+        command = option(command)
+    return command
+
+
+@ca.command("init")
+@_with_ca_options
+def ca_init(directory: Path, name: str, curve: str, days: int) -> None:
+    """Make a root and an intermediate in DIRECTORY. Keys are encrypted when STEWARD_KEY_PASSPHRASE is set."""
+    from enarx.steward import setup
+
+    root, made = setup.init(
+        directory, name, datetime.now(UTC), curve=_curve(curve), lifetime=timedelta(days=days), passphrase=_passphrase()
+    )
+    click.echo(
+        f"{directory}/root.pem  {root.common_name}, until {root.not_after:%Y-%m-%d}; give it to who shall trust Keeps"
+    )
+    click.echo(f"{directory}/root.key  keep it offline; only `steward ca rotate` needs it")
+    click.echo(f"{directory}/ca.pem    {made.common_name}, until {made.not_after:%Y-%m-%d}; crt of steward.toml")
+    click.echo(f"{directory}/ca.key    key of steward.toml")
+
+
+@ca.command("rotate")
+@_with_ca_options
+def ca_rotate(directory: Path, name: str, curve: str, days: int) -> None:
+    """Replace the intermediate in DIRECTORY by a fresh one under the same root; then restart Steward."""
+    from enarx.steward import setup
+
+    made = setup.rotate(
+        directory, name, datetime.now(UTC), curve=_curve(curve), lifetime=timedelta(days=days), passphrase=_passphrase()
+    )
+    click.echo(f"{directory}/ca.pem    {made.common_name}, until {made.not_after:%Y-%m-%d}")
+
+
+@main.command()
+@click.option("--config", type=FILE, required=True, help="steward.toml, whose state directory is changed.")
+@click.option("--measurement", help="Everything of this measurement, in hexadecimal.")
+@click.option("--chip", help="Everything of this chip: its id, or the SHA-256 of it as certificates have it.")
+@click.option("--workload", help="Everything of this workload digest.")
+@click.option("--serial", help="One certificate.")
+@click.option("--json", "as_json", is_flag=True)
+def revoke(config: Path, as_json: bool, **rules: str | None) -> None:
+    """Take back what matches, now and in future. A running Steward sees it at once."""
+    from enarx.steward.config import Config, Flags
+    from enarx.steward.ledger import Ledger
+    from enarx.steward.revocation import KINDS, rule_value
+
+    ledger = Ledger(Config.read(config, Flags(dev=True)).state)
+    given = [(kind, value) for kind in KINDS if (value := rules[kind]) is not None]
+    if not given:
+        raise click.UsageError("say what: --measurement, --chip, --workload or --serial")
+    taken: set[str] = set()
+    for kind, value in given:
+        taken |= {item.serial for item in ledger.revoke(kind, rule_value(kind, value), datetime.now(UTC))}
+    click.echo(json.dumps({"revoked": sorted(taken)}) if as_json else f"{len(taken)} certificates revoked")
+
+
+@main.group("collateral")
+def collateral_group() -> None:
+    """Vendors' documents that serve what evidence lacks."""
+
+
+@collateral_group.command("show")
+@click.argument("paths", type=FILE, nargs=-1, required=True)
+@click.option("--json", "as_json", is_flag=True)
+def collateral_show(paths: Sequence[Path], as_json: bool) -> None:
+    """Say what PATHS hold, and until when it is valid."""
+    from enarx.steward import collateral
+
+    reading = collateral.read(paths)
+    if as_json:
+        click.echo(json.dumps(_documents(reading), indent=2))
+        return
+    now = datetime.now(UTC)
+    for document in reading.documents:
+        until = "" if document.end is None else f"  until {document.end:%Y-%m-%dT%H:%M:%SZ}"
+        ended = "  ENDED" if document.end is not None and document.end <= now else ""
+        click.echo(f"{document.kind:<12} {document.title}{until}{ended}  ({document.source})")
+    for path, why in reading.passed_over:
+        click.echo(f"passed over  {path}: {why}")
+
+
+@collateral_group.command("add")
+@click.argument("directory", type=FILE)
+@click.argument("files", type=FILE, nargs=-1, required=True)
+def collateral_add(directory: Path, files: Sequence[Path]) -> None:
+    """Copy FILES that are vendors' documents into DIRECTORY, under names that say what they are."""
+    from enarx.steward import collateral
+
+    for source, target in collateral.add(directory, files):
+        click.echo(f"{source} → {target}")
+
+
+def _print(judgement: "Judgement", reading: "Reading", *, without_crl: bool) -> None:
+    """The verdict in one line, why, and every check."""
+    colours = {"passed": "green", "failed": "red", "skipped": "yellow", "not applicable": "bright_black"}
+    width = max((len(check.name) for check in judgement.checks), default=0)
+    room = max(40, _columns())
+    for check in judgement.checks:
+        told = check.found if not check.expected else f"{check.found} (expected {check.expected})"
+        line = f"{check.name:<{width}}  {told}"
+        click.echo(click.style(f"{check.outcome.value:<14}  ", fg=colours[check.outcome.value]) + line[: room - 16])
+    notes = [*judgement.notes, *(["revocation was left out: --without-crl"] if without_crl else [])]
+    for note in notes:
+        click.echo(f"note: {note}")
+    for path, why in reading.passed_over:
+        click.echo(f"note: passed over {path}: {why}")
+    for reason in judgement.reasons:
+        click.echo(f"because: {reason}")
+    accepted = judgement.verdict.value == "accepted"
+    technology = "" if judgement.appraisal is None else f" ({judgement.appraisal.technology})"
+    click.secho(f"{judgement.verdict.value.upper()}{technology}", fg="green" if accepted else "red", bold=True)
+
+
+def _columns() -> int:
+    import shutil
+
+    return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+
+
+def _inputs(file: Path, config: Path | None, reading: "Reading", *, without_crl: bool) -> dict[str, object]:
+    return {
+        "file": str(file),
+        "config": None if config is None else str(config),
+        "without_crl": without_crl,
+        "endorsements": _documents(reading),
+    }
+
+
+def _documents(reading: "Reading") -> dict[str, object]:
+    def moment(value: datetime | None) -> str | None:
+        return None if value is None else value.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+    return {
+        "documents": [
+            {"source": d.source, "kind": d.kind, "title": d.title, "begin": moment(d.begin), "end": moment(d.end)}
+            for d in reading.documents
+        ],
+        "passed_over": [{"source": path, "why": why} for path, why in reading.passed_over],
+    }
+
+
+def _form(data: bytes) -> str | None:
+    from enarx.errors import MalformedError
+    from enarx.steward.offline import detect
+
+    try:
+        return detect(data)[0]
+    except MalformedError:
+        return None  # judged malformed in a moment
+
+
+def _binding(report_data: str | None, key: Path | None) -> "Binding":
+    from enarx.pki import keys
+    from enarx.pki.certificate import pem_blocks
+    from enarx.tee.model import Binding
+
+    if report_data is not None and key is not None:
+        raise click.UsageError("--report-data and --key say the same in two ways: give one")
+    if report_data is not None:
+        try:
+            return Binding.of_report_data(bytes.fromhex(report_data))
+        except ValueError as error:
+            raise click.BadParameter("expected hexadecimal", param_hint="--report-data") from error
+    if key is None:
+        return Binding.none()
+    data = _bytes(key, 64 * 1024)
+    if data.startswith(b"-----BEGIN"):
+        (data,) = pem_blocks(data, "PUBLIC KEY", str(key), limit=1)
+    keys.public_from_spki(data, str(key))
+    return Binding.of_key(data)
+
+
+def _moment(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise click.BadParameter(
+            f"expected a moment like 2026-01-31T12:00:00Z, found {text!r}", param_hint="--at"
+        ) from error
+    if moment.tzinfo is None:
+        raise click.BadParameter("expected an offset, such as the Z of 2026-01-31T12:00:00Z", param_hint="--at")
+    return moment.astimezone(UTC)
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    from enarx.errors import NotFoundError
+
+    try:
+        with path.open("rb") as file:
+            return file.read(limit + 1)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
+
+
+def _passphrase() -> bytes | None:
+    value = os.environ.get(PASSPHRASE)
+    return value.encode() if value else None
+
+
+def _curve(name: str) -> Any:  # Any: click has checked that it is one of the two
+    return name
+
+
+def _expand(args: Sequence[str]) -> list[str]:
+    """Replace each `@file.toml` by the options it holds (protocol.md, 1.6)."""
+    found: list[str] = []
+    for arg in args:
+        if not arg.startswith("@"):
+            found.append(arg)
+            continue
+        try:
+            table = tomllib.loads(Path(arg[1:]).read_text())
+        except (OSError, ValueError) as error:
+            raise click.UsageError(f"{arg}: cannot be read as TOML") from error
+        for name, value in table.items():
+            option = f"--{name.replace('_', '-')}"
+            found += [option] if value is True else [] if value is False else [option, str(value)]
+    return found

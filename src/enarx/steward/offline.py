@@ -1,0 +1,176 @@
+"""The judge without the server: one file, endorsements beside it, a moment, and the verdict.
+
+The file is told by its content: a certification request (PKCS#10 in DER, PEM or hexadecimal), or a bare report or
+quote of a technology that recognises it. It is judged by the same functions that a Steward uses. What a Steward asks
+beyond them, that claims name it and carry its nonce, cannot be asked here, and the verdict says so; as it says when
+nothing was bound, no measurement was compared, revocation was left out, or the anchor was somebody's own.
+"""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Final
+
+from enarx.errors import EnarxError, MalformedError
+from enarx.pki.certificate import pem_blocks
+from enarx.steward.authority import NO_EVIDENCE, require_key_type, worst_of
+from enarx.steward.policy import Policy
+from enarx.steward.request import Request
+from enarx.tee import TECHNOLOGIES
+from enarx.tee.model import Appraisal, Binding, Check, Checks, Endorsements, Evidence, Outcome, Technology, Verdict
+
+CSR: Final = "csr"
+FORMATS: Final = (CSR, *(technology.name for technology in TECHNOLOGIES if technology.name != "nil"))
+MAX_FILE: Final = 2 * 1024 * 1024  # bytes: hexadecimal doubles the largest request
+
+_PEM_LABELS: Final = (b"NEW CERTIFICATE REQUEST", b"CERTIFICATE REQUEST")
+_HEX: Final = re.compile(rb"\s*(?:0[xX])?[0-9a-fA-F\s]+")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judgement:
+    """The verdict on one file. `appraisal` is None when it could not be told what it is."""
+
+    verdict: Verdict
+    form: str
+    reasons: tuple[str, ...]
+    checks: tuple[Check, ...]
+    notes: tuple[str, ...]
+    appraisal: Appraisal | None
+    at: datetime
+
+    def to_json(self) -> dict[str, object]:
+        detail = {} if self.appraisal is None else self.appraisal.to_json()
+        return {
+            "verdict": self.verdict.value,
+            "gate": self.verdict.value,
+            "technology": None if self.appraisal is None else self.appraisal.technology,
+            "format": self.form,
+            "at": self.at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+            "reasons": list(self.reasons),
+            "notes": list(self.notes),
+            "checks": [check.to_json() for check in self.checks],
+            "claims": detail.get("claims"),
+        }
+
+
+def judge_file(
+    data: bytes,
+    *,
+    policy: Policy,
+    compared: bool,
+    binding: Binding,
+    collateral: Endorsements,
+    at: datetime,
+    form: str | None = None,
+) -> Judgement:
+    """`binding` is for bare reports; a request binds its own key. `compared`: whether the policy is somebody's own."""
+    try:
+        form, body = detect(data, form)
+        if form == CSR:
+            return _judge_request(body, policy, collateral, at, compared=compared)
+    except MalformedError as error:
+        reason = str(error)
+        return Judgement(
+            verdict=Verdict.MALFORMED,
+            form=form or "unknown",
+            reasons=(reason,),
+            checks=(_format_check(reason),),
+            notes=(),
+            appraisal=None,
+            at=at,
+        )
+    technology = next(item for item in TECHNOLOGIES if item.name == form)
+    appraisal = policy.judges[min(technology.oids)](Evidence(oid="", body=body), binding, collateral, at)
+    return _judgement(form, (appraisal,), at, compared=compared)
+
+
+def detect(data: bytes, form: str | None = None) -> tuple[str, bytes]:
+    """What the bytes are, one of FORMATS, and the bytes without PEM or hexadecimal. Raises MalformedError."""
+    if len(data) > MAX_FILE:
+        raise MalformedError(f"expected at most {MAX_FILE} bytes, found {len(data)}")
+    if _HEX.fullmatch(data):
+        digits = re.sub(rb"\s|0[xX]", b"", data)
+        if len(digits) % 2:
+            raise MalformedError(f"hexadecimal text with an odd number of digits, {len(digits)}: is it cut off?")
+        data = bytes.fromhex(digits.decode())
+    for label in _PEM_LABELS:
+        if b"-----BEGIN " + label + b"-----" in data:
+            data = pem_blocks(data[data.index(b"-----BEGIN ") :], label.decode(), "request", limit=1)[0]
+    if form is not None:
+        return form, data
+    if data[:1] == b"\x30":
+        return CSR, data
+    found = _recognised(data)
+    if found is None:
+        raise MalformedError("neither a certification request nor a report or quote of a technology that is known")
+    return found.name, data
+
+
+def _recognised(data: bytes) -> Technology[Any, Any] | None:  # Any: as in TECHNOLOGIES
+    return next((technology for technology in TECHNOLOGIES if technology.recognise(data)), None)
+
+
+def _judge_request(data: bytes, policy: Policy, collateral: Endorsements, at: datetime, *, compared: bool) -> Judgement:
+    request = Request.parse(data, policy.oids)
+    if not request.evidence:
+        return Judgement(
+            verdict=Verdict.UNTRUSTED,
+            form=CSR,
+            reasons=(NO_EVIDENCE,),
+            checks=(),
+            notes=(),
+            appraisal=None,
+            at=at,
+        )
+    appraisals = tuple(policy.judges[e.oid](e, request.binding, collateral, at) for e in request.evidence)
+    notes = () if request.claims is None else ("audience and nonce of the runtime claims were not checked",)
+    checks = Checks()
+    refusal: EnarxError | None = None
+    if worst_of(appraisals).verdict in {Verdict.ACCEPTED, Verdict.REJECTED}:
+        try:
+            with checks.gate("untrusted"):
+                require_key_type(request, policy, checks)
+        except EnarxError as error:
+            refusal = error
+    return _judgement(CSR, appraisals, at, compared=compared, notes=notes, more=tuple(checks), refusal=refusal)
+
+
+def _judgement(
+    form: str,
+    appraisals: Sequence[Appraisal],
+    at: datetime,
+    *,
+    compared: bool,
+    notes: Sequence[str] = (),
+    more: Sequence[Check] = (),
+    refusal: EnarxError | None = None,
+) -> Judgement:
+    worst = worst_of(appraisals)
+    claims = worst.claims
+    said = [*worst.notes, *notes]
+    if not compared:
+        said.append("no measurement was compared with a reference value: no policy was given")
+    if (
+        any(check.name == "binding" and check.outcome is Outcome.SKIPPED for check in worst.checks)
+        and claims is not None
+    ):
+        said.append("nothing was bound: no request, key or report data was given to compare the report data with")
+    if claims is not None and claims.anchor is not None and claims.anchor.origin == "argument":
+        said.append(f"the anchor was named on the command line: SHA-256 {claims.anchor.sha256.hex()}")
+    if claims is not None and claims.simulated:
+        said.append("the anchor is a simulator's: this proves nothing about any hardware")
+    return Judgement(
+        verdict=worst.verdict if refusal is None else Verdict.UNTRUSTED,
+        form=form,
+        reasons=worst.reasons if refusal is None else (str(refusal),),
+        checks=(*(check for appraisal in appraisals for check in appraisal.checks), *more),
+        notes=tuple(said),
+        appraisal=worst,
+        at=at,
+    )
+
+
+def _format_check(reason: str) -> Check:
+    return Check(gate="malformed", name="format", outcome=Outcome.FAILED, found=reason)

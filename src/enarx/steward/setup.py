@@ -1,0 +1,70 @@
+"""Making and renewing a CA on disk: an offline root and a short-lived online intermediate (flow.md, 4).
+
+    DIR/root.pem  root.key     the root; its key belongs on a medium that is not plugged in
+    DIR/ca.pem    ca.key       the intermediate and the root above it: what `crt` and `key` of steward.toml name
+
+Keys are PKCS#8 with mode 0600, encrypted where a passphrase is given. Nothing is overwritten by `init`; `rotate`
+replaces the intermediate, so Keeps enrol anew and everybody who trusts the root goes on.
+"""
+
+import os
+import secrets
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Final
+
+from enarx.errors import ConflictError, NotFoundError
+from enarx.pki import keys
+from enarx.pki.certificate import Certificate, certificates_from_pem
+from enarx.steward.config import read_private, write_private
+from enarx.steward.issuer import ROOT_LIFETIME, Issuer, intermediate, self_signed
+
+FILES: Final = ("root.pem", "root.key", "ca.pem", "ca.key")
+
+
+def init(
+    directory: Path, name: str, at: datetime, *, curve: keys.Curve, lifetime: timedelta, passphrase: bytes | None
+) -> tuple[Certificate, Certificate]:
+    """Make both; returns root and intermediate. Raises ConflictError when one of the files is there already."""
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotFoundError(f"{directory}: {error.strerror}") from error
+    there = [file for file in FILES if (directory / file).exists()]
+    if there:
+        raise ConflictError(f"{directory}: {', '.join(there)} is there already, and nothing is overwritten")
+    root_key = keys.generate(curve)
+    root = self_signed(f"{name} Root", root_key, at, lifetime=ROOT_LIFETIME, path_length=1)
+    write_private(directory / "root.key", keys.to_pem(root_key, passphrase))
+    (directory / "root.pem").write_bytes(root.to_pem())
+    made = _intermediate(directory, name, Issuer.of(root_key, [root]), at, curve, lifetime, passphrase)
+    return root, made
+
+
+def rotate(
+    directory: Path, name: str, at: datetime, *, curve: keys.Curve, lifetime: timedelta, passphrase: bytes | None
+) -> Certificate:
+    """Replace the intermediate by a fresh one under the same root. Raises NotFoundError without the root's key."""
+    key = keys.from_pem(read_private(directory / "root.key"), str(directory / "root.key"), passphrase)
+    root = Issuer.of(key, certificates_from_pem((directory / "root.pem").read_bytes(), str(directory / "root.pem")))
+    return _intermediate(directory, name, root, at, curve, lifetime, passphrase)
+
+
+def _intermediate(
+    directory: Path,
+    name: str,
+    root: Issuer,
+    at: datetime,
+    curve: keys.Curve,
+    lifetime: timedelta,
+    passphrase: bytes | None,
+) -> Certificate:
+    """Each intermediate has a name of its own, so that no list or chain of one is taken for another's."""
+    key = keys.generate(curve)
+    made = intermediate(f"{name} {at:%Y-%m-%d} {secrets.token_hex(3)}", key, at, root=root, lifetime=lifetime)
+    suffix = f".{os.getpid()}"
+    write_private(directory / f"ca.key{suffix}", keys.to_pem(key, passphrase))
+    (directory / f"ca.pem{suffix}").write_bytes(made.to_pem() + root.certificate.to_pem())
+    for file in ("ca.key", "ca.pem"):
+        (directory / f"{file}{suffix}").replace(directory / file)
+    return made
