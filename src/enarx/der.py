@@ -67,6 +67,7 @@ def decode(kind: type[T], data: bytes, what: str) -> T:
         value = decode_der(kind, data)
         canonical = encode_der(value)
     except (ValueError, OverflowError, TypeError) as error:
+        _require_whole(data, what)
         raise MalformedError(f"{what}: not the expected DER of {len(data)} bytes: {_first_line(error)}") from error
     if canonical != data:
         raise MalformedError(f"{what}: not in canonical DER form")
@@ -120,6 +121,13 @@ def _content(data: bytes, tag: int, what: str) -> bytes:
     if length != len(data):
         raise MalformedError(f"{what}: {len(data) - length} bytes follow the element, expected none")
     return data[header:]
+
+
+def _require_whole(data: bytes, what: str) -> None:
+    """Raises MalformedError when the outermost element is cut off or something follows it."""
+    length, _ = _measure(data, what)
+    if length != len(data):
+        raise MalformedError(f"{what}: {len(data) - length} bytes follow the element, expected none")
 
 
 def _element_length(data: bytes, what: str) -> int:

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
+from enarx.cli.exits import USAGE, Program
+
 if TYPE_CHECKING:
     from enarx.steward.collateral import Reading
     from enarx.steward.offline import Judgement
@@ -25,17 +27,20 @@ PASSPHRASE: Final = "STEWARD_KEY_PASSPHRASE"  # noqa: S105 - the name of a varia
 FILE: Final = click.Path(path_type=Path)
 
 
-class Program(click.Group):
+class Steward(Program):
     """The originals had no commands: options alone mean `serve`, and `@file.toml` is options in a file."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         expanded = _expand(args)
-        if expanded and expanded[0] not in {*self.commands, "--help", "-h", "--version"}:
+        asked = {"--help", "-h", "--version"}
+        if expanded[:1] and expanded[0].startswith("-") and expanded[0] not in asked:
             expanded = ["serve", *expanded]
+        elif not expanded and any(name in os.environ for name in ("STEWARD_KEY", "RENDER_EXTERNAL_HOSTNAME")):
+            expanded = ["serve"]
         return super().parse_args(ctx, expanded)
 
 
-@click.group(cls=Program, context_settings={"help_option_names": ["-h", "--help"]})
+@click.group(cls=Steward, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(package_name="enarx", prog_name="steward")
 def main() -> None:
     """Turn hardware evidence into ordinary certificates.
@@ -115,6 +120,7 @@ def verify(
     from enarx.steward import collateral, offline
     from enarx.steward.config import Config, Flags, read_anchor
     from enarx.steward.policy import Judging, argument_anchors, default_policy
+    from enarx.toml import ConfigError
 
     if form is not None and form not in offline.FORMATS:
         raise click.BadParameter(f"expected one of {', '.join(offline.FORMATS)}", param_hint="--format")
@@ -126,7 +132,11 @@ def verify(
     judging = Judging(refuse_legacy=False, anchors=tuple(anchors), without_crl=without_crl)
     read: Config | None = None
     if config is not None:
-        read = Config.read(config, Flags(dev=True), judging)
+        try:
+            read = Config.read(config, Flags(dev=True), judging)
+        except ConfigError as error:  # not FILE is malformed, but what we were told to judge it by
+            click.echo(f"Error: {error}", err=True)
+            ctx.exit(USAGE)
     binding = _binding(report_data, key)
     detected = form or _form(data)
     if detected == offline.CSR and (report_data or key):
@@ -275,30 +285,37 @@ def collateral_add(directory: Path, files: Sequence[Path]) -> None:
 
 
 def _print(judgement: "Judgement", reading: "Reading", *, without_crl: bool) -> None:
-    """The verdict in one line, why, and every check."""
+    """Every check that was made, what has to be known beside them, why, and the verdict in one line."""
     colours = {"passed": "green", "failed": "red", "skipped": "yellow", "not applicable": "bright_black"}
-    width = max((len(check.name) for check in judgement.checks), default=0)
-    room = max(40, _columns())
-    for check in judgement.checks:
-        told = check.found if not check.expected else f"{check.found} (expected {check.expected})"
+    made = [check for check in judgement.checks if check.found != "not reached"]
+    width = max((len(check.name) for check in made), default=0)
+    for check in made:
+        failed = check.outcome.value == "failed"
+        told = (
+            f"{check.found}; expected {check.expected}" if failed and check.expected else check.found or check.expected
+        )
         line = f"{check.name:<{width}}  {told}"
-        click.echo(click.style(f"{check.outcome.value:<14}  ", fg=colours[check.outcome.value]) + line[: room - 16])
+        click.echo(
+            click.style(f"{check.outcome.value:<14}  ", fg=colours[check.outcome.value]) + line[: _columns() - 16]
+        )
+    if len(made) < len(judgement.checks):
+        click.echo(f"{len(judgement.checks) - len(made)} further checks were not reached.")
     notes = [*judgement.notes, *(["revocation was left out: --without-crl"] if without_crl else [])]
+    notes += [f"passed over {path}: {why}" for path, why in reading.passed_over]
     for note in notes:
         click.echo(f"note: {note}")
-    for path, why in reading.passed_over:
-        click.echo(f"note: passed over {path}: {why}")
-    for reason in judgement.reasons:
-        click.echo(f"because: {reason}")
     accepted = judgement.verdict.value == "accepted"
     technology = "" if judgement.appraisal is None else f" ({judgement.appraisal.technology})"
-    click.secho(f"{judgement.verdict.value.upper()}{technology}", fg="green" if accepted else "red", bold=True)
+    click.secho(
+        f"{judgement.verdict.value.upper()}{technology}", fg="green" if accepted else "red", bold=True, nl=False
+    )
+    click.echo("".join(f"{': ' if not index else '; '}{reason}" for index, reason in enumerate(judgement.reasons)))
 
 
 def _columns() -> int:
     import shutil
 
-    return shutil.get_terminal_size((200, 24)).columns if sys.stdout.isatty() else 10_000
+    return max(60, shutil.get_terminal_size().columns) if sys.stdout.isatty() else 10_000
 
 
 def _inputs(file: Path, config: Path | None, reading: "Reading", *, without_crl: bool) -> dict[str, object]:

@@ -1,0 +1,75 @@
+"""How programs end: every family has its code, and errors are told once."""
+
+import click
+import pytest
+
+from enarx.cli import exits
+from enarx.errors import (
+    ConflictError,
+    DeniedError,
+    EnarxError,
+    MalformedError,
+    NotFoundError,
+    RejectedError,
+    UnavailableError,
+    UntrustedError,
+)
+
+
+def ends(raised: BaseException | None, capsys: pytest.CaptureFixture[str], code: int = 0) -> tuple[int, str]:
+    @click.group(cls=exits.Program)
+    def program() -> None:
+        pass
+
+    @program.command()
+    @click.pass_context
+    def act(ctx: click.Context) -> None:
+        if raised is not None:
+            raise raised
+        ctx.exit(code)
+
+    with pytest.raises(SystemExit) as end:
+        program.main(["act"])
+    return int(end.value.code or 0), capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("family", "code"),
+    [
+        (MalformedError, 65),
+        (UntrustedError, 77),
+        (DeniedError, 77),
+        (NotFoundError, 66),
+        (ConflictError, 73),
+        (UnavailableError, 69),
+    ],
+)
+def test_every_family_has_its_code(family: type[EnarxError], code: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """The codes are those of the table, and the message is the error's."""
+    assert ends(family("why"), capsys) == (code, "Error: why\n")
+
+
+def test_all_reasons_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """A rejection tells every rule that was broken."""
+    code, told = ends(RejectedError("a; b", reasons=["a", "b"]), capsys)
+    assert (code, told) == (77, "Error: a; b\n  - a\n  - b\n")
+
+
+def test_causes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
+    """What caused an error stands beneath it."""
+    error = UnavailableError("no answer")
+    error.__cause__ = OSError("connection refused")
+    assert ends(error, capsys)[1] == "Error: no answer\nCaused by:\n  connection refused\n"
+
+
+def test_a_bug_is_told_as_one(capsys: pytest.CaptureFixture[str]) -> None:
+    """What is no error of ours exits with 70 and says where it came from."""
+    code, told = ends(ZeroDivisionError("x"), capsys)
+    assert code == 70
+    assert "test_exits.py" in told
+
+
+def test_usage_and_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    """Wrong usage is 64; a command's own code comes through."""
+    assert ends(click.UsageError("no"), capsys)[0] == 64
+    assert ends(None, capsys, code=7)[0] == 7
