@@ -92,10 +92,10 @@ class Program:
         native = wasmtime.Linker(self._engine)
         native.define_wasi()
         linker = wasmtime.Linker(self._engine)
-        shim = native.instantiate(self._store, wasmtime.Module(self._engine, router.shim(names)))
+        shim = self._instantiate(native, wasmtime.Module(self._engine, router.shim(names)))
         linker.define_instance(self._store, MODULE, shim)
         try:
-            instance = self._guarded(lambda: linker.instantiate(self._store, self._module))
+            instance = self._instantiate(linker, self._module)
         except wasmtime.WasmtimeError as error:
             raise MalformedError(f"{self._what}: {error}".splitlines()[0]) from error
         self._exports = instance.exports(self._store)
@@ -106,7 +106,7 @@ class Program:
         joint.define(self._store, "host", "call", self._host_function(wasi))
         for name in router.natives(names):
             joint.define(self._store, MODULE, name, native.get(self._store, MODULE, name))
-        linked = joint.instantiate(self._store, wasmtime.Module(self._engine, router.router(names)))
+        linked = self._instantiate(joint, wasmtime.Module(self._engine, router.router(names)))
         self._map(wasi, memory, linked.exports(self._store)["own"])
 
     def _imports(self) -> list[str]:
@@ -206,9 +206,15 @@ class Program:
         if isinstance(start, wasmtime.Func) and "_start" not in self._exports:
             self._guarded(lambda: start(self._store))
 
-    def _guarded(self, action: Callable[[], wasmtime.Instance | None]) -> wasmtime.Instance:
+    def _instantiate(self, linker: wasmtime.Linker, module: wasmtime.Module) -> wasmtime.Instance:
+        instances: list[wasmtime.Instance] = []
+        self._guarded(lambda: instances.append(linker.instantiate(self._store, module)))
+        return instances[0]
+
+    def _guarded(self, action: Callable[[], object]) -> None:
+        """Run WebAssembly. Raises what an operation raised, else TrapError or WasmtimeError."""
         try:
-            return action()  # type: ignore[return-value]  # what a function returns is ignored
+            action()
         except (wasmtime.Trap, wasmtime.WasmtimeError) as error:
             failure, self._failure = self._failure, None
             if failure is not None:

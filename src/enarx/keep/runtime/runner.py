@@ -148,6 +148,8 @@ def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> in
         program.link(wasi)
         return program.run()
     except TrapError as trap:
+        if interrupt.number is not None:  # wasmtime's epoch ended it: a trap in form alone
+            return 128 + interrupt.number
         _report(settings.stdio.stderr, f"Error: failed to run main module `{WASM_NAME}`\n\n{trap}\n", waiter)
         return TRAP_EXIT_CODE
     except Interrupted as interrupted:

@@ -59,6 +59,11 @@ class Interrupt:
                 for hook in self._hooks:
                     hook()
 
+    @property
+    def number(self) -> int | None:
+        """The signal that it was, None before."""
+        return self._signal
+
     def attach(self, hook: Callable[[], None]) -> None:
         """Have `hook` called at the interrupt. Raises Interrupted when that has already been."""
         with self._lock:
