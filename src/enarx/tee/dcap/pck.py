@@ -110,16 +110,21 @@ class Pck:
 def read_chain(data: bytes) -> tuple[Certificate, Certificate, Certificate]:
     """The PCK certificate, its CA and the root of a quote's certification data. Raises MalformedError.
 
-    Exactly three blocks of 64-column PEM with line feeds; the last line feed and one NUL after it are
-    optional, for Intel's libraries differ there. Any other byte is refused, so that none is free to change.
+    Exactly three blocks of 64-column PEM; the line feed after each and one NUL at the end are optional, for
+    Intel's libraries differ there. Any other byte is refused, so that none is free to change.
     """
     what = "PCK certificate chain"
     blocks = pem_blocks(data, "CERTIFICATE", what, limit=CHAIN_LENGTH)
     if len(blocks) != CHAIN_LENGTH:
         raise MalformedError(f"{what}: expected {CHAIN_LENGTH} certificates (PCK, CA, root), found {len(blocks)}")
-    text = write_chain(blocks)
-    if data not in {text, text + b"\0", text[:-1], text[:-1] + b"\0"}:
-        raise MalformedError(f"{what}: expected PEM of 64 columns and nothing between the blocks")
+    rest = data
+    for block in blocks:
+        text = pem("CERTIFICATE", block).removesuffix(b"\n")
+        if not rest.startswith(text):
+            raise MalformedError(f"{what}: expected PEM of 64 columns and nothing between the blocks")
+        rest = rest[len(text) :].removeprefix(b"\n")
+    if rest not in {b"", b"\0"}:
+        raise MalformedError(f"{what}: expected nothing after the last block but one NUL")
     leaf, issuer, root = (Certificate.parse(block, what) for block in blocks)
     return leaf, issuer, root
 
