@@ -1,13 +1,18 @@
 """How programs end: the one table from error families to exit codes, and how errors are told (architecture.md, 5).
 
-An error of ours is printed as `Error: …` with the errors that caused it beneath; usage exits with 64; what is no error
-of ours is a bug, exits with 70 and shows where it came from. Nothing is printed twice, and nothing else decides codes.
+An error of ours is printed as `Error: …`, a blank line, and under `Caused by:` the chain of its causes, as the
+originals do (protocol.md, 3); a command that was asked for `--json` gets one JSON object there instead. Usage exits
+with 64, Ctrl-C with 130. What is no error of ours is a bug and exits with 70: its place is told, its text is not, for
+that may hold a secret; ENARX_LOG=debug shows all of it. Everything here goes to standard error.
 """
 
+import json
+import logging
 import os
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import pairwise
 from typing import Any, Final
 
 import click
@@ -26,6 +31,7 @@ from enarx.errors import (
 USAGE: Final = 64
 BUG: Final = 70
 INTERRUPTED: Final = 130
+LOG_VARIABLE: Final = "ENARX_LOG"
 
 CODES: Final[Mapping[type[EnarxError], int]] = {
     MalformedError: 65,
@@ -36,6 +42,15 @@ CODES: Final[Mapping[type[EnarxError], int]] = {
     ConflictError: 73,
     UnavailableError: 69,
 }
+NAMES: Final[Mapping[type[EnarxError], str]] = {
+    MalformedError: "malformed",
+    UntrustedError: "untrusted",
+    RejectedError: "rejected",
+    DeniedError: "denied",
+    NotFoundError: "not-found",
+    ConflictError: "conflict",
+    UnavailableError: "unavailable",
+}
 
 
 def exit_code(error: EnarxError) -> int:
@@ -43,15 +58,30 @@ def exit_code(error: EnarxError) -> int:
     return next((code for family, code in CODES.items() if isinstance(error, family)), BUG)
 
 
+def family_name(error: EnarxError) -> str:
+    """The word that programs know the error's family by."""
+    return next((name for family, name in NAMES.items() if isinstance(error, family)), "error")
+
+
 def tell(error: BaseException) -> str:
     """The error, every reason it carries, and what caused it, a line each."""
     lines = [f"Error: {error}"]
     if isinstance(error, RejectedError) and len(error.reasons) > 1:
         lines += [f"  - {reason}" for reason in error.reasons]
-    causes = [str(cause) or type(cause).__name__ for cause in _causes(error)]
+    causes = list(_causes(error))
     if causes:
-        lines += ["Caused by:", *(f"  {cause}" for cause in causes)]
+        lines += ["", "Caused by:"]
+    if len(causes) == 1:
+        lines.append(f"    {causes[0]}")
+    else:
+        lines += [f"{number:>5}: {cause}" for number, cause in enumerate(causes)]
     return "\n".join(lines)
+
+
+def describe(error: EnarxError) -> dict[str, object]:
+    """The same for programs."""
+    reasons = list(error.reasons) if isinstance(error, RejectedError) else []
+    return _object(family_name(error), str(error), exit_code(error), reasons=reasons, causes=list(_causes(error)))
 
 
 class Program(click.Group):
@@ -67,30 +97,56 @@ class Program(click.Group):
     ) -> Any:  # Any: whatever a command returns
         if not standalone_mode:
             return super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+        given = list(sys.argv[1:] if args is None else args)
+        as_json = "--json" in given[: given.index("--") if "--" in given else None]
         try:
-            code = super().main(args, prog_name, complete_var, standalone_mode=False, **extra)
+            code = super().main(given, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
         except BrokenPipeError:
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has gone; that is no error
             sys.exit(0)
         except click.Abort:
-            click.echo("Aborted.", err=True)
+            _say("Aborted.", _object("interrupted", "Aborted.", INTERRUPTED), as_json=as_json)
             sys.exit(INTERRUPTED)
         except click.ClickException as error:
-            error.show()
+            if as_json:
+                _say("", _object("usage", error.format_message(), USAGE), as_json=True)
+            else:
+                error.show()
             sys.exit(USAGE)
         except EnarxError as error:
-            click.echo(tell(error), err=True)
+            _say(tell(error), describe(error), as_json=as_json)
             sys.exit(exit_code(error))
         except Exception as error:  # noqa: BLE001 - the edge of the house: what is no error of ours is a bug
-            traceback.print_exception(error)
-            click.echo("Error: this is a bug in enarx; please report it with the lines above", err=True)
+            _tell_bug(error, as_json=as_json)
             sys.exit(BUG)
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _causes(error: BaseException) -> Iterator[BaseException]:
-    cause = error.__cause__
-    while cause is not None:
-        yield cause
-        cause = cause.__cause__
+def _tell_bug(error: Exception, *, as_json: bool) -> None:
+    if logging.getLogger("enarx").isEnabledFor(logging.DEBUG) or "debug" in os.environ.get(LOG_VARIABLE, ""):
+        traceback.print_exception(error)
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""  # noqa: PTH119 - a name in a message
+    text = f"this is a bug in enarx: {type(error).__name__}{where}"
+    hint = f"Please report it; {LOG_VARIABLE}=debug shows where it comes from."
+    _say(f"Error: {text}\n{hint}", _object("bug", text, BUG), as_json=as_json)
+
+
+def _say(text: str, members: Mapping[str, object], *, as_json: bool) -> None:
+    click.echo(json.dumps({"error": members}, ensure_ascii=False) if as_json else text, err=True)
+
+
+def _object(family: str, message: str, code: int, **more: Sequence[str]) -> dict[str, object]:
+    return {"family": family, "message": message, "code": code} | {name: value for name, value in more.items() if value}
+
+
+def _causes(error: BaseException) -> Iterator[str]:
+    """What caused the error, one line each; a cause that its effect already quotes is not told twice."""
+    chain = [error]
+    while (cause := chain[-1].__cause__) is not None and cause not in chain:
+        chain.append(cause)
+    for effect, cause in pairwise(chain):
+        text = str(cause) or type(cause).__name__
+        if text not in str(effect):
+            yield text
