@@ -11,11 +11,12 @@ import tomllib
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from enarx.cli.exits import USAGE, Program
+from enarx.cli.serving import Serving
 
 if TYPE_CHECKING:
     from enarx.steward.collateral import Reading
@@ -60,32 +61,37 @@ def main() -> None:
 @click.option("--origin", help="https://HOST[:PORT] as clients know it.")
 @click.option("--dev", is_flag=True, help="Generate a CA, and nothing else: what is accepted still has to be said.")
 @click.option("--behind-proxy", is_flag=True, help="Plain HTTP is fine: a proxy in front ends TLS.")
-@click.option("--ready-fd", type=int, help="Write the port and a newline to this descriptor once listening.")
-@click.option("--write-ca", type=FILE, help="Write the CA's certificate chain (PEM) here once listening.")
-@click.option("--log", "style", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--write-ca", type=FILE, help="Write the CA's certificate chain (PEM) here before listening.")
+@click.option("--ready-fd", type=click.IntRange(0), metavar="FD", help="Write the port here once listening.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--grace-seconds", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
 def serve(
-    config: Path | None, ready_fd: int | None, write_ca: Path | None, style: str, **flags: Any
-) -> None:  # Any: options
+    config: Path | None,
+    write_ca: Path | None,
+    ready_fd: int | None,
+    log_format: Literal["text", "json"],
+    grace_seconds: float,
+    **flags: Any,  # Any: the options that are `Flags`
+) -> None:
     """Serve certificates for evidence."""
     from enarx.steward.config import Config, Flags, load_issuer, load_tls
-    from enarx.steward.runner import run
-    from enarx.web import log
+    from enarx.steward.runner import prepare
 
-    log.configure("json" if style == "json" else "text")
     read = Config.read(config, Flags(**flags))
     issuer = load_issuer(read, datetime.now(UTC), _passphrase())
-    pem = b"".join(certificate.to_pem() for certificate in issuer.chain)
-
-    def ready(port: int) -> None:
-        if write_ca is not None:
-            write_ca.write_bytes(pem)
-        if ready_fd is not None:
-            from enarx.web.server import write_ready
-
-            write_ready(ready_fd, port)
-        click.echo(f"steward: {read.origin_at(port)} issues under {issuer.certificate.common_name}", err=True)
-
-    run(read, issuer, tls=load_tls(read), on_ready=ready)
+    tls = load_tls(read)
+    app, ready = prepare(read, issuer)
+    if write_ca is not None:
+        write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in issuer.chain))
+    serving = Serving(
+        host=read.listen(),
+        port=read.port,
+        ready_fd=ready_fd,
+        log_format=log_format,
+        grace_seconds=grace_seconds,
+        behind_proxy=read.behind_proxy,
+    )
+    serving.run(app, tls, on_ready=ready)
 
 
 @main.command()

@@ -40,6 +40,8 @@ def record(log: AuditLog, authority: Authority, issuance: Issuance, at: datetime
     for index, decision in enumerate(issuance.decisions):
         certificate = issuance.issued[index] if index < len(issuance.issued) else None
         name = None if decision.result is None else authority.profile.spiffe_id(decision.result)
+        facts = decision.to_json()
+        asked = facts.pop("request")
         log.write(
             "decision",
             at,
@@ -47,8 +49,8 @@ def record(log: AuditLog, authority: Authority, issuance: Issuance, at: datetime
             index=index,
             issued=None if certificate is None else _describe(certificate),
             spiffe_id=name,
-            **{key: value for key, value in decision.to_json().items() if key != "request"},
-            asked=decision.to_json()["request"],
+            asked=asked,
+            **facts,
         )
 
 

@@ -167,11 +167,7 @@ def _with_chains(found: Endorsements) -> Endorsements:
     The chain is only a suggestion of who signed: one whose signature does not verify is refused by the verifier.
     """
     parsed = [Certificate.parse(data) for data in found.certificates]
-    signers = [c for c in parsed if not c.is_ca and c.common_name.endswith("TCB Signing")]
-    chains = [
-        (signer.der, *(c.der for c in parsed if c.is_ca and c.self_issued and c.subject == signer.issuer))
-        for signer in signers
-    ]
+    chains = [(c.der,) for c in parsed if not c.is_ca and c.common_name.endswith("TCB Signing")]
 
     def complete(items: Sequence[SignedJson]) -> tuple[SignedJson, ...]:
         given = [item for item in items if item.chain]

@@ -43,6 +43,8 @@ class Issuer:
 
     chain: tuple[Certificate, ...]
     _key: keys.PrivateKey = field(repr=False)
+    _name: x509.Name = field(repr=False)
+    _key_id: x509.AuthorityKeyIdentifier = field(repr=False)
 
     @classmethod
     def of(cls, key: keys.PrivateKey, chain: Sequence[Certificate]) -> Self:
@@ -56,11 +58,12 @@ class Issuer:
             )
         if not own.is_ca or (own.key_usage is not None and KEY_CERT_SIGN not in own.key_usage):
             raise MalformedError("CA: the certificate may not sign certificates (basicConstraints CA, keyCertSign)")
-        if _name(own).public_bytes() != own.subject:
+        loaded = x509.load_der_x509_certificate(own.der)
+        if loaded.subject.public_bytes() != own.subject:
             raise MalformedError("CA: the subject name of the certificate is not in a form that can be issued under")
         for child, parent in pairwise(chain):
             verify_issued(child, parent, "CA")
-        return cls(chain=tuple(chain), _key=key)
+        return cls(chain=tuple(chain), _key=key, _name=loaded.subject, _key_id=_authority_key_id(loaded))
 
     @property
     def certificate(self) -> Certificate:
@@ -76,10 +79,9 @@ class Issuer:
 
     def sign(self, shape: x509.CertificateBuilder) -> Certificate:
         """Issue a certificate of that shape."""
-        own = x509.load_der_x509_certificate(self.certificate.der)
         signed = (
-            shape.issuer_name(own.subject)
-            .add_extension(_authority_key_id(own), critical=False)
+            shape.issuer_name(self._name)
+            .add_extension(self._key_id, critical=False)
             .sign(self._key, keys.hash_of(self._key))
         )
         return Certificate.parse(signed.public_bytes(Encoding.DER))
@@ -88,14 +90,13 @@ class Issuer:
         """The revocation list, DER. Raises MalformedError when the CA certificate does not allow signing one."""
         if not self.may_sign_crls:
             raise MalformedError("CA: the certificate's key usage does not allow signing CRLs")
-        own = x509.load_der_x509_certificate(self.certificate.der)
         builder = (
             x509.CertificateRevocationListBuilder()
-            .issuer_name(own.subject)
+            .issuer_name(self._name)
             .last_update(begin.astimezone(UTC).replace(microsecond=0))
             .next_update(end.astimezone(UTC).replace(microsecond=0))
             .add_extension(x509.CRLNumber(number), critical=False)
-            .add_extension(_authority_key_id(own), critical=False)
+            .add_extension(self._key_id, critical=False)
         )
         for entry in revoked:
             since = entry.since.astimezone(UTC).replace(microsecond=0)
@@ -167,10 +168,6 @@ def _ca_shape(
 
 def _common_name(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
-
-
-def _name(certificate: Certificate) -> x509.Name:
-    return x509.load_der_x509_certificate(certificate.der).subject
 
 
 def _authority_key_id(own: x509.Certificate) -> x509.AuthorityKeyIdentifier:

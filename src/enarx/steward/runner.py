@@ -1,6 +1,8 @@
-"""A configuration put to work: the service around an authority, and the server around that."""
+"""A configuration put to work: the service around an authority, ready for whichever server runs it."""
 
 from collections.abc import Callable
+
+from starlette.applications import Starlette
 
 from enarx.errors import UnavailableError
 from enarx.steward.audit import AuditLog
@@ -9,14 +11,16 @@ from enarx.steward.config import Config, assemble
 from enarx.steward.http import Service, build
 from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
-from enarx.web.server import serve
-from enarx.web.tls import ServerTls
 
 
-def run(config: Config, issuer: Issuer, *, tls: ServerTls | None, on_ready: Callable[[int], None]) -> None:
-    """Serve until told to stop. What can be wrong is found before anybody is answered."""
+def prepare(config: Config, issuer: Issuer) -> tuple[Starlette, Callable[[int], None]]:
+    """The application, and what to call with the port once it listens: only then its origin may be known.
+
+    What can be wrong is found here, before anybody is answered. Raises ConfigError, NotFoundError, MalformedError.
+    """
     ledger = Ledger(config.state)
     ledger.revocations()
+    assemble(config, issuer, config.origin_at(config.port), ledger)
     made: list[Authority] = []
 
     def authority() -> Authority:
@@ -26,12 +30,8 @@ def run(config: Config, issuer: Issuer, *, tls: ServerTls | None, on_ready: Call
 
     def ready(port: int) -> None:
         made.append(assemble(config, issuer, config.origin_at(port), ledger))
-        on_ready(port)
 
-    host = config.listen()
-    if config.port:
-        assemble(config, issuer, config.origin_at(config.port), ledger)
     service = Service(
         authority=authority, ledger=ledger, audit=AuditLog.open(config.audit), crl_lifetime=config.crl_lifetime
     )
-    serve(build(service), host=host, port=config.port, tls=tls, on_ready=ready)
+    return build(service), ready
