@@ -167,7 +167,9 @@ def _with_chains(found: Endorsements) -> Endorsements:
     The chain is only a suggestion of who signed: one whose signature does not verify is refused by the verifier.
     """
     parsed = [Certificate.parse(data) for data in found.certificates]
-    chains = [(c.der,) for c in parsed if not c.is_ca and c.common_name.endswith("TCB Signing")]
+    chains: list[tuple[bytes, ...]] = [
+        (c.der,) for c in parsed if not c.is_ca and c.common_name.endswith("TCB Signing")
+    ]
 
     def complete(items: Sequence[SignedJson]) -> tuple[SignedJson, ...]:
         given = [item for item in items if item.chain]

@@ -1,0 +1,109 @@
+"""Vendors' documents are told by their content, and what is none is passed over."""
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enarx.binary import Writer
+from enarx.errors import MalformedError, NotFoundError
+from enarx.steward import collateral
+from enarx.steward.collateral import Directory, recognise
+from enarx.steward.issuer import development
+from enarx.tee.dcap.simulator import Vendor
+from tests.unit.steward import support
+
+AT = support.AT
+
+
+def test_everything_a_vendor_publishes_is_recognised(tmp_path: Path) -> None:
+    """Lists, signed documents and their signer, each by its content; documents find who signed them."""
+    for name, data in Vendor.create(AT).publish(AT).items():
+        (tmp_path / name).write_bytes(data)
+    (tmp_path / "README.txt").write_text("nothing")
+    (tmp_path / ".hidden").write_text("nothing")
+    reading = collateral.read([tmp_path])
+    assert sorted(document.kind for document in reading.documents) == sorted(
+        ["CRL"] * 3 + ["TCB info"] * 2 + ["QE identity"] * 2 + ["certificate"] * 2
+    )
+    assert [Path(path).name for path, _ in reading.passed_over] == ["README.txt"]
+    assert all(item.chain for item in (*reading.endorsements.tcb_infos, *reading.endorsements.qe_identities))
+
+
+def test_every_writing_of_certificates_is_read() -> None:
+    """PEM with text between, several DER after each other, a SEQUENCE of them, hexadecimal, and AMD's table."""
+    one = development("One", AT).certificate
+    two = development("Two", AT).certificate
+    both = (one.der, two.der)
+    assert recognise(b"words\n" + one.to_pem() + b"more\n" + two.to_pem(), "x")[0].certificates == both
+    assert recognise(one.der + two.der, "x")[0].certificates == both
+    from enarx import der
+
+    assert recognise(der.wrap(0x30, one.der + two.der), "x")[0].certificates == both
+    assert recognise(one.der.hex().encode(), "x")[0].certificates == (one.der,)
+    assert recognise(_table(one.der, two.der), "x")[0].certificates == both
+
+
+def test_a_certificate_table_that_points_outside_is_refused() -> None:
+    """Offsets and lengths are checked before they are used."""
+    table = bytearray(_table(b"\x30\x00"))
+    table[20:24] = (1 << 20).to_bytes(4, "little")
+    with pytest.raises(MalformedError, match="ends behind the table"):
+        recognise(bytes(table), "x")
+
+
+def test_a_binary_file_with_pem_inside_is_no_chain() -> None:
+    """A quote carries its chain among other bytes; it is no endorsement file."""
+    with pytest.raises(MalformedError, match="not a certificate"):
+        recognise(b"\x03\x00\x02\x00" + development("One", AT).certificate.to_pem(), "x")
+
+
+def test_a_directory_is_read_again_when_it_changes(tmp_path: Path) -> None:
+    """What is published counts at once, and what is withdrawn counts no more."""
+    directory = Directory(tmp_path)
+    assert directory.current().certificates == ()
+    file = tmp_path / "one.der"
+    file.write_bytes(development("One", AT).certificate.der)
+    assert len(directory.current().certificates) == 1
+    assert directory.current() is directory.current()
+    file.unlink()
+    assert directory.current().certificates == ()
+
+
+def test_documents_are_added_under_names_that_say_what_they_are(tmp_path: Path) -> None:
+    """`collateral add` copies documents and refuses what is none."""
+    source = tmp_path / "source.pem"
+    source.write_bytes(development("One", AT).certificate.to_pem())
+    ((_, target),) = collateral.add(tmp_path / "pool", [source])
+    assert target.name.startswith("certificate-")
+    assert collateral.read([tmp_path / "pool"]).endorsements.certificates
+    source.write_bytes(b"nothing")
+    with pytest.raises(MalformedError, match=r"source.pem: not a certificate"):
+        collateral.add(tmp_path / "pool", [source])
+
+
+def test_a_path_that_is_not_there_is_not_found(tmp_path: Path) -> None:
+    """Endorsements that were named and are absent are an error, not an empty set."""
+    with pytest.raises(NotFoundError, match="no such file or directory"):
+        collateral.read([tmp_path / "absent"])
+
+
+@given(st.one_of(st.binary(max_size=200), st.binary(max_size=60).map(lambda rest: b'{"tcbInfo":' + rest)))
+def test_any_bytes_are_documents_or_malformed(data: bytes) -> None:
+    """Whatever stands in a file, the answer is documents or MalformedError."""
+    try:
+        _, documents = recognise(data, "x")
+    except MalformedError:
+        return
+    assert isinstance(documents, tuple)
+
+
+def _table(*certificates: bytes) -> bytes:
+    guids = ["63da758de6644564adc5f4b93be8accd", "4ab7b379bbac4fe4a02f05aef327c782"]
+    offset = 24 * (len(certificates) + 1)
+    head, body = Writer(), b""
+    for guid, data in zip(guids, certificates, strict=False):
+        head.put(bytes.fromhex(guid)).uint(offset + len(body), 4).uint(len(data), 4)
+        body += data
+    return head.zeros(24).getvalue() + body
