@@ -80,3 +80,23 @@ def test_the_originals_sgx_requests(
     assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
     code, verdict = verify(capsys, request, "--endorsements", folder, "--config", config)
     assert (code, verdict["verdict"]) == (77, "untrusted")
+
+
+@pytest.mark.skipif("snp" not in KNOWN, reason="snp is not among the technologies that are built in")
+def test_the_originals_snp_request(evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Accepted at its time, also by a policy with the originals' digests and version 2; untrusted today."""
+    folder = evidence / "snp" / "enarx-milan-csr-crl"
+    request = folder / "csr.der"
+    when = "2022-11-01T13:34:46Z"
+    code, verdict = verify(capsys, request, "--at", when)
+    assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
+    config = tmp_path / "steward.toml"
+    measurement = verdict["claims"]["measurement"]
+    config.write_text(f"[snp]\nhash = ['{measurement}']\nminimum_report_version = 2\n")
+    code, verdict = verify(capsys, request, "--at", when, "--config", config)
+    assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
+    config.write_text(f"[snp]\nhash = ['{measurement}']\n")
+    code, verdict = verify(capsys, request, "--at", when, "--config", config)
+    assert (code, verdict["verdict"]) == (77, "rejected")
+    code, verdict = verify(capsys, request)
+    assert (code, verdict["verdict"]) == (77, "untrusted")
