@@ -1,0 +1,55 @@
+# Two commands matter: `make demo` tells the whole story, `make test` proves it. Both set up what they need in .venv.
+# `make help` lists the rest. Dependencies are locked with hashes in requirements/; ranges are in pyproject.toml.
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
+export PYTHONDONTWRITEBYTECODE :=
+
+.PHONY: help demo test check types lint contracts lock clean
+.DEFAULT_GOAL := help
+
+help:  ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
+
+demo: $(VENV)/.run  ## the whole story on this machine, attacks included
+	@$(BIN)/enarx demo
+
+test: check  ## everything that CI runs: contracts, types, lint, and the tests with coverage
+	@$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
+
+check: contracts lint types  ## import contracts, linter, formatter, strict types
+
+contracts: $(VENV)/.dev
+	@$(BIN)/lint-imports --cache-dir .cache/import-linter
+
+lint: $(VENV)/.dev
+	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	@$(BIN)/mypy src tests
+
+lock:  ## resolve the ranges of pyproject.toml anew (needs uv)
+	@for set in run dev; do \
+	  group=$$([ $$set = dev ] && echo "--group dev"); \
+	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
+	    $$group pyproject.toml requirements/build.in --output-file requirements/$$set.txt || exit 1; \
+	done
+
+clean:  ## forget the environment and every cache
+	rm -rf $(VENV) .cache build dist .coverage*
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or newer is needed; set PYTHON=..."; exit 1; }
+	@$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.run: requirements/run.txt pyproject.toml | $(BIN)/python
+	@$(PIP) install --require-hashes -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/python
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@ $(VENV)/.run
