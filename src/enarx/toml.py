@@ -39,6 +39,7 @@ class Table:
     values: Mapping[str, Any]  # Any: what tomllib gives, checked by the accessors below
     _asked: dict[str, None] = field(default_factory=dict)
     _children: list["Table"] = field(default_factory=list)
+    _tables: dict[str, "Table"] = field(default_factory=dict)
 
     def __contains__(self, key: str) -> bool:
         return key in self.values
@@ -117,9 +118,11 @@ class Table:
     # -- tables
 
     def table(self, key: str) -> "Table":
-        """The table of that name, empty when absent."""
+        """The table of that name, empty when absent; the same one however often it is asked for."""
         value = self._value(key, {}, dict, "a table")
-        return self._child(key, value if isinstance(value, dict) else {})
+        if key not in self._tables:
+            self._tables[key] = self._child(key, value if isinstance(value, dict) else {})
+        return self._tables[key]
 
     def tables(self, key: str) -> tuple["Table", ...]:
         """An array of tables, empty when absent."""

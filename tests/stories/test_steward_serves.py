@@ -13,21 +13,23 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
-from enarx.attested.claims import RuntimeClaims
+from enarx.attested.claims import RuntimeClaims, report_data
 from enarx.errors import RejectedError, UntrustedError
 from enarx.pki import crl, csr, keys
-from enarx.pki.certificate import Certificate, certificates_from_pem
+from enarx.pki.certificate import Certificate, Extension, certificates_from_pem
 from enarx.pki.chain import verify_chain
 from enarx.steward import client
+from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from enarx.web.client import Client
 from tests.unit.steward import support
 
 
 @contextmanager
-def serving(config: Path) -> Iterator[int]:
+def serving(config: Path, *options: str) -> Iterator[int]:
     """A Steward in a process of its own; gives the port it listens on."""
     reading, writing = os.pipe()
-    command = [sys.executable, "-c", "from enarx.cli.steward import main; main()", "serve", "--config", str(config)]
+    program = "from enarx.cli.steward import main; main()"
+    command = [sys.executable, "-c", program, "serve", "--config", str(config), *options]
     with (config.parent / "log").open("wb") as log:
         process = subprocess.Popen([*command, "--ready-fd", str(writing)], pass_fds=[writing], stderr=log)
     os.close(writing)
@@ -63,6 +65,40 @@ def server_certificate(folder: Path) -> bytes:
     (folder / "server.key").write_bytes(keys.to_pem(key))
     (folder / "server.key").chmod(0o600)
     return made
+
+
+def test_a_development_steward_needs_a_policy_and_nothing_else(tmp_path: Path) -> None:
+    """`--dev-dir` makes the CA that also vouches for its TLS; simulated vendors and DNS names are policy; the CA stays."""
+    now = datetime.now(UTC)
+    vendor = Vendor.create(now)
+    machine = SgxMachine.create(vendor, now, mr_enclave=bytes(32))
+    (tmp_path / "intel.der").write_bytes(vendor.root.certificate)
+    (tmp_path / "collateral").mkdir()
+    (tmp_path / "collateral" / "qe.json").write_bytes(machine.endorsements.qe_identities[0].body)
+    config = tmp_path / "steward.toml"
+    config.write_text(
+        f"listen = '127.0.0.1:0'\ncollateral = 'collateral'\n[sgx]\nhash = ['{bytes(32).hex()}']\n"
+        "[certificate]\ndns_names = ['localhost']\n"
+        "[unsafe]\naccept_simulated = true\n[unsafe.simulated]\nintel = ['intel.der']\n"
+    )
+    options = ("--dev-dir", str(tmp_path / "dev"), "--write-ca", str(tmp_path / "ca.pem"))
+    key = keys.generate("P-256")
+    with serving(config, *options) as port:
+        trust = (tmp_path / "ca.pem").read_bytes()
+        with Client(f"https://localhost:{port}", ca_pem=trust) as connection:
+            assert connection.get("/ca.pem").body == trust
+            claims = RuntimeClaims(
+                audience=f"https://localhost:{port}", nonce=client.nonce(connection), digests=(support.WORKLOAD,)
+            )
+            evidence = machine.evidence(report_data("sha-256", keys.spki(key), claims.encode()))
+            carried = Extension(oid=evidence.oid, critical=False, value=evidence.body)
+            path = client.attest(connection, csr.build(key, [carried, support.claims_extension(claims)]))
+    leaf = x509.load_der_x509_certificate(path[0])
+    assert leaf.subject.rfc4514_string() == "O=SIMULATED"
+    names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["localhost"]
+    with serving(config, *options) as port, Client(f"https://localhost:{port}", ca_pem=trust) as connection:
+        assert connection.get("/ca.pem").body == trust
 
 
 def test_a_keep_is_certified_refused_and_revoked(tmp_path: Path) -> None:

@@ -59,7 +59,10 @@ def main() -> None:
 @click.option("--san", envvar="STEWARD_SAN", help="One more DNS name in every certificate.")
 @click.option("--config", type=FILE, help="steward.toml: what is accepted.")
 @click.option("--origin", help="https://HOST[:PORT] as clients know it.")
-@click.option("--dev", is_flag=True, help="Generate a CA, and nothing else: what is accepted still has to be said.")
+@click.option(
+    "--dev", is_flag=True, help="Generate a CA, and serve TLS with it; what is accepted is still for --config."
+)
+@click.option("--dev-dir", type=FILE, help="As --dev, but keep the CA in this directory.")
 @click.option("--behind-proxy", is_flag=True, help="Plain HTTP is fine: a proxy in front ends TLS.")
 @click.option("--write-ca", type=FILE, help="Write the CA's certificate chain (PEM) here before listening.")
 @click.option("--ready-fd", type=click.IntRange(0), metavar="FD", help="Write the port here once listening.")
@@ -79,7 +82,7 @@ def serve(
 
     read = Config.read(config, Flags(**flags))
     issuer = load_issuer(read, datetime.now(UTC), _passphrase())
-    tls = load_tls(read)
+    tls = load_tls(read, issuer, datetime.now(UTC))
     app, ready = prepare(read, issuer)
     if write_ca is not None:
         write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in issuer.chain))

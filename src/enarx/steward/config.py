@@ -5,6 +5,7 @@
     listen = "[::]:3000"
     tls_cert = "server.pem"                     # with tls_key; without them plain HTTP on loopback or behind a proxy
     tls_key = "server.key"
+    tls_from_ca = true                          # instead: the CA itself issues Steward's certificate at every start
     crt = "ca.pem"                              # the issuing CA, then what is above it; with key
     key = "ca.key"                              # PKCS#8, never readable by everybody
     collateral = "collateral"                   # directory of vendors' documents
@@ -15,8 +16,9 @@
     crl_lifetime = 3600                         # seconds
 
 and the tables of `enarx.steward.policy`. Paths are relative to the file. A flag counts before the file. The CA is
-loaded (key and crt), or generated (`--host NAME` as the originals, or `--dev`), which changes nothing about what is
-checked: the policy of the file is in force either way, which the originals dropped.
+loaded (key and crt), or generated (`--host NAME` as the originals, or `--dev`, which serves TLS with it as well),
+which changes nothing about what is checked: the policy of the file is in force either way, which the originals
+dropped.
 """
 
 import dataclasses
@@ -43,7 +45,7 @@ from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
 from enarx.steward.nonce import Nonces
 from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, read_policy, simulated_anchor
-from enarx.steward.profile import Profile
+from enarx.steward.profile import SERIAL_BYTES, Profile, server_certificate, validity
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
 from enarx.web.tls import ServerTls
@@ -69,6 +71,7 @@ class Flags:
     san: str | None = None
     origin: str | None = None
     dev: bool = False
+    dev_dir: Path | None = None
     behind_proxy: bool = False
 
 
@@ -88,6 +91,8 @@ class Config:
     crt: Path | None
     key: Path | None
     generate: str | None
+    keep_ca_in: Path | None
+    tls_from_ca: bool
     collateral: Path | None
     state: Path | None
     audit: Path | None
@@ -106,6 +111,7 @@ class Config:
     def parse(cls, text: str | bytes, *, source: str, base: Path, flags: Flags, judging: Judging = SERVING) -> Self:
         """Raises ConfigError with the line and dotted path of what is wrong."""
         document = toml.parse(text, source=source)
+        _require_no_empty(document)
 
         def path(key: str) -> Path | None:
             name = document.string(key, None)
@@ -129,6 +135,8 @@ class Config:
             crt=flags.crt or crt,
             key=flags.key or key,
             generate=None,
+            keep_ca_in=flags.dev_dir,
+            tls_from_ca=document.boolean("tls_from_ca", default=False),
             collateral=path("collateral"),
             state=path("state"),
             audit=path("audit"),
@@ -139,12 +147,22 @@ class Config:
         policy.require_something(document)
         if (config.tls_cert is None) != (config.tls_key is None):
             raise document.error("tls_cert", "tls_cert and tls_key belong together")
-        return dataclasses.replace(config, generate=_generated(config, flags))
+        if config.tls_cert is not None and config.tls_from_ca:
+            raise document.error("tls_from_ca", "expected either this or tls_cert and tls_key")
+        dev = flags.dev or flags.dev_dir is not None
+        own = config.tls_from_ca or (dev and config.tls_cert is None and not flags.behind_proxy)
+        return dataclasses.replace(config, generate=_generated(config, flags), tls_from_ca=own)
+
+    @property
+    def tls(self) -> bool:
+        """Whether Steward serves TLS itself."""
+        return self.tls_cert is not None or self.tls_from_ca
 
     def listen(self) -> str:
         """The address to bind. Raises ConfigError for plain HTTP that others could reach."""
-        addr = self.addr or ("::" if self.tls_cert is not None or self.behind_proxy else "127.0.0.1")
-        if self.tls_cert is None and not self.behind_proxy and not _loopback(addr):
+        outside = (self.tls and self.generate is None) or self.behind_proxy
+        addr = self.addr or ("::" if outside else "127.0.0.1")
+        if not self.tls and not self.behind_proxy and not _loopback(addr):
             raise toml.ConfigError(
                 f"{self.source}: plain HTTP on {addr} would be seen by everybody: "
                 "give tls_cert and tls_key, or say --behind-proxy, or listen on 127.0.0.1"
@@ -159,11 +177,13 @@ class Config:
             raise toml.ConfigError(
                 f'{self.source}: origin: missing, expected the URL clients use: "https://HOST[:PORT]"'
             )
-        return f"{'http' if self.tls_cert is None else 'https'}://localhost:{port}"
+        return f"{'https' if self.tls else 'http'}://localhost:{port}"
 
 
 def load_issuer(config: Config, at: datetime, passphrase: bytes | None = None) -> Issuer:
     """The CA of the configuration, from its files or generated. Raises MalformedError, NotFoundError, UntrustedError."""
+    if config.generate is not None and config.keep_ca_in is not None:
+        return _kept(config.keep_ca_in, config.generate, at)
     if config.generate is not None:
         return ca.development(config.generate, at)
     if config.crt is None or config.key is None:
@@ -175,8 +195,10 @@ def load_issuer(config: Config, at: datetime, passphrase: bytes | None = None) -
     return Issuer.of(key, chain)
 
 
-def load_tls(config: Config) -> ServerTls | None:
+def load_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls | None:
     """Who Steward is to its clients, or None for plain HTTP."""
+    if config.tls_from_ca:
+        return _own_tls(config, issuer, at)
     if config.tls_cert is None or config.tls_key is None:
         return None
     return ServerTls(cert_chain_pem=_read(config.tls_cert, MAX_PEM), key_pem=read_private(config.tls_key))
@@ -236,6 +258,38 @@ def read_anchor(path: Path) -> Certificate:
     return found[0]
 
 
+def _kept(directory: Path, name: str, at: datetime) -> Issuer:
+    """The development CA of a directory, made there once: `ca.pem` and `ca.key`, unencrypted, mode 0600."""
+    crt, key = directory / "ca.pem", directory / "ca.key"
+    if crt.exists():
+        chain = certificates_from_pem(_read(crt, MAX_PEM), str(crt))
+        return Issuer.of(keys.from_pem(read_private(key), str(key)), chain)
+    private = keys.generate("P-256")
+    issuer = ca.development(name, at, private)
+    try:
+        directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+        write_private(key, keys.to_pem(private))
+        crt.write_bytes(issuer.certificate.to_pem())
+    except OSError as error:
+        raise NotFoundError(f"{directory}: {error.strerror or 'cannot be written'}") from error
+    return issuer
+
+
+def _own_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls:
+    """A fresh key and a certificate for the names that clients may use; it attests nothing."""
+    host = urlsplit(config.origin or "").hostname
+    names = [name for name in (host, config.addr) if name and not _unspecified(name)]
+    if all(_loopback(name) for name in names):
+        names += ["localhost", "127.0.0.1", "::1"]
+    key = keys.generate("P-256")
+    _, end = validity(
+        at, lifetime=ca.DEVELOPMENT_LIFETIME, issuer=issuer.certificate, expires=issuer.certificate.not_after
+    )
+    shape = server_certificate(keys.spki(key), names, secrets.token_bytes(SERIAL_BYTES), at, end)
+    chain = (issuer.sign(shape), *issuer.chain)
+    return ServerTls(cert_chain_pem=b"".join(one.to_pem() for one in chain), key_pem=keys.to_pem(key))
+
+
 def _collateral(config: Config) -> Callable[[], Endorsements]:
     return Endorsements if config.collateral is None else Directory(config.collateral).current
 
@@ -247,12 +301,12 @@ def _generated(config: Config, flags: Flags) -> str | None:
     if config.key is not None or config.crt is not None:
         missing = "crt" if config.crt is None else "key"
         raise toml.ConfigError(f"{config.source}: {missing}: missing; key and crt belong together")
-    return flags.host or (DEVELOPMENT_NAME if flags.dev else None)
+    return flags.host or (DEVELOPMENT_NAME if flags.dev or flags.dev_dir is not None else None)
 
 
 def _simulated(document: Table, base: Path) -> tuple[TrustAnchor, ...]:
-    """The roots that `[simulated]` names, by the family of vendors they imitate."""
-    table = document.table("simulated")
+    """The roots that `[unsafe.simulated]` names, by the family of vendors they imitate."""
+    table = document.table("unsafe").table("simulated")
     found = []
     for family in FAMILIES:
         for name in table.strings(family):
@@ -261,6 +315,16 @@ def _simulated(document: Table, base: Path) -> tuple[TrustAnchor, ...]:
             except EnarxError as error:
                 raise table.error(family, str(error)) from error
     return tuple(found)
+
+
+def _require_no_empty(document: Table) -> None:
+    """An empty table says nothing, and whoever wrote it meant something. Raises ConfigError."""
+    for key, value in document.values.items():
+        if value == {}:
+            raise document.error(key, "an empty table; expected something in it, or no table")
+        if isinstance(value, dict):
+            path = f"{document.path}.{key}".removeprefix(".")
+            _require_no_empty(Table(source=document.source, text=document.text, path=path, values=value))
 
 
 def _origin(document: Table, flag: str | None) -> str | None:
@@ -297,6 +361,13 @@ def _listen(document: Table) -> tuple[str | None, int]:
     if not addr or port is None or parts.netloc != text:
         raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}')
     return addr, port
+
+
+def _unspecified(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_unspecified
+    except ValueError:
+        return False
 
 
 def _loopback(host: str) -> bool:

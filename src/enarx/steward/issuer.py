@@ -132,9 +132,9 @@ def intermediate(
     return root.sign(shape)
 
 
-def development(name: str, at: datetime) -> Issuer:
-    """A fresh self-signed CA in memory, as the originals' `--host` makes, with what RFC 5280 asks for."""
-    key = keys.generate("P-256")
+def development(name: str, at: datetime, key: keys.PrivateKey | None = None) -> Issuer:
+    """A self-signed CA in memory, as the originals' `--host` makes, with what RFC 5280 asks for."""
+    key = key or keys.generate("P-256")
     certificate = self_signed(name, key, at, lifetime=DEVELOPMENT_LIFETIME, path_length=0)
     return Issuer.of(key, (certificate,))
 

@@ -1,9 +1,9 @@
 """What a Steward accepts, and what it grants: one table a technology, deny by default, what is unsafe says so.
 
     [snp] [sgx] …       what is acceptable of that technology; one without a table is rejected
-    [simulated]         the roots of simulated vendors, by family: amd = ["…"], intel = ["…"]
     [certificate]       how long certificates live and which DNS names they carry
     [unsafe]            accept_nil, accept_simulated, allow_any_measurement, allow_evaluation_skew
+    [unsafe.simulated]  the roots of simulated vendors, by family: amd = ["…"], intel = ["…"]
 
 This is the one place where anchors are chosen: simulated ones count only when their files are named *and*
 `accept_simulated` is true. A technology's table has to list reference values unless `allow_any_measurement` is true,
@@ -137,14 +137,16 @@ def read_policy(
     extra_names: Sequence[str] = (),
     judging: Judging = SERVING,
 ) -> Policy:
-    """The policy in a document, given the simulated anchors that its `[simulated]` table names. Raises ConfigError."""
+    """The policy in a document, given the simulated anchors that its `[unsafe.simulated]` table names. Raises ConfigError."""
     danger = document.table("unsafe")
     unsafe = _read_unsafe(danger)
+    for family in FAMILIES:
+        danger.table("simulated").strings(family)  # read by who may open files
     danger.end()
     if simulated and not unsafe.accept_simulated:
-        raise document.error("simulated", "simulated vendors count only with [unsafe] accept_simulated = true")
+        raise danger.error("simulated", "simulated vendors count only with [unsafe] accept_simulated = true")
     if unsafe.accept_simulated and not simulated:
-        raise danger.error("accept_simulated", "no root is named: expected [simulated] amd or intel = [FILE]")
+        raise danger.error("accept_simulated", "no root is named: expected [unsafe.simulated] amd or intel = [FILE]")
     leniency = Leniency(without_crl=judging.without_crl, allow_evaluation_skew=unsafe.allow_evaluation_skew)
     judges: dict[str, Judge] = {}
     configured = set()

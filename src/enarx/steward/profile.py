@@ -7,6 +7,8 @@
   validity     never longer than what was granted, the issuer, or the collateral that the claims rest on
   result       the attestation result, never critical
 
+Beside these there is `server_certificate`, for Steward's own TLS and nothing else: no client, and nothing attested.
+
 Evidence is not copied into certificates. The originals copied one extension, the empty KVM one; it said nothing but
 "not attested", which `O=UNATTESTED` and technology `nil` now say, so it is not copied either.
 """
@@ -14,6 +16,7 @@ Evidence is not copied into certificates. The originals copied one extension, th
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
@@ -89,6 +92,26 @@ class Profile:
         return x509.SubjectAlternativeName(names)
 
 
+def server_certificate(
+    spki: bytes, names: Iterable[str], serial: bytes, at: datetime, end: datetime
+) -> x509.CertificateBuilder:
+    """Steward's own certificate: a TLS server of these DNS names and addresses, until `end`."""
+    key = keys.public_from_spki(spki)
+    return (
+        x509.CertificateBuilder()
+        .serial_number(int.from_bytes(serial, "big") | 1 << 120)
+        .subject_name(x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, "Steward")]))
+        .not_valid_before((at - BACKDATE).astimezone(UTC).replace(microsecond=0))
+        .not_valid_after(end)
+        .public_key(key)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(_usage(), critical=True)
+        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
+        .add_extension(x509.SubjectAlternativeName([_name(each) for each in dict.fromkeys(names)]), critical=False)
+    )
+
+
 def validity(at: datetime, *, lifetime: timedelta, issuer: Certificate, expires: datetime) -> tuple[datetime, datetime]:
     """Begin and end, in whole seconds: bounded by the lifetime, the issuer and the collateral.
 
@@ -102,6 +125,13 @@ def validity(at: datetime, *, lifetime: timedelta, issuer: Certificate, expires:
     begin = max(at - BACKDATE, issuer.not_before).astimezone(UTC).replace(microsecond=0)
     end = min(at + lifetime, issuer.not_after, expires).astimezone(UTC).replace(microsecond=0)
     return begin, end
+
+
+def _name(text: str) -> x509.GeneralName:
+    try:
+        return x509.IPAddress(ip_address(text))
+    except ValueError:
+        return x509.DNSName(text)
 
 
 def _subject(result: AttestationResult) -> x509.Name:

@@ -129,7 +129,7 @@ def test_a_policy_is_applied(quote: Path, capsys: pytest.CaptureFixture[str]) ->
     """With a configuration, its measurements count; an error in it is an error of usage."""
     config = quote / "steward.toml"
     args = ["verify", quote / "quote.bin", "--config", config, "--endorsements", quote / "docs", "--at", WHEN]
-    simulated = "[simulated]\nintel = ['root.der']\n[unsafe]\naccept_simulated = true\n"
+    simulated = "[unsafe.simulated]\nintel = ['root.der']\n[unsafe]\naccept_simulated = true\n"
     config.write_text(f"[sgx]\nhash = ['{'ff' * 32}']\n{simulated}")
     run = Run(capsys, *args)
     assert run.code == 77

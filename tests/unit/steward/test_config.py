@@ -42,7 +42,17 @@ def read(text: str, tmp_path: Path, **flags: object) -> Config:
         ("tls_cert = 'x'\n" + NIL, r"steward.toml:1: tls_cert: tls_cert and tls_key belong together"),
         ("key = 'x'\n" + NIL, r"steward.toml: crt: missing; key and crt belong together"),
         (NIL + "accept_simulated = true\n", r"steward.toml:3: unsafe.accept_simulated: no root is named"),
-        (NIL + "[simulated]\namd = ['absent.pem']\n", r"steward.toml:4: simulated.amd: .*absent.pem: No such file"),
+        (
+            NIL + "[unsafe.simulated]\namd = ['absent.pem']\n",
+            r"steward.toml:4: unsafe.simulated.amd: .*absent.pem: No such file",
+        ),
+        (NIL + "[certificate]\n", r"steward.toml:3: certificate: an empty table"),
+        (NIL + "[unsafe.simulated]\n", r"steward.toml:3: unsafe.simulated: an empty table"),
+        (NIL + "[nonsense]\nx = 1\n", r"steward.toml:3: nonsense: unknown key"),
+        (
+            "tls_from_ca = true\ntls_cert = 'x'\ntls_key = 'x'\n" + NIL,
+            r"steward.toml:1: tls_from_ca: expected either this or tls_cert and tls_key",
+        ),
         (NIL + "[certificate]\nlifetime = 10\n", r"steward.toml:4: certificate.lifetime: expected an integer from 60"),
         (
             NIL + "[certificate]\ndns_names = ['A b']\n",
@@ -62,8 +72,8 @@ def test_simulated_roots_need_the_word(tmp_path: Path) -> None:
     root = ca.development("ARK-Simulated", support.AT).certificate
     (tmp_path / "root.pem").write_bytes(root.to_pem())
     with pytest.raises(ConfigError, match="simulated: simulated vendors count only with"):
-        read(NIL + "[simulated]\namd = ['root.pem']\n", tmp_path)
-    config = read(NIL + "accept_simulated = true\n[simulated]\namd = ['root.pem']\n", tmp_path)
+        read(NIL + "[unsafe.simulated]\namd = ['root.pem']\n", tmp_path)
+    config = read(NIL + "accept_simulated = true\n[unsafe.simulated]\namd = ['root.pem']\n", tmp_path)
     (anchor,) = config.policy.anchors
     assert (anchor.family, anchor.simulated, anchor.sha256) == ("amd", True, root.sha256)
 

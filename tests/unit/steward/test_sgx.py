@@ -140,7 +140,7 @@ def test_a_foreign_vendor_is_untrusted(world: World) -> None:
 
 
 def test_a_simulated_vendor_is_untrusted_by_default() -> None:
-    """Without `[simulated]` and `[unsafe]`, only the vendors' own roots count."""
+    """Without `[unsafe.simulated]` and `[unsafe]`, only the vendors' own roots count."""
     world = World.create(f"[sgx]\nhash = ['{MEASUREMENT.hex()}']\n")
     decision = world.refused(world.request())
     assert (decision.verdict, decision.reasons[0].split(":")[0]) == (Verdict.UNTRUSTED, "PCK chain")
