@@ -78,13 +78,14 @@ def _load(context: ssl.SSLContext, identity: TlsIdentity) -> None:
 class TlsStream(Stream):
     """A connection whose bytes are encrypted on the network and plain for the program."""
 
-    __slots__ = ("_ahead", "_closed", "_events", "_over", "_owed", "_read_shut", "_tls", "_write_shut")
+    __slots__ = ("_ahead", "_closed", "_events", "_goodbye", "_over", "_owed", "_read_shut", "_tls", "_write_shut")
 
     def __init__(self, tls: ssl.SSLSocket, waiter: Waiter, flags: int = 0) -> None:
         super().__init__(tls, waiter, flags)
         self._tls = tls
         self._ahead = b""  # read for a peek or a poll, not yet by the program
         self._owed = b""  # at most one record: written for the program, not yet taken by the socket
+        self._goodbye = b""  # of close_notify, what the socket did not take
         self._events = {FD_READ: select.POLLIN}  # by kind, what OpenSSL waits for; POLLOUT where nothing is said
         self._read_shut = self._write_shut = self._closed = False
         self._over = False  # both sides have said goodbye
@@ -130,6 +131,8 @@ class TlsStream(Stream):
         except ssl.SSLWantWriteError:
             self._events[FD_READ] = select.POLLOUT
             return -1
+        except ssl.SSLZeroReturnError:  # both sides have said goodbye, ours first
+            return 0
         except ssl.SSLEOFError:
             raise Refused(Errno.CONNRESET) from None
         except ssl.SSLError:
@@ -195,9 +198,16 @@ class TlsStream(Stream):
     # -- the waiter's side
 
     def owes(self) -> int:
+        if self._goodbye:
+            return select.POLLOUT
         return self.wants(FD_WRITE) if self._owed else 0
 
     def settle(self) -> None:
+        if self._goodbye:
+            self._send_goodbye()
+            if not self._goodbye and self._closed:
+                self._tls.close()
+            return
         try:
             while self._owed:
                 self._owed = self._owed[self._tls.write(self._owed) :]
@@ -212,11 +222,11 @@ class TlsStream(Stream):
         self._events[FD_WRITE] = select.POLLOUT
         if self._write_shut or self._closed:
             self._say_goodbye()
-        if self._closed:
+        if self._closed and not self._goodbye:
             self._tls.close()
 
     def abandon(self) -> None:
-        self._owed = b""
+        self._owed = self._goodbye = b""
         if self._closed:
             self._tls.close()
 
@@ -235,19 +245,45 @@ class TlsStream(Stream):
         if self._closed:
             return
         self._closed = True
-        if self._owed:
+        if not self._owed and not self._write_shut:
+            with contextlib.suppress(OSError, ValueError):
+                self._tls.unwrap()  # what the peer still says is of no interest any more
+        if self._owed or self._goodbye:
             self.waiter.linger(self)
             return
-        if not self._write_shut:
-            self._say_goodbye()
         self.waiter.forgive(self)
         self._tls.close()
 
     def _say_goodbye(self) -> None:
-        """Send close_notify. The peer's own is not waited for: it may still have much to say."""
-        with contextlib.suppress(OSError, ValueError):
-            self._tls.unwrap()
-            self._over = True
+        """Send close_notify, or owe it. The peer's own is not waited for: it may still have much to say.
+
+        Python's `ssl` sends it and at once tries to read the peer's; OpenSSL then loses whatever else it finds. So
+        while that happens the descriptor means a socket on which nothing has arrived.
+        """
+        here, there = socket.socketpair()
+        with here, there:
+            here.setblocking(False)
+            there.setblocking(False)
+            kept = os.dup(self.fd)
+            try:
+                os.dup2(here.fileno(), self.fd, inheritable=False)
+                with contextlib.suppress(OSError, ValueError):
+                    self._tls.unwrap()
+                    self._over = True
+            finally:
+                os.dup2(kept, self.fd, inheritable=False)
+                os.close(kept)
+            with contextlib.suppress(BlockingIOError):
+                self._goodbye = there.recv(RECORD)
+        self._send_goodbye()
+
+    def _send_goodbye(self) -> None:
+        try:
+            self._goodbye = self._goodbye[os.write(self.fd, self._goodbye) :]
+        except BlockingIOError:
+            self.waiter.owe(self)
+        except OSError:
+            self._goodbye = b""
 
     # -- poll
 

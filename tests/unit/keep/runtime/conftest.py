@@ -3,16 +3,19 @@
 import hashlib
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import pytest
 import wasmtime
 
+from enarx.cli.run import self_signed
 from enarx.keep.config import Config
 from enarx.keep.runtime import Interrupt, Listening, Stdio, TlsIdentity, run
 from enarx.keep.workload import Workload
@@ -49,25 +52,61 @@ class Runner(Protocol):
     ) -> Outcome: ...
 
 
+def _cached(source: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> bytes:
+    """What `command` compiles `source` to; it is given the target by replacing '@', and run once for all."""
+    key = hashlib.sha256(source.read_bytes() + repr(command).encode()).hexdigest()[:16]
+    target = ROOT / ".cache" / "guests" / f"{source.stem}-{key}.wasm"
+    if not target.exists():
+        target.parent.mkdir(parents=True, exist_ok=True)
+        fresh = target.with_suffix(f".{os.getpid()}")
+        line = [str(fresh) if part == "@" else part for part in command]
+        subprocess.run([*line, str(source)], check=True, env={**os.environ, **(environment or {})}, timeout=300)
+        fresh.replace(target)
+    return target.read_bytes()
+
+
 @pytest.fixture(scope="session")
 def compile_guest() -> Callable[[str], bytes]:
     """Compile tests/guests/NAME.c; the test is skipped where ziglang is missing."""
     if importlib.util.find_spec("ziglang") is None:
         pytest.skip("ziglang, which compiles the guests, is not installed")
 
-    def compile_one(name: str) -> bytes:
-        source = ROOT / "tests" / "guests" / f"{name}.c"
-        key = hashlib.sha256(source.read_bytes() + repr(FLAGS).encode()).hexdigest()[:16]
-        target = ROOT / ".cache" / "guests" / f"{name}-{key}.wasm"
-        if not target.exists():
-            target.parent.mkdir(parents=True, exist_ok=True)
-            fresh = target.with_suffix(f".{os.getpid()}")
-            command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, "-o", str(fresh), str(source)]
-            subprocess.run(command, check=True)
-            fresh.replace(target)
-        return target.read_bytes()
+    def compile_one(name: str, *flags: str) -> bytes:
+        command = [sys.executable, "-m", "ziglang", "cc", *FLAGS, *flags, "-o", "@"]
+        return _cached(ROOT / "tests" / "guests" / f"{name}.c", command)
 
     return compile_one
+
+
+@pytest.fixture(scope="session")
+def compile_go() -> Callable[[str], bytes]:
+    """Compile tests/guests/go/NAME.go; the test is skipped where there is no Go."""
+    go = shutil.which("go")
+    if go is None:
+        pytest.skip("go, which compiles this guest, is not installed")
+
+    def compile_one(name: str) -> bytes:
+        environment = {"GOOS": "wasip1", "GOARCH": "wasm", "GOFLAGS": "-mod=mod", "GO111MODULE": "off"}
+        return _cached(ROOT / "tests" / "guests" / "go" / f"{name}.go", [go, "build", "-o", "@"], environment)
+
+    return compile_one
+
+
+@pytest.fixture(scope="session")
+def compile_rust() -> Callable[[str], bytes]:
+    """Compile tests/guests/rust/NAME.rs with the first rustc that has a standard library for WASI; else skip."""
+    for rustc in filter(None, (os.environ.get("RUSTC"), shutil.which("rustc"), "/usr/bin/rustc")):
+        for target in ("wasm32-wasip1", "wasm32-wasi"):
+            asked = [rustc, "--print", "target-libdir", "--target", target]
+            try:
+                found = subprocess.run(asked, capture_output=True, text=True, check=False).stdout.strip()
+            except OSError:
+                continue
+            if found and Path(found).is_dir():
+                return lambda name: _cached(
+                    ROOT / "tests" / "guests" / "rust" / f"{name}.rs", [rustc, "-O", "--target", target, "-o", "@"]
+                )
+    pytest.skip("no rustc with a standard library for WASI")
 
 
 @pytest.fixture(scope="session")
@@ -114,6 +153,73 @@ def run_guest() -> Runner:
         return Outcome(code=code, stdout=bytes(out), stderr=bytes(err))
 
     return run_one
+
+
+@dataclass(slots=True, kw_only=True)
+class Running:
+    """A guest in a thread of its own, whose listeners are open."""
+
+    thread: threading.Thread
+    interrupt: Interrupt
+    ports: list[int] = field(default_factory=list)
+    results: list[Outcome | BaseException] = field(default_factory=list)
+
+    def join(self) -> Outcome:
+        """How it ended; raises what it raised."""
+        self.thread.join(60)
+        assert self.results, "the guest did not end"
+        (result,) = self.results
+        if isinstance(result, BaseException):
+            raise result
+        return result
+
+
+class Starter(Protocol):
+    """Starts a module and waits until its listeners are open."""
+
+    def __call__(self, wasm: bytes, *args: str, **options: Any) -> Running: ...  # Any: the options of Runner
+
+
+@pytest.fixture
+def start_guest(run_guest: Runner) -> Iterator[Starter]:
+    """Run a module in a thread; what still runs at the end of the test is interrupted."""
+    started: list[Running] = []
+
+    def start(wasm: bytes, *args: str, **options: Any) -> Running:  # Any: the options of Runner
+        ready = threading.Event()
+
+        def on_ready(listening: Sequence[Listening]) -> None:
+            running.ports.extend(at.port for at in listening)
+            ready.set()
+
+        def work() -> None:
+            try:
+                running.results.append(run_guest(wasm, *args, interrupt=interrupt, on_ready=on_ready, **options))
+            except BaseException as error:  # noqa: BLE001 - raised by join
+                running.results.append(error)
+            finally:
+                ready.set()
+
+        interrupt = Interrupt()
+        running = Running(thread=threading.Thread(target=work, daemon=True), interrupt=interrupt)
+        started.append(running)
+        running.thread.start()
+        assert ready.wait(60)
+        return running
+
+    yield start
+    for running in started:
+        running.interrupt.send(15)
+        running.thread.join(30)
+        assert not running.thread.is_alive()
+        with running.interrupt:
+            pass
+
+
+@pytest.fixture(scope="session")
+def identity() -> TlsIdentity:
+    """A key whose certificate it signed itself."""
+    return self_signed()
 
 
 @pytest.fixture
