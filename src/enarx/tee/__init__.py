@@ -4,6 +4,7 @@ model       the words: Evidence, Endorsements, TrustAnchor, Claims, Checks, Appr
 appraise    parse → verify → bind → accept, in the only order there is
 snp  sgx    one folder a technology: report (bytes), verify (authentic?), policy (acceptable?), simulator, TECHNOLOGY
 dcap        what Intel's technologies share
+documents   what all vendors' documents have in common: lists of CRLs, and the CRL rule
 nil         no TEE, accepted only where configuration says so by name
 
 TECHNOLOGIES is the whole list of what we believe can be judged: one line each, and nothing registers itself.

@@ -10,34 +10,20 @@ believed. The URLs beside the CRLs are passed over: lists are found by their iss
 """
 
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Final, Self
 
 from enarx import der
 from enarx.errors import MalformedError
 from enarx.pki.certificate import Certificate
-from enarx.pki.crl import Crl
 from enarx.tee.dcap import collateral
 from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.pck import EXTENSION, Pck, read_chain, read_pck
 from enarx.tee.dcap.quote import Quote
+from enarx.tee.documents import CrlList, element, put_crls, read_certificate, take_crls
 from enarx.tee.model import Endorsements, SignedJson
 
 MAX_EVIDENCE: Final = 1024 * 1024  # bytes; the originals' have about 14,000
-MAX_CRLS: Final = 16  # a machine needs two; the originals send all three that Intel publishes
 MAX_CERTIFICATES: Final = 4  # beside a document: its signer and the root
-_REMEMBERED_CRL: Final = 64 * 1024  # bytes; larger lists are read anew, to bound what is kept
-
-
-@der.sequence
-class _CrlEntry:
-    url: str
-    crl: der.TLV
-
-
-@der.sequence
-class _CrlList:
-    crls: list[_CrlEntry]
 
 
 @der.sequence
@@ -49,7 +35,7 @@ class _TcbPackage:
 @der.sequence
 class _Evidence:
     quote: bytes
-    crl: _CrlList
+    crl: CrlList
     tcb: _TcbPackage | None
     qe: _TcbPackage | None
 
@@ -93,11 +79,7 @@ class Bundle:
         if len(data) > MAX_EVIDENCE:
             raise MalformedError(f"{what}: expected at most {MAX_EVIDENCE} bytes, found {len(data)}")
         parsed = der.decode(_Evidence, data, what)
-        crls = tuple(der.raw(entry.crl) for entry in parsed.crl.crls)
-        if len(crls) > MAX_CRLS:
-            raise MalformedError(f"{what}: expected at most {MAX_CRLS} CRLs, found {len(crls)}")
-        for crl in crls:
-            read_crl(crl)
+        crls = take_crls(parsed.crl, what)
         tcb_infos, qe_identities = _package(parsed.tcb, what), _package(parsed.qe, what)
         for document in tcb_infos:
             collateral.read_tcb_info(document.body)
@@ -111,31 +93,14 @@ class Bundle:
 
     def encode(self) -> bytes:
         """The DER form. URLs are not kept by `parse` and are written empty."""
-        entries = [_CrlEntry(url="", crl=_tlv(crl)) for crl in self.endorsements.crls]
         return der.encode(
             _Evidence(
                 quote=self.quote,
-                crl=_CrlList(crls=entries),
+                crl=put_crls(self.endorsements.crls),
                 tcb=_unpackage(self.endorsements.tcb_infos),
                 qe=_unpackage(self.endorsements.qe_identities),
             )
         )
-
-
-def read_crl(data: bytes) -> Crl:
-    """As `Crl.parse`, remembered when it is small. Raises MalformedError."""
-    return _remembered_crl(data) if len(data) <= _REMEMBERED_CRL else Crl.parse(data)
-
-
-@lru_cache(maxsize=64)
-def _remembered_crl(data: bytes) -> Crl:
-    return Crl.parse(data)
-
-
-@lru_cache(maxsize=256)
-def read_certificate(data: bytes) -> Certificate:
-    """As `Certificate.parse`, remembered. Raises MalformedError."""
-    return Certificate.parse(data)
 
 
 def _package(package: _TcbPackage | None, what: str) -> tuple[SignedJson, ...]:
@@ -152,8 +117,4 @@ def _package(package: _TcbPackage | None, what: str) -> tuple[SignedJson, ...]:
 def _unpackage(documents: tuple[SignedJson, ...]) -> _TcbPackage | None:
     if not documents:
         return None
-    return _TcbPackage(crts=[_tlv(certificate) for certificate in documents[0].chain], report=documents[0].body)
-
-
-def _tlv(data: bytes) -> der.TLV:
-    return der.decode(der.TLV, data, "DER element")
+    return _TcbPackage(crts=[element(certificate) for certificate in documents[0].chain], report=documents[0].body)

@@ -34,7 +34,6 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.pki.chain import ECDSA_SHA256, verify_chain, verify_document, verify_issued
-from enarx.pki.crl import Crl, current_for
 from enarx.tee.dcap import pck, tcb
 from enarx.tee.dcap.collateral import (
     Document,
@@ -44,7 +43,8 @@ from enarx.tee.dcap.collateral import (
     read_qe_identity,
     read_tcb_info,
 )
-from enarx.tee.dcap.quoted import Quoted, read_certificate, read_crl
+from enarx.tee.dcap.quoted import Quoted
+from enarx.tee.documents import read_certificate, require_unrevoked
 from enarx.tee.model import Checks, Claims, Endorsements, Gate, Leniency, R, SignedJson, TrustAnchor
 
 QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # Intel's Quoting Enclave, quote header
@@ -192,9 +192,9 @@ def authenticate(
     signers = {signer.der: signer for signer in (info_signer, identity_signer)}.values()
     ends += [signer.not_after for signer in signers]
     below_root = [("revocation.pck_ca", issuer), *(("revocation.tcb_signer", signer) for signer in signers)]
-    ends += _require_unrevoked("crl.root", root, below_root, endorsements, at, leniency, checks)
+    ends += require_unrevoked("crl.root", root, below_root, endorsements, at, leniency, checks)
     below_ca = [("revocation.pck", leaf)]
-    ends += _require_unrevoked("crl.pck_ca", issuer, below_ca, endorsements, at, leniency, checks)
+    ends += require_unrevoked("crl.pck_ca", issuer, below_ca, endorsements, at, leniency, checks)
 
     # 10  X3
     with checks.step("qe_report.signature", expected="signed by the PCK"):
@@ -425,65 +425,6 @@ def _require_evaluation(info: TcbInfo, identity: QeIdentity, leniency: Leniency,
         found=found,
         expected=f"tcbEvaluationDataNumber {leniency.minimum_evaluation} or higher",
     )
-
-
-# -- revocation
-
-
-def _require_unrevoked(
-    name: str,
-    issuer: Certificate,
-    subjects: Sequence[tuple[str, Certificate]],
-    endorsements: Endorsements,
-    at: datetime,
-    leniency: Leniency,
-    checks: Checks,
-) -> list[datetime]:
-    """A current CRL of `issuer` names none of `subjects`; returns when it ends.
-
-    Leniency may do without a current one. A list of the issuer's that has ended still revokes what it names.
-    """
-    pool = [crl for crl in _readable_crls(endorsements) if crl.issuer == issuer.subject]
-    ends = []
-    try:
-        crl, end = current_for(issuer, pool, at, "CRL")
-    except UntrustedError as error:
-        if not leniency.without_crl:
-            checks.check(name, ok=False, found=str(error), expected=f"a current CRL of {issuer.common_name}")
-        checks.skip(name, f"{error}; allowed here")
-        lists = [crl for crl in pool if _is_signed(crl, issuer)]
-    else:
-        found = f"number {crl.number}, {crl.this_update:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}"
-        checks.check(name, ok=True, found=found, expected=f"a current CRL of {issuer.common_name}")
-        ends, lists = [end], [crl]
-    for check, subject in subjects:
-        serial = f"{subject.common_name} serial 0x{subject.serial:x}"
-        if not lists:
-            checks.skip(check, f"{serial}: no CRL to look into; allowed here")
-            continue
-        revoked = any(subject.serial in each.revoked for each in lists)
-        checks.check(
-            check, not revoked, found=f"{serial} {'is' if revoked else 'is not'} revoked", expected="not revoked"
-        )
-    return ends
-
-
-def _readable_crls(endorsements: Endorsements) -> list[Crl]:
-    found = []
-    for data in endorsements.crls:
-        try:
-            found.append(read_crl(data))
-        except MalformedError:
-            continue  # a pool may hold others' rubbish
-    return found
-
-
-def _is_signed(crl: Crl, issuer: Certificate) -> bool:
-    try:
-        verify_document(issuer.spki, crl.algorithm, crl.signature, crl.tbs, "CRL")
-    except UntrustedError:
-        return False  # only ever used to find one more reason to refuse
-    return True
 
 
 # -- signatures

@@ -1,0 +1,125 @@
+"""What the vendors' documents have in common: lists of CRLs as evidence carries them, and the CRL rule.
+
+    CrlList ::= SEQUENCE { crls SEQUENCE OF SEQUENCE { url UTF8String, crl CertificateList } }
+(protocol.md 1.7). The URLs are passed over: lists are found by their issuer. The rule (flow.md, 3): every certificate
+of a CA that publishes a CRL needs one that is current and signed by that issuer. What was read is remembered, bounded;
+whether it counts is asked anew each time.
+"""
+
+from collections.abc import Sequence
+from datetime import datetime
+from functools import lru_cache
+from typing import Final
+
+from enarx import der
+from enarx.errors import MalformedError, UntrustedError
+from enarx.pki.certificate import Certificate
+from enarx.pki.chain import verify_document
+from enarx.pki.crl import Crl, current_for
+from enarx.tee.model import Checks, Endorsements, Leniency
+
+MAX_CRLS: Final = 16  # a machine needs one or two; the originals send all that their vendor publishes
+_REMEMBERED_CRL: Final = 64 * 1024  # bytes; larger lists are read anew, to bound what is kept
+
+
+@der.sequence
+class CrlEntry:
+    url: str
+    crl: der.TLV
+
+
+@der.sequence
+class CrlList:
+    crls: list[CrlEntry]
+
+
+def take_crls(entries: CrlList, what: str) -> tuple[bytes, ...]:
+    """The lists (DER), each read once to know that it can be. Raises MalformedError."""
+    crls = tuple(der.raw(entry.crl) for entry in entries.crls)
+    if len(crls) > MAX_CRLS:
+        raise MalformedError(f"{what}: expected at most {MAX_CRLS} CRLs, found {len(crls)}")
+    for crl in crls:
+        read_crl(crl)
+    return crls
+
+
+def put_crls(crls: Sequence[bytes]) -> CrlList:
+    """The inverse of `take_crls`, with empty URLs."""
+    return CrlList(crls=[CrlEntry(url="", crl=element(crl)) for crl in crls])
+
+
+def element(data: bytes) -> der.TLV:
+    """One DER element, to stand inside another."""
+    return der.decode(der.TLV, data, "DER element")
+
+
+def read_crl(data: bytes) -> Crl:
+    """As `Crl.parse`, remembered when it is small. Raises MalformedError."""
+    return _remembered_crl(data) if len(data) <= _REMEMBERED_CRL else Crl.parse(data)
+
+
+@lru_cache(maxsize=64)
+def _remembered_crl(data: bytes) -> Crl:
+    return Crl.parse(data)
+
+
+@lru_cache(maxsize=256)
+def read_certificate(data: bytes) -> Certificate:
+    """As `Certificate.parse`, remembered. Raises MalformedError."""
+    return Certificate.parse(data)
+
+
+def require_unrevoked(
+    name: str,
+    issuer: Certificate,
+    subjects: Sequence[tuple[str, Certificate]],
+    endorsements: Endorsements,
+    at: datetime,
+    leniency: Leniency,
+    checks: Checks,
+) -> list[datetime]:
+    """A current CRL of `issuer` names none of `subjects`; returns when it ends.
+
+    Leniency may do without a current one. A list of the issuer's that has ended still revokes what it names.
+    """
+    pool = [crl for crl in _readable_crls(endorsements) if crl.issuer == issuer.subject]
+    ends = []
+    try:
+        crl, end = current_for(issuer, pool, at, "CRL")
+    except UntrustedError as error:
+        if not leniency.without_crl:
+            checks.check(name, ok=False, found=str(error), expected=f"a current CRL of {issuer.common_name}")
+        checks.skip(name, f"{error}; allowed here")
+        lists = [crl for crl in pool if _is_signed(crl, issuer)]
+    else:
+        found = f"number {crl.number}, {crl.this_update:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}"
+        checks.check(name, ok=True, found=found, expected=f"a current CRL of {issuer.common_name}")
+        ends, lists = [end], [crl]
+    for check, subject in subjects:
+        serial = f"{subject.common_name} serial 0x{subject.serial:x}"
+        if not lists:
+            checks.skip(check, f"{serial}: no CRL to look into; allowed here")
+            continue
+        revoked = any(subject.serial in each.revoked for each in lists)
+        checks.check(
+            check, not revoked, found=f"{serial} {'is' if revoked else 'is not'} revoked", expected="not revoked"
+        )
+    return ends
+
+
+def _readable_crls(endorsements: Endorsements) -> list[Crl]:
+    found = []
+    for data in endorsements.crls:
+        try:
+            found.append(read_crl(data))
+        except MalformedError:
+            continue  # a pool may hold others' rubbish
+    return found
+
+
+def _is_signed(crl: Crl, issuer: Certificate) -> bool:
+    try:
+        verify_document(issuer.spki, crl.algorithm, crl.signature, crl.tbs, "CRL")
+    except UntrustedError:
+        return False  # only ever used to find one more reason to refuse
+    return True
