@@ -24,7 +24,7 @@ from enarx.digest import Digest
 from enarx.errors import MalformedError
 from enarx.tee import TECHNOLOGIES, nil
 from enarx.tee.appraise import Judge, judge
-from enarx.tee.model import Checks, Claims, Leniency, Technology, TrustAnchor
+from enarx.tee.model import Checks, Claims, Family, Leniency, Technology, TrustAnchor
 from enarx.toml import Table
 
 NonceRule = Literal["claims", "always", "optional"]
@@ -32,7 +32,7 @@ NonceRule = Literal["claims", "always", "optional"]
 DEFAULT_LIFETIME: Final = timedelta(hours=8)
 LONGEST_LIFETIME: Final = timedelta(days=28)  # what the originals gave everybody
 REFERENCE_VALUES: Final = ("hash", "signer", "id_key_digest")  # keys that say what may run, not where or how new
-FAMILIES: Final = ("amd", "intel")
+FAMILIES: Final[Mapping[str, Family]] = {"amd": "amd", "intel": "intel", "aws": "aws"}  # whom a simulator may imitate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -113,7 +113,7 @@ def simulated_anchor(family: str, certificate: bytes) -> TrustAnchor:
     if family not in FAMILIES:
         raise MalformedError(f"simulated anchor: expected one of {', '.join(FAMILIES)}, found {family!r}")
     return TrustAnchor(
-        family="amd" if family == "amd" else "intel",
+        family=FAMILIES[family],
         sha256=hashlib.sha256(certificate).digest(),
         certificate=certificate,
         simulated=True,
@@ -124,9 +124,9 @@ def simulated_anchor(family: str, certificate: bytes) -> TrustAnchor:
 def argument_anchors(certificate: bytes) -> tuple[TrustAnchor, ...]:
     """A root (DER) that was named on a command line, believed for whichever vendor's evidence leads to it."""
     pin = hashlib.sha256(certificate).digest()
-    return (
-        TrustAnchor(family="amd", sha256=pin, certificate=certificate, origin="argument"),
-        TrustAnchor(family="intel", sha256=pin, certificate=certificate, origin="argument"),
+    return tuple(
+        TrustAnchor(family=family, sha256=pin, certificate=certificate, origin="argument")
+        for family in FAMILIES.values()
     )
 
 

@@ -49,6 +49,7 @@ class Verdict(StrEnum):
 
 
 Gate = Literal["malformed", "untrusted", "rejected"]
+Family = Literal["amd", "intel", "aws", "arm", "nil"]  # who vouches: the vendor whose root is the anchor
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,7 +94,7 @@ class TrustAnchor:
     hang under it; None means any that it signed. `simulated` follows the claims into the certificate.
     """
 
-    family: Literal["amd", "intel", "nil"]
+    family: Family
     sha256: bytes
     certificate: bytes | None = None
     intermediates: frozenset[bytes] | None = None
@@ -285,7 +286,7 @@ class Technology(Generic[R, P]):
 
     name: str
     title: str
-    family: Literal["amd", "intel", "nil"]
+    family: Family
     oids: frozenset[str]
     binding_hash: HashName
     key_curve: Literal["P-256", "P-384"]
