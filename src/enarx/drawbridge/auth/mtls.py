@@ -1,0 +1,148 @@
+"""Client certificates to Keeps: which Stewards are trusted, and what they took back (flow.md, 4 and 5; RFC 9440).
+
+TLS has checked that the peer holds the key; `enarx.attested.relying` judges the rest. A certificate without an
+attestation result is nobody in particular, whoever issued it: it opens nothing private, and is no error.
+
+Revocation lists come from the URL that the configuration names for each Steward, never from a certificate. They are
+fetched again every `REFRESH` seconds, kept until their nextUpdate when that fails, and counted only while they are
+current: a certificate whose issuer publishes lists, of which none is, is answered "unavailable".
+"""
+
+import base64
+import binascii
+import ipaddress
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from threading import Lock
+from typing import Final
+
+from enarx.attested.relying import MAX_CHAIN, Expectation, Peer, judge_peer
+from enarx.attested.result import AttestationResult
+from enarx.drawbridge.auth.fetch import Fetch
+from enarx.errors import MalformedError, UnavailableError
+from enarx.pki.certificate import Certificate
+from enarx.pki.crl import MAX_CRL, Crl
+
+REFRESH: Final = 60.0  # seconds: how late a revocation may be known where a Steward answers
+RETRY: Final = 5.0  # seconds between two attempts while none is current
+MAX_HEADER: Final = 64 * 1024  # characters of a certificate in a proxy's header
+
+Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+# What a Keep is, is the release policy's business; here only that a trusted Steward vouches for it.
+ANY_KEEP: Final = Expectation(accept_simulated=True, accept_nil=True, accept_debug=True)
+
+
+class CrlSource:
+    """The revocation list of one Steward. `fetch` gets it as DER; None: it publishes none that we know of."""
+
+    def __init__(
+        self, name: str, fetch: Callable[[], bytes] | None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._name = name
+        self._fetch = fetch
+        self._clock = clock
+        self._lock = Lock()
+        self._tried: float | None = None
+        self._kept: tuple[Crl, ...] = ()
+
+    def lists(self, at: datetime) -> Sequence[Crl]:
+        """What is known, fetched anew where that is due. Never raises: a missing list is noticed by who needs it."""
+        with self._lock:
+            current = any(crl.next_update is not None and at < crl.next_update for crl in self._kept)
+            wait = REFRESH if current else RETRY
+            if self._fetch is not None and (self._tried is None or self._clock() - self._tried >= wait):
+                self._tried = self._clock()
+                self._renew(self._fetch)
+            return self._kept
+
+    def _renew(self, fetch: Callable[[], bytes]) -> None:
+        """The former list stays beside a new one: which of them counts is judged by signature, number and date."""
+        try:
+            found = Crl.parse(fetch(), f"CRL of {self._name}")
+        except (UnavailableError, MalformedError):
+            return
+        kept = [crl for crl in self._kept if crl.issuer != found.issuer or (crl.number or 0) > (found.number or 0)]
+        self._kept = (*kept[-3:], found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Keeps:
+    """Judges certificates. `anchors` are the CAs of the Stewards that are trusted."""
+
+    anchors: Sequence[Certificate]
+    sources: Sequence[CrlSource] = ()
+
+    def judge(self, chain: Sequence[bytes], at: datetime) -> Peer | None:
+        """Who showed this chain: a Keep, or None for a certificate without an attestation result.
+
+        Raises MalformedError, UntrustedError, and UnavailableError when revocation can not be judged now.
+        """
+        if not chain:
+            return None
+        leaf = Certificate.parse(chain[0], "client certificate")
+        if AttestationResult.from_certificate(leaf) is None:
+            return None
+        crls = [crl for source in self.sources for crl in source.lists(at)]
+        return judge_peer(chain, self.anchors, ANY_KEEP, at, side="client", crls=crls)
+
+    def refresh(self, at: datetime) -> None:
+        """Fetch what is due, so that no request has to wait for it."""
+        for source in self.sources:
+            source.lists(at)
+
+
+def crl_fetch(url: str, fetch: Fetch) -> Callable[[], bytes]:
+    """From a Steward's `GET /crl`."""
+
+    def get() -> bytes:
+        return fetch(url, headers={"Accept": "application/pkix-crl"}, limit=MAX_CRL).body
+
+    return get
+
+
+def forwarded_chain(
+    headers: Iterable[tuple[bytes, bytes]], client: str | None, proxies: Sequence[Network]
+) -> tuple[bytes, ...]:
+    """The certificates that a trusted proxy was shown (RFC 9440), leaf first; empty from everybody else.
+
+    Raises MalformedError for a header that can not be read.
+    """
+    if client is None or not _within(client, proxies):
+        return ()
+    found: Mapping[bytes, list[bytes]] = {b"client-cert": [], b"client-cert-chain": []}
+    for name, value in headers:
+        if name in found:
+            found[name].append(value)
+    leaves, above = found[b"client-cert"], b",".join(found[b"client-cert-chain"])
+    if not leaves:
+        return ()
+    if len(leaves) > 1:
+        raise MalformedError("Client-Cert: expected once")
+    parts = [leaves[0], *(part for part in above.split(b",") if part.strip())]
+    if len(parts) > MAX_CHAIN:
+        raise MalformedError(f"Client-Cert-Chain: expected at most {MAX_CHAIN - 1} certificates")
+    return tuple(_byte_sequence(part) for part in parts)
+
+
+def _within(client: str, proxies: Sequence[Network]) -> bool:
+    try:
+        address = ipaddress.ip_address(client)
+    except ValueError:
+        return False
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return any(address.version == network.version and address in network for network in proxies)
+
+
+def _byte_sequence(item: bytes) -> bytes:
+    """A byte sequence of RFC 8941, 3.3.5."""
+    text = item.strip()
+    if not (2 < len(text) <= MAX_HEADER and text.startswith(b":") and text.endswith(b":")):
+        raise MalformedError("Client-Cert: expected :BASE64:")
+    try:
+        return base64.b64decode(text[1:-1], validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise MalformedError("Client-Cert: expected :BASE64:") from error
