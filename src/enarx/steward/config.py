@@ -23,10 +23,8 @@ dropped.
 
 import dataclasses
 import ipaddress
-import os
 import re
 import secrets
-import stat
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -48,12 +46,12 @@ from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, read_policy
 from enarx.steward.profile import SERIAL_BYTES, Profile, server_certificate, validity
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
+from enarx.web.files import MAX_PEM, read_file, read_private, write_private
 from enarx.web.tls import ServerTls
 
 DEFAULT_PORT: Final = 3000
 DEFAULT_CRL_LIFETIME: Final = timedelta(hours=1)
 DEVELOPMENT_NAME: Final = "Steward (development)"
-MAX_PEM: Final = 256 * 1024  # bytes
 MIN_NONCE_KEY: Final = 32  # bytes
 
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")  # SPIFFE-ID, 2.1
@@ -102,7 +100,7 @@ class Config:
     @classmethod
     def read(cls, path: Path | None, flags: Flags, judging: Judging = SERVING) -> Self:
         """Read the file, or nothing. Raises ConfigError, NotFoundError."""
-        text = b"" if path is None else _read(path, toml.MAX_DOCUMENT)
+        text = b"" if path is None else read_file(path, toml.MAX_DOCUMENT)
         source = "the configuration (no --config was given)" if path is None else str(path)
         base = Path() if path is None else path.parent
         return cls.parse(text, source=source, base=base, flags=flags, judging=judging)
@@ -190,7 +188,7 @@ def load_issuer(config: Config, at: datetime, passphrase: bytes | None = None) -
         raise toml.ConfigError(
             f"{config.source}: no CA: give key and crt, or --host NAME or --dev to generate one for development"
         )
-    chain = certificates_from_pem(_read(config.crt, MAX_PEM), str(config.crt))
+    chain = certificates_from_pem(read_file(config.crt, MAX_PEM), str(config.crt))
     key = keys.from_pem(read_private(config.key), str(config.key), passphrase)
     return Issuer.of(key, chain)
 
@@ -201,7 +199,7 @@ def load_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls | None:
         return _own_tls(config, issuer, at)
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return ServerTls(cert_chain_pem=_read(config.tls_cert, MAX_PEM), key_pem=read_private(config.tls_key))
+    return ServerTls(cert_chain_pem=read_file(config.tls_cert, MAX_PEM), key_pem=read_private(config.tls_key))
 
 
 def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Authority:
@@ -225,31 +223,9 @@ def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Aut
     )
 
 
-def read_private(path: Path) -> bytes:
-    """A file that holds a secret. Raises MalformedError when everybody may read or change it."""
-    try:
-        with path.open("rb") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-            if mode & 0o007:
-                raise MalformedError(f"{path}: everybody may read or change it (mode {mode:04o}); chmod 600 {path}")
-            return file.read(MAX_PEM)
-    except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
-
-
-def write_private(path: Path, data: bytes) -> None:
-    """A new file that only its owner may read. Raises NotFoundError when it cannot be made or is there already."""
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-
-
 def read_anchor(path: Path) -> Certificate:
     """One certificate in a file, PEM or DER. Raises MalformedError, NotFoundError."""
-    data = _read(path, MAX_PEM)
+    data = read_file(path, MAX_PEM)
     if not data.startswith(b"-----BEGIN"):
         return Certificate.parse(data, str(path))
     found = certificates_from_pem(data, str(path))
@@ -262,7 +238,7 @@ def _kept(directory: Path, name: str, at: datetime) -> Issuer:
     """The development CA of a directory, made there once: `ca.pem` and `ca.key`, unencrypted, mode 0600."""
     crt, key = directory / "ca.pem", directory / "ca.key"
     if crt.exists():
-        chain = certificates_from_pem(_read(crt, MAX_PEM), str(crt))
+        chain = certificates_from_pem(read_file(crt, MAX_PEM), str(crt))
         return Issuer.of(keys.from_pem(read_private(key), str(key)), chain)
     private = keys.generate("P-256")
     issuer = ca.development(name, at, private)
@@ -377,14 +353,3 @@ def _loopback(host: str) -> bool:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
-
-
-def _read(path: Path, limit: int) -> bytes:
-    try:
-        with path.open("rb") as file:
-            data = file.read(limit + 1)
-    except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
-    if len(data) > limit:
-        raise MalformedError(f"{path}: larger than {limit} bytes")
-    return data

@@ -16,8 +16,8 @@ from typing import Final
 from enarx.errors import ConflictError, NotFoundError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate, certificates_from_pem
-from enarx.steward.config import read_private, write_private
 from enarx.steward.issuer import ROOT_LIFETIME, Issuer, intermediate, self_signed
+from enarx.web.files import read_private, write_private
 
 FILES: Final = ("root.pem", "root.key", "ca.pem", "ca.key")
 

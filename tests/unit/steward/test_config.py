@@ -7,12 +7,12 @@ import pytest
 
 from enarx.errors import MalformedError, NotFoundError
 from enarx.pki import keys
-from enarx.steward import config as module
 from enarx.steward import issuer as ca
 from enarx.steward.config import Config, Flags, assemble, load_issuer
 from enarx.steward.explain import explain
 from enarx.steward.ledger import Ledger
 from enarx.toml import ConfigError
+from enarx.web.files import write_private
 from tests.unit.steward import support
 
 NIL = support.ACCEPT_NIL
@@ -115,7 +115,7 @@ def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
     """The originals did not look."""
     certificate = ca.development("Steward", support.AT).certificate
     (tmp_path / "ca.pem").write_bytes(certificate.to_pem())
-    module.write_private(tmp_path / "ca.key", keys.to_pem(keys.generate("P-256")))
+    write_private(tmp_path / "ca.key", keys.to_pem(keys.generate("P-256")))
     with pytest.raises(MalformedError, match="CA: the key does not belong to the certificate Steward"):
         load_issuer(read("crt = 'ca.pem'\nkey = 'ca.key'\n" + NIL, tmp_path), support.AT)
 

@@ -1,0 +1,44 @@
+"""Files that an operator names: read whole within a limit, and kept from others when they hold a secret."""
+
+import os
+import stat
+from pathlib import Path
+from typing import Final
+
+from enarx.errors import MalformedError, NotFoundError
+
+MAX_PEM: Final = 256 * 1024  # bytes
+
+
+def read_file(path: Path, limit: int = MAX_PEM) -> bytes:
+    """All of a file. Raises NotFoundError, and MalformedError when it is larger than `limit` bytes."""
+    try:
+        with path.open("rb") as file:
+            data = file.read(limit + 1)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
+    if len(data) > limit:
+        raise MalformedError(f"{path}: larger than {limit} bytes")
+    return data
+
+
+def read_private(path: Path) -> bytes:
+    """A file that holds a secret. Raises MalformedError when everybody may read or change it."""
+    try:
+        with path.open("rb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            if mode & 0o007:
+                raise MalformedError(f"{path}: everybody may read or change it (mode {mode:04o}); chmod 600 {path}")
+            return file.read(MAX_PEM)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """A new file that only its owner may read. Raises NotFoundError when it cannot be made or is there already."""
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(data)
