@@ -142,7 +142,7 @@ def verify(
     read: Config | None = None
     if config is not None:
         try:
-            read = Config.read(config, Flags(dev=True), judging)
+            read = Config.read(config, Flags(), judging)
         except ConfigError as error:  # not FILE is malformed, but what we were told to judge it by
             click.echo(f"Error: {error}", err=True)
             ctx.exit(USAGE)
@@ -180,7 +180,7 @@ def check_config(file: Path, as_json: bool) -> None:
     from enarx.steward.config import Config, Flags
     from enarx.steward.explain import explain
 
-    said = explain(Config.read(file, Flags(dev=True)))
+    said = explain(Config.read(file, Flags()))
     click.echo(json.dumps(said, indent=2) if as_json else "\n".join(said))
 
 
@@ -247,7 +247,7 @@ def revoke(config: Path, as_json: bool, **rules: str | None) -> None:
     from enarx.steward.ledger import Ledger
     from enarx.steward.revocation import KINDS, rule_value
 
-    ledger = Ledger(Config.read(config, Flags(dev=True)).state)
+    ledger = Ledger(Config.read(config, Flags()).state)
     given = [(kind, value) for kind in KINDS if (value := rules[kind]) is not None]
     if not given:
         raise click.UsageError("say what: --measurement, --chip, --workload or --serial")

@@ -138,6 +138,7 @@ class Authority:
             if verdict is Verdict.ACCEPTED:
                 result = self._result(request, appraisals, at)
                 with checks.gate("rejected"):
+                    self._require_young(request, checks, at)
                     _require_not_revoked(result, revocations, checks)
         except EnarxError as error:
             verdict = Verdict.REJECTED if isinstance(error, RejectedError) else Verdict.UNTRUSTED
@@ -173,6 +174,19 @@ class Authority:
             return
         with checks.step("claims.nonce", expected="a recent nonce of this Steward", found="recent"):
             self.nonces.verify(request.claims.nonce, at)
+
+    def _require_young(self, request: Request, checks: Checks, at: datetime) -> None:
+        """Evidence is no older than the nonce it binds; without one nobody knows. The nonce was verified before."""
+        if self.policy.maximum_age is None:
+            return
+        expected = f"at most {self.policy.maximum_age.total_seconds():.0f} seconds"
+        nonce = None if request.claims is None else request.claims.nonce
+        if nonce is None:
+            checks.check("evidence.age", ok=False, found="unknown, for no nonce is bound", expected=expected)
+            return
+        age = self.nonces.verify(nonce, at)
+        found = f"{age.total_seconds():.0f} seconds"
+        checks.check("evidence.age", age <= self.policy.maximum_age, found=found, expected=expected)
 
     def _result(self, request: Request, appraisals: Sequence[Appraisal], at: datetime) -> AttestationResult:
         """What the certificate will say: of the hardware, if any vouches; simulated or debug if any of it is."""

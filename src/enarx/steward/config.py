@@ -13,6 +13,7 @@
     audit = "audit.jsonl"                       # default: standard error
     nonce_key = "nonce.key"                     # 32 bytes or more; default: derived from the CA key
     nonce = "claims"                            # who has to send one: claims, always, optional
+    maximum_evidence_age = 300                  # seconds since the nonce; evidence without one is then refused
     crl_lifetime = 3600                         # seconds
 
 and the tables of `enarx.steward.policy`. Paths are relative to the file. A flag counts before the file. The CA is
@@ -39,8 +40,11 @@ from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.steward import issuer as ca
 from enarx.steward.authority import Authority
 from enarx.steward.collateral import Directory
+from enarx.steward.highest import FILE as HIGHEST
+from enarx.steward.highest import Highest
 from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
+from enarx.steward.nonce import LIFETIME as NONCE_LIFETIME
 from enarx.steward.nonce import Nonces
 from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, read_policy, simulated_anchor
 from enarx.steward.profile import SERIAL_BYTES, Profile, server_certificate, validity
@@ -118,6 +122,9 @@ class Config:
         addr, port = _listen(document)
         lifetime = document.integer("crl_lifetime", None, minimum=60, maximum=30 * 86400)
         names = [flags.san] if flags.san else ()
+        if judging is SERVING:  # whoever judges offline, perhaps for a moment long past, remembers nothing
+            kept = path("collateral") or path("state")
+            judging = dataclasses.replace(judging, memory=Highest(kept and kept / HIGHEST))
         policy = read_policy(document, _simulated(document, base), extra_names=names, judging=judging)
         crt, key = path("crt"), path("key")
         config = cls(
@@ -216,7 +223,7 @@ def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Aut
         policy=config.policy,
         issuer=issuer,
         profile=Profile(trust_domain=domain, crl_url=crl_url),
-        nonces=Nonces(origin=origin, key=nonce_key),
+        nonces=Nonces(origin=origin, key=nonce_key, lifetime=config.policy.maximum_age or NONCE_LIFETIME),
         random=secrets.token_bytes,
         collateral=_collateral(config),
         revocations=ledger.revocations,

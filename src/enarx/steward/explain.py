@@ -2,9 +2,54 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import Final
 
 from enarx.steward.config import Config
 from enarx.steward.policy import Policy
+
+# What the keys of technologies' tables ask. A key that is not here is told by its name and value.
+SENTENCES: Final[Mapping[str, str]] = {
+    "signer": "the signer of the enclave, or the author key of the guest, is {one_of}",
+    "hash": "the measurement is {one_of}",
+    "hash_blacklist": "the measurement is {none_of}",
+    "enclave_product_id": "the product id (ISVPRODID) is {value}",
+    "enclave_security_version": "the security version (ISVSVN) is at least {value}",
+    "features": "no attribute is set beside INIT, MODE64BIT and {value}",
+    "misc_select": "no bit of MISCSELECT is set beside {value}",
+    "xfrm": "no bit of XFRM is set outside {value}",
+    "config_id": "CONFIGID is {one_of}",
+    "config_svn": "CONFIGSVN is at least {value}",
+    "family_id": "the family id is {one_of}",
+    "image_id": "the image id is {one_of}",
+    "host_data": "the host data is {one_of}",
+    "ext_product_id": "the extended product id is {one_of}",
+    "allowed_tcb_statuses": "the TCB status is UpToDate or {one_of}",
+    "allowed_advisories": "no advisory applies beside {value}",
+    "denied_advisories": "of the advisories {value} none applies",
+    "minimum_tcb_date": "the TCB level is of {value} or later",
+    "minimum_evaluation": "TCB info and QE identity have the evaluation number {value} or higher",
+    "fmspc_allow": "the platform family (FMSPC) is {one_of}",
+    "fmspc_deny": "the platform family (FMSPC) is {none_of}",
+    "ppid_allow": "the processor (PPID) is {one_of}",
+    "ppid_deny": "the processor (PPID) is {none_of}",
+    "platform_instance_allow": "the platform instance is {one_of}",
+    "platform_instance_deny": "the platform instance is {none_of}",
+    "allowed_sgx_types": "the memory protection (SGX type) is {one_of}",
+    "id_key_digest": "the digest of the guest's id key is {one_of}",
+    "id_key_digest_blacklist": "the digest of the guest's id key is {none_of}",
+    "abi": "the guest policy's ABI version fits {value}",
+    "minimum_report_version": "the report's version is at least {value}",
+    "chip_allow": "the chip is {one_of}",
+    "chip_deny": "the chip is {none_of}",
+    "vmpl": "the VMPL is {one_of}",
+    "minimum_guest_svn": "the guest's security version is at least {value}",
+}
+# Keys that are true or false, in both ways.
+FLAGS: Final[Mapping[str, tuple[str, str]]] = {
+    "allow_dynamic_platform": ("dynamic platforms may be", "the platform is no dynamic one"),
+    "allow_cached_keys": ("platforms with cached keys may be", "the platform has no cached keys"),
+    "allow_smt": ("platforms with SMT may be", "the platform has SMT switched off"),
+}
 
 
 def explain(config: Config) -> tuple[str, ...]:
@@ -18,27 +63,38 @@ def explain(config: Config) -> tuple[str, ...]:
             "optional": "A nonce is checked where a request carries one; none is asked for.",
         }[policy.nonce]
     )
+    if policy.maximum_age is not None:
+        seconds = policy.maximum_age.total_seconds()
+        said.append(f"Evidence is at most {seconds:g} seconds older than its nonce; without a nonce it is rejected.")
     if config.collateral is not None:
         said.append(f"What evidence lacks comes from {config.collateral}, read again when it changes.")
     if config.state is not None:
-        said.append(f"What is issued and revoked is remembered in {config.state}; GET /crl serves the list.")
+        said.append(
+            f"What is issued and revoked is remembered in {config.state}; GET /crl serves the list, each good for {config.crl_lifetime}."
+        )
     else:
         said.append("Nothing is remembered, so nothing can be revoked (state = DIRECTORY changes that).")
+    said.append(f"Decisions are written to {config.audit or 'standard error'}, a line of JSON each.")
+    said.append(f"Nonces are made with {'a key from ' + str(config.nonce_key) if config.nonce_key else 'the CA key'}.")
     said.append(f"The digest of this policy is {policy.digest.hex()}.")
     return tuple(said)
 
 
 def _about_service(config: Config) -> str:
     origin = config.origin or "the loopback address"
-    how = (
-        "its own TLS"
-        if config.tls_cert
-        else "TLS ended by a proxy"
-        if config.behind_proxy
-        else "plain HTTP on loopback"
+    if config.tls_cert:
+        how = f"TLS by the certificate in {config.tls_cert}"
+    elif config.tls_from_ca:
+        how = "TLS by a certificate of its own CA"
+    else:
+        how = "TLS ended by a proxy" if config.behind_proxy else "plain HTTP on loopback"
+    issuer = f"the CA in {config.crt}" if config.crt else "the CA that --dev or --host generates"
+    where = f"{config.addr or 'its default address'} port {config.port}"
+    domain = config.trust_domain or "the host of its origin"
+    return (
+        f"Steward listens on {where}, answers for {origin} with {how}, and issues under {issuer}; "
+        f"names are of the trust domain {domain}."
     )
-    issuer = "a CA generated at start" if config.generate else f"the CA in {config.crt}"
-    return f"Steward answers for {origin} with {how} and issues under {issuer}."
 
 
 def _about_policy(policy: Policy) -> Sequence[str]:
@@ -50,8 +106,12 @@ def _about_policy(policy: Policy) -> Sequence[str]:
         if name not in policy.configured:
             said.append(f"{technology.title} evidence is rejected: there is no [{name}] table.")
             continue
-        said.append(f"{technology.title} evidence is accepted when it is authentic, current, bound to the key, and:")
-        said += [f"  {name}.{key}: {_plain(value)}" for key, value in _flat(policy.tables.get(name, {}))]
+        asked = _flat(policy.tables.get(name, {}))
+        condition = " and:" if asked else "; nothing else is asked."
+        said.append(
+            f"{technology.title} evidence is accepted when it is authentic, current, bound to the key{condition}"
+        )
+        said += [f"  {_sentence(key, value)} ({name}.{key})" for key, value in asked]
     unsafe = policy.unsafe
     if unsafe.accept_nil:
         said.append("UNSAFE: requests without any TEE are certified, as O=UNATTESTED.")
@@ -63,6 +123,30 @@ def _about_policy(policy: Policy) -> Sequence[str]:
     if unsafe.allow_evaluation_skew:
         said.append("UNSAFE: TCB info and QE identity of different evaluations are accepted together.")
     return said
+
+
+def _sentence(path: str, value: object) -> str:
+    """What one key of a technology's table asks, in words; a key below a product's table is about that product."""
+    product, _, key = path.rpartition(".")
+    words = SENTENCES.get(key, f"{key.replace('_', ' ')} {{is}}")
+    if isinstance(value, bool):
+        words = FLAGS.get(key, (words, words))[not value]
+    said = words.format(value=_plain(value), one_of=_one_of(value), none_of=_none_of(value), **{"is": _is(value)})
+    return f"on {product.replace('_', ' ')}, {said}" if product else said
+
+
+def _is(value: object) -> str:
+    return f"is {_one_of(value)}"
+
+
+def _one_of(value: object) -> str:
+    items = [_plain(item) for item in value] if isinstance(value, list) else [_plain(value)]
+    return items[0] if len(items) == 1 else f"one of {', '.join(items)}" if items else "nothing"
+
+
+def _none_of(value: object) -> str:
+    items = [_plain(item) for item in value] if isinstance(value, list) else [_plain(value)]
+    return f"not {items[0]}" if len(items) == 1 else f"none of {', '.join(items)}" if items else "anything"
 
 
 def _about_grants(policy: Policy) -> Sequence[str]:
@@ -87,6 +171,8 @@ def _flat(table: Mapping[str, object], prefix: str = "") -> Sequence[tuple[str, 
 
 
 def _plain(value: object) -> str:
+    if isinstance(value, dict):
+        return ", ".join(f"{key} {_plain(item)}" for key, item in value.items())
     if isinstance(value, list):
-        return ("one of " if len(value) > 1 else "") + (", ".join(_plain(item) for item in value) or "nothing")
+        return ", ".join(_plain(item) for item in value) or "nothing"
     return value.astimezone(UTC).isoformat() if isinstance(value, datetime) else str(value)

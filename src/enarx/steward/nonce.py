@@ -34,8 +34,8 @@ class Nonces:
         head = int(at.timestamp()).to_bytes(8, "big") + randomness
         return head + self._mac(head)
 
-    def verify(self, nonce: bytes, at: datetime) -> None:
-        """Raises UntrustedError unless this origin issued it within the lifetime."""
+    def verify(self, nonce: bytes, at: datetime) -> timedelta:
+        """How long ago this origin issued it. Raises UntrustedError unless that was within the lifetime."""
         head, mac = nonce[:-32], nonce[-32:]
         if len(nonce) != SIZE or not hmac.compare_digest(mac, self._mac(head)):
             raise UntrustedError(f"nonce: not one that {self.origin} issued")
@@ -45,6 +45,7 @@ class Nonces:
                 f"nonce: expected one of the last {self.lifetime.total_seconds():.0f} seconds, "
                 f"found one {age.total_seconds():.0f} seconds old"
             )
+        return age
 
     def _mac(self, head: bytes) -> bytes:
         return hmac.digest(self.key, b"nonce\0" + self.origin.encode() + b"\0" + head, sha256)

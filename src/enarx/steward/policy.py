@@ -7,7 +7,8 @@
 
 This is the one place where anchors are chosen: simulated ones count only when their files are named *and*
 `accept_simulated` is true. A technology's table has to list reference values unless `allow_any_measurement` is true,
-and a policy that accepts nothing is refused. The original's keys keep their meaning; each technology reads its own.
+which without any table means every technology by its defaults; a policy that accepts nothing is refused. The
+originals' keys keep their meaning; each technology reads its own.
 """
 
 import dataclasses
@@ -23,7 +24,7 @@ from enarx.attested.claims import MAX_LIFETIME, RuntimeClaims
 from enarx.digest import Digest
 from enarx.errors import MalformedError
 from enarx.tee import TECHNOLOGIES, nil
-from enarx.tee.appraise import Judge, judge
+from enarx.tee.appraise import Judge, Memory, judge
 from enarx.tee.model import Checks, Claims, Family, Leniency, Technology, TrustAnchor
 from enarx.toml import Table
 
@@ -67,12 +68,14 @@ class Judging:
     """How a policy is applied; the default is a server's.
 
     `steward verify` explains older forms of evidence where a server refuses them, believes the anchors that were named
-    on its command line beside the vendors', and may be told to overlook missing CRLs.
+    on its command line beside the vendors', and may be told to overlook missing CRLs. A server remembers the highest
+    numbers of documents, and refuses rollbacks.
     """
 
     refuse_legacy: bool = True
     anchors: tuple[TrustAnchor, ...] = ()
     without_crl: bool = False
+    memory: Memory | None = None
 
 
 SERVING: Final = Judging()
@@ -90,6 +93,7 @@ class Policy:
     grant: Grant
     grants: Mapping[Digest, Grant]
     nonce: NonceRule
+    maximum_age: timedelta | None
     digest: bytes
     tables: Mapping[str, Mapping[str, Any]]  # Any: as written, for `explain`
 
@@ -155,12 +159,14 @@ def read_policy(
         anchors = _anchors(technology, simulated, judging.anchors, accept_nil=unsafe.accept_nil)
         configured |= {technology.name} if known else set()
         believed = technology if known else _refusing(technology)
-        made = judge(believed, policy, anchors, leniency, refuse_legacy=judging.refuse_legacy)
+        made = judge(believed, policy, anchors, leniency, refuse_legacy=judging.refuse_legacy, memory=judging.memory)
         judges |= dict.fromkeys(technology.oids, made)
     grant, grants = _read_grants(document.table("certificate"), extra_names)
     nonce = document.string("nonce", "claims")
     if nonce not in {"claims", "always", "optional"}:
         raise document.error("nonce", f"expected claims, always or optional, found {nonce!r}")
+    seconds = document.integer("maximum_evidence_age", None, minimum=1, maximum=86400)
+    age = None if seconds is None else timedelta(seconds=seconds)
     tables = {t.name: document.values.get(t.name, {}) for t in TECHNOLOGIES if t.name in configured}
     return Policy(
         judges=MappingProxyType(judges),
@@ -171,7 +177,8 @@ def read_policy(
         grant=grant,
         grants=MappingProxyType(grants),
         nonce="always" if nonce == "always" else "optional" if nonce == "optional" else "claims",
-        digest=_digest(tables, unsafe, simulated, nonce),
+        maximum_age=age,
+        digest=_digest(tables, unsafe, simulated, nonce, age),
         tables=MappingProxyType(tables),
     )
 
@@ -192,7 +199,8 @@ def default_policy(judging: Judging) -> Policy:
         grant=Grant(),
         grants=MappingProxyType({}),
         nonce="optional",
-        digest=_digest({}, Unsafe(), (), "optional"),
+        maximum_age=None,
+        digest=_digest({}, Unsafe(), (), "optional", None),
         tables=MappingProxyType({}),
     )
 
@@ -213,9 +221,8 @@ def _read_technology(
     if technology.name == "nil":
         return unsafe.accept_nil, technology.default_policy
     if technology.name not in document:
-        if not unsafe.allow_any_measurement:
-            return False, technology.default_policy
-        return True, technology.read_policy(document.table(technology.name))
+        nothing_said = not any(each.name in document for each in TECHNOLOGIES)
+        return unsafe.allow_any_measurement and nothing_said, technology.default_policy
     table = document.table(technology.name)
     if not table.keys():
         raise document.error(technology.name, "an empty table; expected what is acceptable, or no table")
@@ -292,7 +299,7 @@ def require_dns_name(table: Table, key: str, name: str) -> None:
 
 
 def _digest(
-    tables: Mapping[str, Any], unsafe: Unsafe, simulated: Sequence[TrustAnchor], nonce: str
+    tables: Mapping[str, Any], unsafe: Unsafe, simulated: Sequence[TrustAnchor], nonce: str, age: timedelta | None
 ) -> bytes:  # Any: as in Policy
     """SHA-256 of the canonical JSON of all that decides acceptance; what is only granted is no part of it."""
     canonical = {
@@ -300,6 +307,7 @@ def _digest(
         "unsafe": dataclasses.asdict(unsafe),
         "simulated": sorted(anchor.sha256.hex() for anchor in simulated),
         "nonce": nonce,
+        "maximum_evidence_age": None if age is None else age.total_seconds(),
     }
     text = json.dumps(canonical, sort_keys=True, separators=(",", ":"), default=_plain)
     return hashlib.sha256(text.encode()).digest()

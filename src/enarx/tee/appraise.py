@@ -7,9 +7,9 @@ bytes in constant time, and no switch turns it off.
 """
 
 import hmac
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
-from typing import Any, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from enarx.errors import EnarxError, MalformedError, RejectedError
 from enarx.tee.model import (
@@ -21,6 +21,7 @@ from enarx.tee.model import (
     Evidence,
     Leniency,
     Outcome,
+    SignedJson,
     Technology,
     TrustAnchor,
     Verdict,
@@ -28,6 +29,19 @@ from enarx.tee.model import (
 
 R = TypeVar("R")
 P = TypeVar("P")
+
+
+class Memory(Protocol):
+    """Which documents were superseded before."""
+
+    def admit(self, endorsements: Endorsements) -> tuple[Endorsements, tuple[str, ...]]:
+        """The endorsements without those, and a sentence for each that was left out."""
+        ...
+
+    def learn(self, documents: Iterable[bytes | SignedJson]) -> None:
+        """These were verified."""
+        ...
+
 
 Judge = Callable[[Evidence, Binding, Endorsements, datetime], Appraisal]
 
@@ -41,14 +55,18 @@ def judge(
     leniency: Leniency = STRICT,
     *,
     refuse_legacy: bool = False,
+    memory: Memory | None = None,
 ) -> Judge:
-    """The judge of one technology under one policy. It raises nothing that evidence can provoke."""
+    """The judge of one technology under one policy. It raises nothing that evidence can provoke.
+
+    With a memory, documents that were superseded before are left out; UnavailableError then means it cannot be kept.
+    """
 
     def appraise(evidence: Evidence, binding: Binding, collateral: Endorsements, at: datetime) -> Appraisal:
         checks = Checks()
         claims: Claims[R] | None = None
         notes: tuple[str, ...] = ()
-        verdict, reasons = Verdict.ACCEPTED, tuple[str, ...]()
+        verdict, reasons, rollbacks = Verdict.ACCEPTED, tuple[str, ...](), tuple[str, ...]()
         try:
             with checks.gate("malformed"):
                 parsed = technology.parse(evidence)
@@ -58,7 +76,7 @@ def judge(
                         f"{technology.name}: {'; '.join(notes) or 'a form that is no longer accepted'}"
                     )
             with checks.gate("untrusted"):
-                endorsements = parsed.endorsements | collateral
+                endorsements, rollbacks = _admitted(memory, parsed.endorsements | collateral, checks)
                 verified = technology.verify(parsed.report, endorsements, anchors, at, leniency, checks)
                 _require_bound(verified, binding, technology, checks)
                 claims = verified
@@ -66,6 +84,9 @@ def judge(
                 technology.accept(claims, policy, checks)
         except EnarxError as error:
             verdict, reasons = _verdict(error), getattr(error, "reasons", (str(error),))
+            reasons = (*reasons, *rollbacks) if verdict is Verdict.UNTRUSTED else reasons
+        if memory is not None and claims is not None:
+            memory.learn(checks.rested_on)
         checks.finish(technology.check_names)
         return Appraisal(
             technology=technology.name,
@@ -78,6 +99,17 @@ def judge(
         )
 
     return appraise
+
+
+def _admitted(
+    memory: Memory | None, endorsements: Endorsements, checks: Checks
+) -> tuple[Endorsements, tuple[str, ...]]:
+    if memory is None:
+        return endorsements, ()
+    admitted, rollbacks = memory.admit(endorsements)
+    for sentence in rollbacks:
+        checks.skip("collateral.rollback", sentence)
+    return admitted, rollbacks
 
 
 def _require_bound(claims: Claims[R], binding: Binding, technology: Technology[R, Any], checks: Checks) -> None:

@@ -94,6 +94,7 @@ def require_unrevoked(
     else:
         found = f"number {crl.number}, {crl.this_update:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}"
         checks.check(name, ok=True, found=found, expected=f"a current CRL of {issuer.common_name}")
+        checks.rests_on(crl.der)
         ends, lists = [end], [crl]
     for check, subject in subjects:
         serial = f"{subject.common_name} serial 0x{subject.serial:x}"

@@ -217,9 +217,19 @@ class Checks:
         self._checks: list[Check] = []
         self._gate: Gate = "malformed"
         self._step: str | None = None
+        self._rested: list[bytes | SignedJson] = []
 
     def __iter__(self) -> Iterator[Check]:
         return iter(tuple(self._checks))
+
+    @property
+    def rested_on(self) -> tuple[bytes | SignedJson, ...]:
+        """The CRLs and signed documents whose signatures verified and that decided something."""
+        return tuple(self._rested)
+
+    def rests_on(self, document: bytes | SignedJson) -> None:
+        """A verifier says that it verified this CRL (DER) or document (with its signer) and relied on it."""
+        self._rested.append(document)
 
     @contextmanager
     def gate(self, gate: Gate) -> Iterator[None]:

@@ -14,7 +14,8 @@ from enarx.pki import csr, keys
 from enarx.pki.certificate import Extension
 from enarx.steward.authority import Authority, Decision
 from enarx.steward.collateral import Directory
-from enarx.steward.policy import Policy, read_policy, simulated_anchor
+from enarx.steward.highest import Highest
+from enarx.steward.policy import Judging, Policy, read_policy, simulated_anchor
 from enarx.tee.model import Verdict
 from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from tests.unit.steward import support
@@ -33,10 +34,10 @@ class World:
     authority: Authority
 
     @classmethod
-    def create(cls, text: str = ACCEPT) -> Self:
+    def create(cls, text: str = ACCEPT, memory: Highest | None = None) -> Self:
         vendor = Vendor.create(AT)
         machine = SgxMachine.create(vendor, AT, mr_enclave=MEASUREMENT)
-        return cls(vendor=vendor, machine=machine, authority=support.authority(policy=believing(vendor, text)))
+        return cls(vendor=vendor, machine=machine, authority=support.authority(policy=believing(vendor, text, memory)))
 
     def request(
         self, *, claims: bool = True, curve: keys.Curve = "P-256", other_key: bool = False, flip: int | None = None
@@ -60,12 +61,12 @@ class World:
         return issuance.refused
 
 
-def believing(vendor: Vendor, text: str = ACCEPT) -> Policy:
+def believing(vendor: Vendor, text: str = ACCEPT, memory: Highest | None = None) -> Policy:
     document = toml.parse(text, source="steward.toml")
     anchor = vendor.anchor()
     assert anchor.certificate is not None
     simulated = [simulated_anchor("intel", anchor.certificate)] if "accept_simulated" in text else []
-    found = read_policy(document, simulated)
+    found = read_policy(document, simulated, judging=Judging(memory=memory))
     document.end()
     return found
 
@@ -169,6 +170,49 @@ def test_any_measurement_only_by_name() -> None:
     with pytest.raises(toml.ConfigError, match=r"sgx: an empty table"):
         World.create("[sgx]\n")
     world = World.create("[unsafe]\naccept_simulated = true\nallow_any_measurement = true\n")
+    assert world.authority.issue([world.request()], AT).refused is None
+    listed = World.create(
+        "[sgx]\nenclave_product_id = 0\n[unsafe]\naccept_simulated = true\nallow_any_measurement = true\n"
+    )
+    assert listed.authority.issue([listed.request()], AT).refused is None
+
+
+def test_evidence_may_be_too_old_or_of_unknown_age() -> None:
+    """With `maximum_evidence_age`, the nonce says how old evidence is, and evidence without one is rejected."""
+    world = World.create("maximum_evidence_age = 60\n" + ACCEPT)
+    request = world.request()
+    assert world.authority.issue([request], AT + timedelta(seconds=60)).refused is None
+    late = world.authority.issue([request], AT + timedelta(seconds=61)).refused
+    assert late is not None
+    assert late.reasons == ("evidence.age: expected at most 60 seconds, found 61 seconds",)
+    unknown = world.refused(world.request(claims=False))
+    assert unknown.reasons == ("evidence.age: expected at most 60 seconds, found unknown, for no nonce is bound",)
+    assert unknown.verdict is Verdict.REJECTED
+
+
+@pytest.mark.parametrize("kind", ["TCB info SGX 00F1C7000000", "QE identity QE", "CRL of CN=Intel SGX Root CA"])
+def test_what_was_superseded_never_counts_again(kind: str, tmp_path: Path) -> None:
+    """Documents of a higher number were seen: older ones, signed and current, are refused, by other processes too."""
+    world = World.create(memory=Highest(tmp_path / ".highest.json"))
+    newer = replace(world.vendor, evaluation=world.vendor.evaluation + 1, crl_number=world.vendor.crl_number + 1)
+    ahead = replace(world, machine=world.machine.with_endorsements(newer.endorsements(AT)))
+    assert world.authority.issue([world.request()], AT).refused is None
+    assert world.authority.issue([ahead.request()], AT).refused is None
+    again = replace(
+        world,
+        authority=replace(world.authority, policy=believing(world.vendor, memory=Highest(tmp_path / ".highest.json"))),
+    )
+    refused = again.refused(again.request())
+    assert refused.verdict is Verdict.UNTRUSTED
+    assert any(kind in reason and "is a rollback" in reason for reason in refused.reasons), refused.reasons
+
+
+def test_only_what_was_verified_is_remembered(tmp_path: Path) -> None:
+    """A forged document with a high number shuts nobody out."""
+    world = World.create(memory=Highest(tmp_path / ".highest.json"))
+    forger = replace(Vendor.create(AT), evaluation=999, crl_number=999)
+    forged = replace(world, machine=world.machine.with_endorsements(forger.endorsements(AT)))
+    assert forged.refused(forged.request()).verdict is Verdict.UNTRUSTED
     assert world.authority.issue([world.request()], AT).refused is None
 
 

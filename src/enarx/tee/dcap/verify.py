@@ -370,6 +370,7 @@ def _signed(
             continue
         described = f"evaluation {document.evaluation}, issued {document.issue_date:%Y-%m-%dT%H:%M:%SZ}"
         checks.check(name, ok=True, found=described, expected=f"signed by {TCB_SIGNER}")
+        checks.rests_on(SignedJson(body=source.body, chain=(signer.der,)))
         return document, signer
     checks.check(name, ok=False, found=str(refusal), expected=f"signed by {TCB_SIGNER}")
     raise UntrustedError(str(refusal))
