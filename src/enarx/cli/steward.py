@@ -137,7 +137,7 @@ def verify(
     moment = _moment(at)
     anchors: list[TrustAnchor] = []
     for path in anchor:
-        anchors += argument_anchors(read_anchor(path).der)
+        anchors += argument_anchors(read_anchor(path))
     judging = Judging(refuse_legacy=False, anchors=tuple(anchors), without_crl=without_crl)
     read: Config | None = None
     if config is not None:

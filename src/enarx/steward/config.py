@@ -26,7 +26,7 @@ import dataclasses
 import ipaddress
 import re
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -36,7 +36,7 @@ from urllib.parse import urlsplit
 from enarx import toml
 from enarx.errors import EnarxError, MalformedError, NotFoundError
 from enarx.pki import keys
-from enarx.pki.certificate import Certificate, certificates_from_pem
+from enarx.pki.certificate import Certificate, certificates_from_pem, pem_blocks
 from enarx.steward import issuer as ca
 from enarx.steward.authority import Authority
 from enarx.steward.collateral import Directory
@@ -46,7 +46,7 @@ from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
 from enarx.steward.nonce import LIFETIME as NONCE_LIFETIME
 from enarx.steward.nonce import Nonces
-from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, read_policy, simulated_anchor
+from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, operator_anchor, read_policy, simulated_anchor
 from enarx.steward.profile import SERIAL_BYTES, Profile, server_certificate, validity
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
@@ -125,7 +125,8 @@ class Config:
         if judging is SERVING:  # whoever judges offline, perhaps for a moment long past, remembers nothing
             kept = path("collateral") or path("state")
             judging = dataclasses.replace(judging, memory=Highest(kept and kept / HIGHEST))
-        policy = read_policy(document, _simulated(document, base), extra_names=names, judging=judging)
+        anchors = (*_simulated(document, base), *_named(document, base))
+        policy = read_policy(document, anchors, extra_names=names, judging=judging)
         crt, key = path("crt"), path("key")
         config = cls(
             source=source,
@@ -230,15 +231,17 @@ def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Aut
     )
 
 
-def read_anchor(path: Path) -> Certificate:
-    """One certificate in a file, PEM or DER. Raises MalformedError, NotFoundError."""
+def read_anchor(path: Path) -> bytes:
+    """The DER of one certificate in a file, PEM or DER, or of one public key in PEM. Raises MalformedError, NotFoundError."""
     data = read_file(path, MAX_PEM)
     if not data.startswith(b"-----BEGIN"):
-        return Certificate.parse(data, str(path))
+        return Certificate.parse(data, str(path)).der
+    if b"-----BEGIN PUBLIC KEY-----" in data:
+        return pem_blocks(data, "PUBLIC KEY", str(path), limit=1)[0]
     found = certificates_from_pem(data, str(path))
     if len(found) != 1:
         raise MalformedError(f"{path}: expected one certificate, found {len(found)}")
-    return found[0]
+    return found[0].der
 
 
 def _kept(directory: Path, name: str, at: datetime) -> Issuer:
@@ -290,14 +293,23 @@ def _generated(config: Config, flags: Flags) -> str | None:
 def _simulated(document: Table, base: Path) -> tuple[TrustAnchor, ...]:
     """The roots that `[unsafe.simulated]` names, by the family of vendors they imitate."""
     table = document.table("unsafe").table("simulated")
-    found = []
-    for family in FAMILIES:
-        for name in table.strings(family):
-            try:
-                found.append(simulated_anchor(family, read_anchor(base / name).der))
-            except EnarxError as error:
-                raise table.error(family, str(error)) from error
-    return tuple(found)
+    return tuple(simulated_anchor(family, data) for family in FAMILIES for data in _anchor_files(table, family, base))
+
+
+def _named(document: Table, base: Path) -> tuple[TrustAnchor, ...]:
+    """The platform keys that `[anchors] arm` names, for Arm has no root; nobody else's may be added."""
+    table = document.table("anchors")
+    found = tuple(operator_anchor("arm", data) for data in _anchor_files(table, "arm", base))
+    table.end()
+    return found
+
+
+def _anchor_files(table: Table, key: str, base: Path) -> Iterator[bytes]:
+    for name in table.strings(key):
+        try:
+            yield read_anchor(base / name)
+        except EnarxError as error:
+            raise table.error(key, str(error)) from error
 
 
 def _require_no_empty(document: Table) -> None:

@@ -112,11 +112,14 @@ def _about_policy(policy: Policy) -> Sequence[str]:
             f"{technology.title} evidence is accepted when it is authentic, current, bound to the key{condition}"
         )
         said += [f"  {_sentence(key, value)} ({name}.{key})" for key, value in asked]
+    named = [anchor.sha256.hex()[:16] for anchor in policy.anchors if not anchor.simulated]
+    if named:
+        said.append(f"Arm platforms are believed whose keys are named here ({', '.join(named)}…).")
     unsafe = policy.unsafe
     if unsafe.accept_nil:
         said.append("UNSAFE: requests without any TEE are certified, as O=UNATTESTED.")
     if unsafe.accept_simulated:
-        roots = ", ".join(f"{a.family} {a.sha256.hex()[:16]}…" for a in policy.anchors)
+        roots = ", ".join(f"{a.family} {a.sha256.hex()[:16]}…" for a in policy.anchors if a.simulated)
         said.append(f"UNSAFE: simulated vendors are believed ({roots}), and certified as O=SIMULATED.")
     if unsafe.allow_any_measurement:
         said.append("UNSAFE: a technology may be accepted without any measurement to compare with.")

@@ -33,7 +33,12 @@ NonceRule = Literal["claims", "always", "optional"]
 DEFAULT_LIFETIME: Final = timedelta(hours=8)
 LONGEST_LIFETIME: Final = timedelta(days=28)  # what the originals gave everybody
 REFERENCE_VALUES: Final = ("hash", "signer", "id_key_digest")  # keys that say what may run, not where or how new
-FAMILIES: Final[Mapping[str, Family]] = {"amd": "amd", "intel": "intel", "aws": "aws"}  # whom a simulator may imitate
+FAMILIES: Final[Mapping[str, Family]] = {
+    "amd": "amd",
+    "intel": "intel",
+    "aws": "aws",
+    "arm": "arm",
+}  # whom a simulator may imitate
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -125,6 +130,11 @@ def simulated_anchor(family: str, certificate: bytes) -> TrustAnchor:
     )
 
 
+def operator_anchor(family: Family, data: bytes) -> TrustAnchor:
+    """An anchor (DER of a certificate or public key) that the operator names, where the vendor publishes no root."""
+    return TrustAnchor(family=family, sha256=hashlib.sha256(data).digest(), certificate=data, origin="operator")
+
+
 def argument_anchors(certificate: bytes) -> tuple[TrustAnchor, ...]:
     """A root (DER) that was named on a command line, believed for whichever vendor's evidence leads to it."""
     pin = hashlib.sha256(certificate).digest()
@@ -136,12 +146,13 @@ def argument_anchors(certificate: bytes) -> tuple[TrustAnchor, ...]:
 
 def read_policy(
     document: Table,
-    simulated: Sequence[TrustAnchor],
+    anchors: Sequence[TrustAnchor],
     *,
     extra_names: Sequence[str] = (),
     judging: Judging = SERVING,
 ) -> Policy:
-    """The policy in a document, given the simulated anchors that its `[unsafe.simulated]` table names. Raises ConfigError."""
+    """The policy in a document, given the anchors whose files it names (simulated ones, platform keys). Raises ConfigError."""
+    simulated = tuple(anchor for anchor in anchors if anchor.simulated)
     danger = document.table("unsafe")
     unsafe = _read_unsafe(danger)
     for family in FAMILIES:
@@ -156,10 +167,10 @@ def read_policy(
     configured = set()
     for technology in TECHNOLOGIES:
         known, policy = _read_technology(technology, document, unsafe)
-        anchors = _anchors(technology, simulated, judging.anchors, accept_nil=unsafe.accept_nil)
+        believed = _anchors(technology, anchors, judging.anchors, accept_nil=unsafe.accept_nil)
         configured |= {technology.name} if known else set()
-        believed = technology if known else _refusing(technology)
-        made = judge(believed, policy, anchors, leniency, refuse_legacy=judging.refuse_legacy, memory=judging.memory)
+        judged = technology if known else _refusing(technology)
+        made = judge(judged, policy, believed, leniency, refuse_legacy=judging.refuse_legacy, memory=judging.memory)
         judges |= dict.fromkeys(technology.oids, made)
     grant, grants = _read_grants(document.table("certificate"), extra_names)
     nonce = document.string("nonce", "claims")
@@ -172,13 +183,13 @@ def read_policy(
         judges=MappingProxyType(judges),
         technologies=MappingProxyType({oid: t for t in TECHNOLOGIES for oid in t.oids}),
         configured=frozenset(configured),
-        anchors=tuple(simulated),
+        anchors=tuple(anchors),
         unsafe=unsafe,
         grant=grant,
         grants=MappingProxyType(grants),
         nonce="always" if nonce == "always" else "optional" if nonce == "optional" else "claims",
         maximum_age=age,
-        digest=_digest(tables, unsafe, simulated, nonce, age),
+        digest=_digest(tables, unsafe, anchors, nonce, age),
         tables=MappingProxyType(tables),
     )
 

@@ -91,7 +91,7 @@ class TrustAnchor:
     """A vendor's root: known by its SHA-256, the certificate itself beside it or found in the endorsements.
 
     `family` is who it speaks for. `intermediates` pins, by SHA-256, which certificates may
-    hang under it; None means any that it signed. `simulated` follows the claims into the certificate.
+    hang under it; None means any that it signed. Arm has no roots: there it is a platform's key (DER SubjectPublicKeyInfo). `simulated` follows the claims into the certificate.
     """
 
     family: Family
@@ -99,7 +99,7 @@ class TrustAnchor:
     certificate: bytes | None = None
     intermediates: frozenset[bytes] | None = None
     simulated: bool = False
-    origin: Literal["vendor", "simulator", "argument"] = "vendor"
+    origin: Literal["vendor", "simulator", "operator", "argument"] = "vendor"
 
     def __post_init__(self) -> None:
         if self.certificate is not None and sha256(self.certificate).digest() != self.sha256:
