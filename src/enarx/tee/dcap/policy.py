@@ -15,7 +15,7 @@
 Status first, advisories second (flow.md, 8): allowing an advisory never allows a status.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Final, Self
@@ -191,6 +191,45 @@ def accept_flag(name: str, *, allowed: bool, has: bool | None, checks: Checks) -
         checks.not_applicable(name, "allowed")
         return
     checks.check(name, not has, found={None: "not certified", True: "set", False: "not set"}[has], expected="not set")
+
+
+def accept_member(name: str, value: bytes, allowed: frozenset[bytes], checks: Checks) -> None:
+    if not allowed:
+        checks.not_applicable(name, "not configured: nothing was compared")
+        return
+    checks.check(
+        name, value in allowed, found=value.hex(), expected=" or ".join(sorted(each.hex() for each in allowed))
+    )
+
+
+def accept_not_denied(name: str, value: bytes, denied: frozenset[bytes], checks: Checks) -> None:
+    if not denied:
+        checks.not_applicable(name, "not configured")
+        return
+    checks.check(name, value not in denied, found=value.hex(), expected="not one that is denied")
+
+
+def accept_number(name: str, value: int, wanted: int | None, checks: Checks, *, exact: bool = False) -> None:
+    if wanted is None:
+        checks.not_applicable(name, "not configured: nothing was compared")
+        return
+    ok = value == wanted if exact else value >= wanted
+    checks.check(name, ok, found=value, expected=f"{wanted}{'' if exact else ' or higher'}")
+
+
+def accept_mask(name: str, value: int, ceiling: int | None, names: Mapping[str, int], checks: Checks) -> None:
+    if ceiling is None:
+        checks.not_applicable(name, "not configured: nothing was compared")
+        return
+    extra = value & ~ceiling
+    found = f"0x{value:x}" + (f", of which {_bits(extra, names)} not allowed" if extra else "")
+    checks.check(name, not extra, found=found, expected=f"nothing outside 0x{ceiling:x}")
+
+
+def _bits(value: int, names: Mapping[str, int]) -> str:
+    known = [name for name, bit in names.items() if value & bit]
+    rest = value & ~sum(names.values())
+    return " and ".join([*known, *([f"0x{rest:x}"] if rest else [])])
 
 
 def listed(items: Iterable[str]) -> str:

@@ -69,6 +69,20 @@ class Standing:
         return "; ".join(parts)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModuleStanding:
+    """A TDX module's level, the newest SVN of its major version, and that of the version that is loaded now."""
+
+    level: EnclaveLevel
+    newest: int
+    loaded_newest: int | None = None  # None when the TD does not tell what is loaded, or Intel does not list it
+
+
+def newest(levels: Iterable[EnclaveLevel]) -> int:
+    """The highest ISVSVN that Intel lists."""
+    return max((level.security_version for level in levels), default=0)
+
+
 def ordered(levels: Iterable[TcbLevel]) -> tuple[TcbLevel, ...]:
     """Rule 1."""
     return tuple(sorted(levels, key=_rank, reverse=True))
@@ -113,8 +127,7 @@ def converge(
     qe: tuple[QeIdentity, EnclaveLevel, int],
     pck: Pck,
     *,
-    module: EnclaveLevel | None = None,
-    module_newest: EnclaveLevel | None = None,
+    module: ModuleStanding | None = None,
     tee_tcb_svn: bytes | None = None,
     tee_tcb_svn2: bytes | None = None,
 ) -> Standing:
@@ -122,22 +135,21 @@ def converge(
     identity, qe_level, qe_svn = qe
     status = merge(level.status, qe_level.status)
     if module is not None:
-        merged = merge(status, module.status)
-        status = _relaunch(status, module.status, merged, module_newest, info, tee_tcb_svn2)
-    advisories = (*level.advisories, *qe_level.advisories, *(module.advisories if module else ()))
+        merged = merge(status, module.level.status)
+        status = _relaunch(status, module, merged, info, tee_tcb_svn2)
+    advisories = (*level.advisories, *qe_level.advisories, *(module.level.advisories if module else ()))
     lag = [] if level.status == "UpToDate" else _lag(info, pck, tee_tcb_svn)
     if qe_level.status != "UpToDate":
-        newest = max((each.security_version for each in identity.levels), default=0)
-        lag.append(f"Quoting Enclave SVN is {qe_svn}, needs {newest}")
-    if module is not None and module_newest is not None and tee_tcb_svn is not None and module.status != "UpToDate":
-        lag.append(f"TDX module SVN is {tee_tcb_svn[0]}, needs {module_newest.security_version}")
+        lag.append(f"Quoting Enclave SVN is {qe_svn}, needs {newest(identity.levels)}")
+    if module is not None and tee_tcb_svn is not None and module.level.status != "UpToDate":
+        lag.append(f"TDX module SVN is {tee_tcb_svn[0]}, needs {module.newest}")
     return Standing(
         status=status,
         date=level.date,
         advisories=tuple(dict.fromkeys(advisories)),
         platform_status=level.status,
         qe_status=qe_level.status,
-        module_status=None if module is None else module.status,
+        module_status=None if module is None else module.level.status,
         lag=tuple(lag),
     )
 
@@ -156,19 +168,18 @@ def merge(first: Status, second: Status) -> Status:
 
 def _relaunch(
     platform: Status,
-    module: Status,
+    module: ModuleStanding,
     merged: Status,
-    newest: EnclaveLevel | None,
     info: TcbInfo,
     tee_tcb_svn2: bytes | None,
 ) -> Status:
     """Rule 5. TEE_TCB_SVN2 is what the platform has now; TEE_TCB_SVN is what it had when the TD was launched."""
-    if tee_tcb_svn2 is None or newest is None or module != "OutOfDate":
+    if tee_tcb_svn2 is None or module.loaded_newest is None or module.level.status != "OutOfDate":
         return merged
     if platform == "Revoked" or OUT_OF_DATE in _NEEDS[platform]:
         return merged
     top = ordered(info.levels)[0]
-    current = tee_tcb_svn2[0] >= newest.security_version and _tdx_reaches(tee_tcb_svn2, top)
+    current = tee_tcb_svn2[0] >= module.loaded_newest and _tdx_reaches(tee_tcb_svn2, top)
     return merge(platform, "TDRelaunchAdvised") if current else merged
 
 

@@ -37,7 +37,6 @@ from enarx.pki.chain import ECDSA_SHA256, verify_chain, verify_document, verify_
 from enarx.tee.dcap import pck, tcb
 from enarx.tee.dcap.collateral import (
     Document,
-    EnclaveLevel,
     QeIdentity,
     TcbInfo,
     read_qe_identity,
@@ -99,6 +98,7 @@ class Tee:
 
     tcb_info: Literal["SGX", "TDX"]
     qe_identity: Literal["QE", "TD_QE"]
+    qe_identity_versions: frozenset[int] = frozenset({QE_IDENTITY_VERSION})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -158,12 +158,16 @@ def authenticate(
 
     # 4  X11
     tcb_infos = _of_kind(
-        _readable(endorsements.tcb_infos, read_tcb_info), tee.tcb_info, TCB_INFO_VERSION, "tcb_info.kind", checks
+        _readable(endorsements.tcb_infos, read_tcb_info),
+        tee.tcb_info,
+        frozenset({TCB_INFO_VERSION}),
+        "tcb_info.kind",
+        checks,
     )
     identities = _of_kind(
         _readable(endorsements.qe_identities, read_qe_identity),
         tee.qe_identity,
-        QE_IDENTITY_VERSION,
+        tee.qe_identity_versions,
         "qe_identity.kind",
         checks,
     )
@@ -228,9 +232,9 @@ def appraise_tcb(
     *,
     tee_tcb_svn: bytes | None = None,
     tee_tcb_svn2: bytes | None = None,
-    module: tuple[EnclaveLevel, EnclaveLevel] | None = None,
+    module: tcb.ModuleStanding | None = None,
 ) -> tcb.Standing:
-    """Number 14. `module` is the TDX module's level and the newest of its identity. Raises UntrustedError."""
+    """Number 14. `module` is where the TDX module stands, if it has a version of its own. Raises UntrustedError."""
     info, identity = platform.tcb_info, platform.qe_identity
     qe_svn = platform.quoted.qe.security_version
 
@@ -246,8 +250,7 @@ def appraise_tcb(
         level,
         (identity, qe_level, qe_svn),
         platform.pck,
-        module=None if module is None else module[0],
-        module_newest=None if module is None else module[1],
+        module=module,
         tee_tcb_svn=tee_tcb_svn,
         tee_tcb_svn2=tee_tcb_svn2,
     )
@@ -322,11 +325,12 @@ def _readable(offered: Iterable[SignedJson], read: Callable[[bytes], D]) -> list
 
 
 def _of_kind(
-    offered: list[tuple[D, SignedJson]], kind: str, version: int, name: str, checks: Checks
+    offered: list[tuple[D, SignedJson]], kind: str, versions: frozenset[int], name: str, checks: Checks
 ) -> list[tuple[D, SignedJson]]:
-    fitting = [(d, s) for d, s in offered if d.id == kind and d.version == version]
+    fitting = [(d, s) for d, s in offered if d.id == kind and d.version in versions]
     found = sorted({f"{document.id} version {document.version}" for document, _ in offered})
-    expected = f"a document {kind} version {version}, from the evidence or the collateral"
+    known = " or ".join(map(str, sorted(versions)))
+    expected = f"a document {kind} version {known}, from the evidence or the collateral"
     checks.check(name, bool(fitting), found=", ".join(found) or "none", expected=expected)
     return fitting
 

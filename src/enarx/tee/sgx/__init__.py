@@ -1,25 +1,16 @@
-"""Intel SGX: report (evidence to fields), verify (authentic?), policy (acceptable?), simulator, roots/.
+"""Intel SGX: report (evidence to fields), verify (authentic?), policy (acceptable?), simulator.
 
 What it shares with TDX lies in `enarx.tee.dcap`.
 """
 
-from functools import lru_cache
-from hashlib import sha256
-from importlib.resources import files
 from typing import Final
 
-from enarx.tee.model import Technology, TrustAnchor
+from enarx.tee.dcap import anchors
+from enarx.tee.model import Technology
 from enarx.tee.sgx.policy import CHECK_NAMES as POLICY_CHECKS
 from enarx.tee.sgx.policy import Policy, accept, read_policy
 from enarx.tee.sgx.report import OID, OID_WITH_QE, Report, parse, recognise
 from enarx.tee.sgx.verify import CHECK_NAMES, verify
-
-
-@lru_cache(maxsize=1)
-def anchors() -> tuple[TrustAnchor, ...]:
-    """Intel's SGX Root CA as the package carries it; verification compares its key, so either edition will do."""
-    data = files(__name__).joinpath("roots", "intel-sgx-root-ca.der").read_bytes()
-    return (TrustAnchor(family="intel", sha256=sha256(data).digest(), certificate=data),)
 
 
 TECHNOLOGY: Final[Technology[Report, Policy]] = Technology(

@@ -103,63 +103,25 @@ def accept(claims: Claims[Report], policy: Policy, checks: Checks) -> None:
     checks.check("policy.debug", not claims.debug, found=f"DEBUG is {int(claims.debug)}", expected="DEBUG is 0")
 
     # X19
-    accept_member("policy.signer", enclave.mr_signer, policy.signer, checks)
-    accept_member("policy.hash", enclave.mr_enclave, policy.hash.allow, checks)
-    if policy.hash.deny:
-        denied = enclave.mr_enclave in policy.hash.deny
-        checks.check(
-            "policy.hash_blacklist", not denied, found=enclave.mr_enclave.hex(), expected="not one that is denied"
-        )
-    else:
-        checks.not_applicable("policy.hash_blacklist", "not configured")
-    _accept_number("policy.enclave_product_id", enclave.product_id, policy.product_id, checks, exact=True)
-    _accept_number("policy.enclave_security_version", enclave.security_version, policy.security_version, checks)
+    dcap.accept_member("policy.signer", enclave.mr_signer, policy.signer, checks)
+    dcap.accept_member("policy.hash", enclave.mr_enclave, policy.hash.allow, checks)
+    dcap.accept_not_denied("policy.hash_blacklist", enclave.mr_enclave, policy.hash.deny, checks)
+    dcap.accept_number("policy.enclave_product_id", enclave.product_id, policy.product_id, checks, exact=True)
+    dcap.accept_number("policy.enclave_security_version", enclave.security_version, policy.security_version, checks)
 
     # X21
-    _accept_mask("policy.features", enclave.flags, policy.features, FEATURES, checks)
-    _accept_mask("policy.misc_select", enclave.misc_select, policy.misc_select, MISC_SELECT, checks)
-    _accept_mask("policy.xfrm", enclave.xfrm, policy.xfrm, {}, checks)
+    dcap.accept_mask("policy.features", enclave.flags, policy.features, FEATURES, checks)
+    dcap.accept_mask("policy.misc_select", enclave.misc_select, policy.misc_select, MISC_SELECT, checks)
+    dcap.accept_mask("policy.xfrm", enclave.xfrm, policy.xfrm, {}, checks)
 
     # X20
-    accept_member("policy.config_id", enclave.config_id, policy.config_id, checks)
-    _accept_number("policy.config_svn", enclave.config_svn, policy.config_svn, checks)
-    accept_member("policy.family_id", enclave.family_id, policy.family_id, checks)
-    accept_member("policy.ext_product_id", enclave.ext_product_id, policy.ext_product_id, checks)
+    dcap.accept_member("policy.config_id", enclave.config_id, policy.config_id, checks)
+    dcap.accept_number("policy.config_svn", enclave.config_svn, policy.config_svn, checks)
+    dcap.accept_member("policy.family_id", enclave.family_id, policy.family_id, checks)
+    dcap.accept_member("policy.ext_product_id", enclave.ext_product_id, policy.ext_product_id, checks)
 
     # X14, X16, X17, X24
     policy.platform.accept(claims, checks)
-
-
-def accept_member(name: str, value: bytes, allowed: frozenset[bytes], checks: Checks) -> None:
-    if not allowed:
-        checks.not_applicable(name, "not configured: nothing was compared")
-        return
-    checks.check(
-        name, value in allowed, found=value.hex(), expected=" or ".join(sorted(each.hex() for each in allowed))
-    )
-
-
-def _accept_number(name: str, value: int, wanted: int | None, checks: Checks, *, exact: bool = False) -> None:
-    if wanted is None:
-        checks.not_applicable(name, "not configured: nothing was compared")
-        return
-    ok = value == wanted if exact else value >= wanted
-    checks.check(name, ok, found=value, expected=f"{wanted}{'' if exact else ' or higher'}")
-
-
-def _accept_mask(name: str, value: int, ceiling: int | None, names: Mapping[str, int], checks: Checks) -> None:
-    if ceiling is None:
-        checks.not_applicable(name, "not configured: nothing was compared")
-        return
-    extra = value & ~ceiling
-    found = f"0x{value:x}" + (f", of which {_bits(extra, names)} not allowed" if extra else "")
-    checks.check(name, not extra, found=found, expected=f"nothing outside 0x{ceiling:x}")
-
-
-def _bits(value: int, names: Mapping[str, int]) -> str:
-    known = [name for name, bit in names.items() if value & bit]
-    rest = value & ~sum(names.values())
-    return " and ".join([*known, *([f"0x{rest:x}"] if rest else [])])
 
 
 def _mask(table: Table, key: str, names: Mapping[str, int]) -> int | None:

@@ -21,7 +21,15 @@ from enarx.tee.dcap.collateral import (
     read_tcb_info,
 )
 from enarx.tee.dcap.pck import Pck
-from enarx.tee.dcap.tcb import converge, merge, ordered, select_enclave_level, select_level, select_module
+from enarx.tee.dcap.tcb import (
+    ModuleStanding,
+    converge,
+    merge,
+    ordered,
+    select_enclave_level,
+    select_level,
+    select_module,
+)
 from tests.unit.tee.dcap import support
 
 DATE = datetime(2025, 1, 1, tzinfo=UTC)
@@ -182,8 +190,7 @@ def test_the_standing_carries_every_parts_advisories_and_lag() -> None:
         old,
         (IDENTITY, enclave(6, "OutOfDate", "INTEL-SA-2"), 6),
         platform(4, pce=11),
-        module=enclave(3, "OutOfDate", "INTEL-SA-1"),
-        module_newest=enclave(5),
+        module=ModuleStanding(level=enclave(3, "OutOfDate", "INTEL-SA-1"), newest=5),
         tee_tcb_svn=svn,
     )
     assert standing.status == "OutOfDate"
@@ -222,8 +229,7 @@ def test_a_td_with_an_old_module_on_a_current_platform_is_to_be_relaunched(
         only,
         (IDENTITY, enclave(8), 8),
         platform(1),
-        module=enclave(3, module),
-        module_newest=enclave(5),
+        module=ModuleStanding(level=enclave(3, module), newest=5, loaded_newest=5),
         tee_tcb_svn=bytes((3, 1, 6)) + bytes(13),
         tee_tcb_svn2=None if svn2 is None else bytes(svn2) + bytes(13),
     )
