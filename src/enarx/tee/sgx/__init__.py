@@ -12,7 +12,6 @@ from enarx.tee.sgx.policy import Policy, accept, read_policy
 from enarx.tee.sgx.report import OID, OID_WITH_QE, Report, parse, recognise
 from enarx.tee.sgx.verify import CHECK_NAMES, verify
 
-
 TECHNOLOGY: Final[Technology[Report, Policy]] = Technology(
     name="sgx",
     title="Intel SGX",

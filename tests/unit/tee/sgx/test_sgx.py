@@ -1,0 +1,155 @@
+"""SGX: what an enclave's report has to be, which enclaves policy accepts, and the forms of evidence."""
+
+from dataclasses import replace
+
+import pytest
+
+from enarx.errors import MalformedError
+from enarx.tee.appraise import judge
+from enarx.tee.dcap import enclave as bits
+from enarx.tee.dcap.enclave import EnclaveReport
+from enarx.tee.model import Binding, Endorsements, Evidence
+from enarx.tee.sgx import TECHNOLOGY
+from enarx.tee.sgx.report import OID, OID_WITH_QE, Report, encode, parse
+from enarx.tee.sgx.simulator import SgxMachine
+from enarx.toml import ConfigError
+from tests.unit.tee.dcap import support
+from tests.unit.tee.dcap.support import AT, MR_ENCLAVE, MR_SIGNER, REPORT_DATA, Case, case
+
+
+def with_report(**fields: object) -> Case:
+    """A case whose enclave report has other fields."""
+
+    def alter(report: EnclaveReport) -> EnclaveReport:
+        return replace(report, **fields)  # type: ignore[arg-type]  # its own fields
+
+    return replace(case(), quote=support.enclave().quote(REPORT_DATA, alter=alter))
+
+
+def test_a_quote_of_version_5_with_an_enclave_report_is_judged_alike() -> None:
+    """X1: the body type tells; the rest is the same."""
+    quote = support.enclave().quote(REPORT_DATA, version=5)
+    appraisal = replace(case(), quote=quote).judge()
+    assert appraisal.accepted, appraisal.reasons
+    assert appraisal.claims is not None
+    assert appraisal.claims.measurement == MR_ENCLAVE
+
+
+def test_an_enclave_that_was_never_initialised_is_untrusted() -> None:
+    """X18: without INIT the report speaks of nothing that ever ran."""
+    assert with_report(flags=bits.MODE64BIT).refused() == ("untrusted", "enclave.initialised")
+
+
+def test_x18_a_debug_enclave_is_rejected_whatever_policy_says() -> None:
+    """X18: DEBUG is refused without a policy, and also where `features` lists it."""
+    debug = with_report(flags=bits.INIT | bits.MODE64BIT | bits.DEBUG)
+    assert debug.refused() == ("rejected", "policy.debug")
+    assert debug.refused("features = ['Debug']") == ("rejected", "policy.debug")
+
+
+def test_x19_measurement_signer_product_and_version_are_compared() -> None:
+    """X19: each by itself, the deny list against the allow list, the version as a minimum."""
+    good = case()
+    mine, other = MR_ENCLAVE.hex(), "55" * 32
+    assert good.judge(f"hash = ['{other}', '{mine}']\nsigner = ['{MR_SIGNER.hex()}']").accepted
+    assert good.refused(f"hash = ['{other}']") == ("rejected", "policy.hash")
+    assert good.refused(f"signer = ['{other}']") == ("rejected", "policy.signer")
+    assert good.refused(f"hash_blacklist = ['{mine}']") == ("rejected", "policy.hash_blacklist")
+    assert good.judge(f"hash_blacklist = ['{other}']").accepted
+    with pytest.raises(ConfigError, match="stands in hash too"):
+        good.policy(f"hash = ['{mine}']\nhash_blacklist = ['{mine}']")
+    versioned = with_report(product_id=3, security_version=7)
+    assert versioned.judge("enclave_product_id = 3\nenclave_security_version = 7").accepted
+    assert versioned.judge("enclave_security_version = 6").accepted
+    assert versioned.refused("enclave_product_id = 2") == ("rejected", "policy.enclave_product_id")
+    assert versioned.refused("enclave_product_id = 4") == ("rejected", "policy.enclave_product_id")
+    assert versioned.refused("enclave_security_version = 8") == ("rejected", "policy.enclave_security_version")
+
+
+@pytest.mark.parametrize(
+    "fields", [{"config_id": b"\1" * 64}, {"config_svn": 1}, {"family_id": b"\1" * 16}, {"ext_product_id": b"\1" * 16}]
+)
+def test_x20_without_kss_its_fields_are_zero(fields: dict[str, object]) -> None:
+    """X20: they mean something only with KSS; a value there without it is untrusted."""
+    assert with_report(**fields).refused() == ("untrusted", "enclave.key_separation")
+    assert with_report(flags=bits.INIT | bits.MODE64BIT | bits.KSS, **fields).judge().accepted
+
+
+def test_x20_the_fields_of_kss_are_compared() -> None:
+    """X20: CONFIGID, CONFIGSVN, ISVFAMILYID and ISVEXTPRODID have their own lists."""
+    kss = with_report(
+        flags=bits.INIT | bits.MODE64BIT | bits.KSS,
+        config_id=b"\1" * 64,
+        config_svn=4,
+        family_id=b"\2" * 16,
+        ext_product_id=b"\3" * 16,
+    )
+    listed = (
+        f"config_id = ['{'01' * 64}']\nconfig_svn = 4\nfamily_id = ['{'02' * 16}']\next_product_id = ['{'03' * 16}']"
+    )
+    assert kss.judge(listed).accepted
+    assert kss.refused(f"config_id = ['{'00' * 64}']") == ("rejected", "policy.config_id")
+    assert kss.refused("config_svn = 5") == ("rejected", "policy.config_svn")
+    assert kss.refused(f"family_id = ['{'00' * 16}']") == ("rejected", "policy.family_id")
+    assert kss.refused(f"ext_product_id = ['{'00' * 16}']") == ("rejected", "policy.ext_product_id")
+
+
+def test_x21_attributes_have_ceilings() -> None:
+    """X21: FLAGS by name, MISCSELECT by name and XFRM by value; what is outside is named in the reason."""
+    base = bits.INIT | bits.MODE64BIT
+    special = with_report(flags=base | bits.PROVISION_KEY | bits.CET, misc_select=bits.EXINFO, xfrm=0xE7)
+    assert special.judge().accepted
+    assert special.judge("features = ['ProvisioningKey', 'CET']\nmisc_select = ['EXINFO']").accepted
+    assert special.refused("features = ['CET']") == ("rejected", "policy.features")
+    assert "ProvisioningKey not allowed" in special.reasons("features = ['CET']")
+    assert special.refused("misc_select = []") == ("rejected", "policy.misc_select")
+    assert special.judge("xfrm = 'e700000000000000'").accepted
+    assert special.refused("xfrm = '0700000000000000'") == ("rejected", "policy.xfrm")
+    assert with_report(flags=base | 1 << 40).refused("features = []") == ("rejected", "policy.features")
+
+
+def test_evidence_comes_in_the_originals_form_and_in_ours() -> None:
+    """With the QE identity under our identifier; without it the judge's collateral has to bring one."""
+    machine = support.enclave()
+    believe = judge(TECHNOLOGY, TECHNOLOGY.default_policy, (support.vendor().anchor(),))
+    bound = Binding.of_report_data(REPORT_DATA)
+    ours = machine.evidence(REPORT_DATA)
+    assert ours.oid == OID_WITH_QE
+    assert believe(ours, bound, Endorsements(), AT).accepted
+    identity = machine.endorsements.qe_identities
+    theirs = encode(machine.quote(REPORT_DATA), replace(machine.endorsements, qe_identities=()))
+    assert theirs.oid == OID
+    assert believe(theirs, bound, Endorsements(), AT).reasons[0].startswith("qe_identity.kind")
+    assert believe(theirs, bound, Endorsements(qe_identities=identity), AT).accepted
+
+
+def test_the_older_forms_are_read_and_marked() -> None:
+    """A bare quote, and one with CRLs alone, are explained offline; a server can refuse them."""
+    quote = support.enclave().quote(REPORT_DATA)
+    bare = parse(Evidence(oid=OID, body=quote))
+    crls = parse(Evidence(oid=OID, body=encode(quote, Endorsements(crls=support.vendor().crls(AT))).body))
+    assert (bare.legacy, crls.legacy) == (True, True)
+    assert "bare quote" in bare.notes[0]
+    assert "without TCB information" in crls.notes[0]
+
+
+def test_a_form_under_the_wrong_identifier_is_malformed() -> None:
+    """Each identifier has its own number of parts, and a TD's quote is no enclave's."""
+    machine = support.enclave()
+    ours = machine.evidence(REPORT_DATA)
+    with pytest.raises(MalformedError, match="expected 3 parts"):
+        parse(Evidence(oid=OID, body=ours.body))
+    theirs = encode(machine.quote(REPORT_DATA), replace(machine.endorsements, qe_identities=()))
+    with pytest.raises(MalformedError, match="expected 4 parts"):
+        parse(Evidence(oid=OID_WITH_QE, body=theirs.body))
+    with pytest.raises(MalformedError, match="of a TD"):
+        Report.parse(support.domain().quote(REPORT_DATA))
+
+
+def test_a_machine_is_the_same_after_it_was_saved() -> None:
+    """Files by name hold everything; a quote of the loaded machine is accepted."""
+    loaded = SgxMachine.load(support.enclave().save())
+    assert loaded.measurement == MR_ENCLAVE
+    assert replace(case(), machine=loaded, quote=loaded.quote(REPORT_DATA)).judge().accepted
+    with pytest.raises(MalformedError):
+        SgxMachine.load({})
