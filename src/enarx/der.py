@@ -109,6 +109,16 @@ def wrap(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(size))) + size + content
 
 
+@sequence
+class _Oid:
+    oid: ObjectIdentifier
+
+
+def oid(dotted: str) -> bytes:
+    """The DER of an object identifier."""
+    return content(encode(_Oid(oid=ObjectIdentifier(dotted))), 0x30, "OID")
+
+
 def content(data: bytes, tag: int, what: str) -> bytes:
     """What stands inside the single element `data` of tag `tag`. Raises MalformedError."""
     return _content(data, tag, what)

@@ -70,10 +70,10 @@ def test_nobody_makes_a_nonce_but_its_steward(data: bytes) -> None:
     raise AssertionError("a nonce that nobody issued was accepted")
 
 
-@given(st.binary(min_size=16, max_size=16), st.integers(0, 600))
-def test_an_issued_nonce_is_accepted_for_its_lifetime(randomness: bytes, age: int) -> None:
+@given(st.binary(min_size=32, max_size=32), st.integers(8, 64), st.integers(0, 600))
+def test_an_issued_nonce_is_accepted_for_its_lifetime(randomness: bytes, size: int, age: int) -> None:
     """Any Steward with the same key and origin accepts it until it ends; one of another origin never does."""
-    nonce = Nonces(origin=support.ORIGIN, key=bytes(32)).issue(AT, randomness)
+    nonce = Nonces(origin=support.ORIGIN, key=bytes(32)).issue(AT, randomness, size)
     later = datetime.fromtimestamp(AT.timestamp() + age, UTC)
     Nonces(origin=support.ORIGIN, key=bytes(32)).verify(nonce, later)
     try:

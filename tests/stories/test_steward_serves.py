@@ -1,26 +1,29 @@
 """`steward serve` in a real process over real TLS: a Keep without a TEE gets its certificate, and loses it again."""
 
+import base64
 import os
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 
 from enarx.attested.claims import RuntimeClaims, report_data
 from enarx.errors import RejectedError, UntrustedError
 from enarx.pki import crl, csr, keys
-from enarx.pki.certificate import Certificate, Extension, certificates_from_pem
+from enarx.pki.certificate import Certificate, Extension, certificates_from_pem, pem
 from enarx.pki.chain import verify_chain
 from enarx.steward import client
 from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from enarx.web.client import Client
+from enarx.web.tls import ClientIdentity
 from tests.unit.steward import support
 
 
@@ -93,7 +96,20 @@ def test_a_development_steward_needs_a_policy_and_nothing_else(tmp_path: Path) -
             evidence = machine.evidence(report_data("sha-256", keys.spki(key), claims.encode()))
             carried = Extension(oid=evidence.oid, critical=False, value=evidence.body)
             path = client.attest(connection, csr.build(key, [carried, support.claims_extension(claims)]))
+            identity = ClientIdentity(chain_pem=b"".join(pem("CERTIFICATE", each) for each in path), key=key)
+            with Client(f"https://localhost:{port}", ca_pem=trust, identity=identity) as keep:
+                claims = replace(claims, nonce=client.nonce(keep))
+                evidence = machine.evidence(report_data("sha-256", keys.spki(key), claims.encode()))
+                carried = Extension(oid=evidence.oid, critical=False, value=evidence.body)
+                body = base64.b64encode(csr.build(key, [carried, support.claims_extension(claims)]))
+                renewed = keep.post("/.well-known/est/simplereenroll", body)
+                with pytest.raises(UntrustedError, match="expected a TLS client certificate that this Steward issued"):
+                    connection.post("/.well-known/est/simplereenroll", body)
+    (again,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(renewed.body))
     leaf = x509.load_der_x509_certificate(path[0])
+    assert again.extensions.get_extension_for_class(
+        x509.SubjectAlternativeName
+    ) == leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName)
     assert leaf.subject.rfc4514_string() == "O=SIMULATED"
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.DNSName) == ["localhost"]

@@ -101,7 +101,7 @@ def build(key: keys.PrivateKey, extensions: Iterable[Extension] = ()) -> bytes:
         der.encode(_RequestExtension(oid=der.ObjectIdentifier(e.oid), critical=e.critical, value=e.value))
         for e in extensions
     )
-    attribute = der.wrap(0x30, _oid(EXTENSION_REQUEST) + der.wrap(0x31, der.wrap(0x30, body)))
+    attribute = der.wrap(0x30, der.oid(EXTENSION_REQUEST) + der.wrap(0x31, der.wrap(0x30, body)))
     info = der.wrap(0x30, b"\x02\x01\x00" + b"\x30\x00" + keys.spki(key) + der.wrap(0xA0, attribute))
     algorithm = ECDSA_SHA256 if keys.curve_of(key) == "P-256" else ECDSA_SHA384
     signature = key.sign(info, ec.ECDSA(keys.hash_of(key)))
@@ -123,11 +123,3 @@ def _extensions(values: bytes | None, what: str) -> dict[str, Extension]:
             raise MalformedError(f"{name}: {oid} stands twice")
         found[oid] = Extension(oid=oid, critical=item.critical, value=item.value)
     return found
-
-
-def _oid(dotted: str) -> bytes:
-    @der.sequence
-    class _Holder:
-        oid: der.ObjectIdentifier
-
-    return der.content(der.encode(_Holder(oid=der.ObjectIdentifier(dotted))), 0x30, "OID")

@@ -13,6 +13,7 @@ ledger      what was issued and taken back, in a directory
 config      steward.toml and flags
 explain     a configuration in sentences
 audit       one line a decision
+est         the bodies of EST
 http        POST /, GET /, EST, the CRL: media types and status, nothing more
 client      what a Keep needs of a Steward
 offline     the judge without the server

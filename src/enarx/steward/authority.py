@@ -18,12 +18,13 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
+from enarx.attested.relying import Peer
 from enarx.attested.result import AttestationResult
 from enarx.errors import EnarxError, MalformedError, RejectedError, UntrustedError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate
 from enarx.steward.issuer import Issuer
-from enarx.steward.nonce import RANDOM_BYTES, Nonces
+from enarx.steward.nonce import SIZE, Nonces, random_size
 from enarx.steward.policy import Policy
 from enarx.steward.profile import SERIAL_BYTES, Profile, validity
 from enarx.steward.request import Request
@@ -91,21 +92,31 @@ class Authority:
     collateral: Callable[[], Endorsements] = field(default=Endorsements)
     revocations: Callable[[], Revocations] = field(default=Revocations)
 
-    def nonce(self, at: datetime) -> bytes:
-        return self.nonces.issue(at, self.random(RANDOM_BYTES))
+    def nonce(self, at: datetime, size: int = SIZE) -> bytes:
+        return self.nonces.issue(at, self.random(random_size(size)), size)
 
-    def issue(self, requests: Sequence[bytes], at: datetime) -> Issuance:
-        """Judge every request and sign when all are accepted. Raises UnavailableError when the CA has ended."""
+    def issue(self, requests: Sequence[bytes], at: datetime, renewed: Peer | None = None) -> Issuance:
+        """Judge every request and sign when all are accepted. Raises UnavailableError when the CA has ended.
+
+        A renewal needs fresh evidence, whatever the policy says of nonces, and gets the name of what is renewed.
+        """
         collateral = self.collateral()
         revocations = self.revocations()
         decisions: list[Decision] = []
         for data in requests:
-            decisions.append(self.decide(data, collateral, revocations, at))
+            decisions.append(self.decide(data, collateral, revocations, at, renewed))
             if not decisions[-1].accepted:
                 return Issuance(decisions=tuple(decisions))
         return Issuance(decisions=tuple(decisions), issued=tuple(self._sign(decision, at) for decision in decisions))
 
-    def decide(self, data: bytes, collateral: Endorsements, revocations: Revocations, at: datetime) -> Decision:
+    def decide(
+        self,
+        data: bytes,
+        collateral: Endorsements,
+        revocations: Revocations,
+        at: datetime,
+        renewed: Peer | None = None,
+    ) -> Decision:
         """The verdict on one request, with every check that was made."""
         checks = Checks()
         try:
@@ -121,10 +132,16 @@ class Authority:
                 request=request,
                 attested=False,
             )
-        return self._appraise(request, checks, collateral, revocations, at)
+        return self._appraise(request, checks, collateral, revocations, at, renewed)
 
     def _appraise(
-        self, request: Request, checks: Checks, collateral: Endorsements, revocations: Revocations, at: datetime
+        self,
+        request: Request,
+        checks: Checks,
+        collateral: Endorsements,
+        revocations: Revocations,
+        at: datetime,
+        renewed: Peer | None,
     ) -> Decision:
         appraisals = tuple(
             self.policy.judges[evidence.oid](evidence, request.binding, collateral, at) for evidence in request.evidence
@@ -134,11 +151,12 @@ class Authority:
         try:
             if verdict in {Verdict.ACCEPTED, Verdict.REJECTED}:
                 with checks.gate("untrusted"):
-                    self._require_ours(request, checks, at)
+                    self._require_ours(request, checks, at, fresh=renewed is not None)
             if verdict is Verdict.ACCEPTED:
                 result = self._result(request, appraisals, at)
                 with checks.gate("rejected"):
                     self._require_young(request, checks, at)
+                    self._require_same(result, renewed, checks)
                     _require_not_revoked(result, revocations, checks)
         except EnarxError as error:
             verdict = Verdict.REJECTED if isinstance(error, RejectedError) else Verdict.UNTRUSTED
@@ -154,20 +172,20 @@ class Authority:
             notes=tuple(note for appraisal in appraisals for note in appraisal.notes),
         )
 
-    def _require_ours(self, request: Request, checks: Checks, at: datetime) -> None:
+    def _require_ours(self, request: Request, checks: Checks, at: datetime, *, fresh: bool) -> None:
         """Key type, audience, nonce. Raises UntrustedError at the first that is wrong."""
         require_key_type(request, self.policy, checks)
         if request.claims is None:
             why = "the originals' form, without runtime claims"
             checks.not_applicable("claims.audience", why)
-            if self.policy.nonce == "always":
+            if self.policy.nonce == "always" or fresh:
                 checks.check("claims.nonce", ok=False, found=f"none ({why})", expected="a nonce of this Steward")
             checks.not_applicable("claims.nonce", why)
             return
         audience = request.claims.audience
         checks.check("claims.audience", audience == self.origin, found=audience, expected=self.origin)
         if request.claims.nonce is None:
-            if self.policy.nonce == "optional":
+            if self.policy.nonce == "optional" and not fresh:
                 checks.skip("claims.nonce", "none was sent, and policy does not ask for one")
                 return
             checks.check("claims.nonce", ok=False, found="none", expected="a nonce of this Steward")
@@ -187,6 +205,17 @@ class Authority:
         age = self.nonces.verify(nonce, at)
         found = f"{age.total_seconds():.0f} seconds"
         checks.check("evidence.age", age <= self.policy.maximum_age, found=found, expected=expected)
+
+    def _require_same(self, result: AttestationResult, renewed: Peer | None, checks: Checks) -> None:
+        """A renewal goes to whom the former certificate names, and to nobody else (RFC 7030, 4.2.2)."""
+        if renewed is None:
+            return
+        name = self.profile.spiffe_id(result)
+        checks.check("renewal.name", name == renewed.spiffe_id, found=name, expected=renewed.spiffe_id)
+        technology = result.technology
+        checks.check(
+            "renewal.technology", technology == renewed.technology, found=technology, expected=renewed.technology
+        )
 
     def _result(self, request: Request, appraisals: Sequence[Appraisal], at: datetime) -> AttestationResult:
         """What the certificate will say: of the hardware, if any vouches; simulated or debug if any of it is."""

@@ -207,7 +207,11 @@ def load_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls | None:
         return _own_tls(config, issuer, at)
     if config.tls_cert is None or config.tls_key is None:
         return None
-    return ServerTls(cert_chain_pem=read_file(config.tls_cert, MAX_PEM), key_pem=read_private(config.tls_key))
+    return ServerTls(
+        cert_chain_pem=read_file(config.tls_cert, MAX_PEM),
+        key_pem=read_private(config.tls_key),
+        client_ca_pem=_clients(issuer),
+    )
 
 
 def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Authority:
@@ -273,7 +277,13 @@ def _own_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls:
     )
     shape = server_certificate(keys.spki(key), names, secrets.token_bytes(SERIAL_BYTES), at, end)
     chain = (issuer.sign(shape), *issuer.chain)
-    return ServerTls(cert_chain_pem=b"".join(one.to_pem() for one in chain), key_pem=keys.to_pem(key))
+    pem = b"".join(one.to_pem() for one in chain)
+    return ServerTls(cert_chain_pem=pem, key_pem=keys.to_pem(key), client_ca_pem=_clients(issuer))
+
+
+def _clients(issuer: Issuer) -> bytes:
+    """Whose clients may show who they are: those that were certified here, to be certified again."""
+    return issuer.chain[-1].to_pem()
 
 
 def _collateral(config: Config) -> Callable[[], Endorsements]:

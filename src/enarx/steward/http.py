@@ -5,23 +5,21 @@
     GET /crl                            the revocation list, DER
     GET|POST /.well-known/est/nonce     a nonce, as JSON (draft-ietf-lamps-attestation-freshness)
     GET /.well-known/est/cacerts        the CA's chain, PKCS#7 in base64
-    POST /.well-known/est/simpleenroll  as POST /, base64 in and PKCS#7 out; simplereenroll alike
+    POST /.well-known/est/simpleenroll  as POST /, base64 in and PKCS#7 out
+    POST /.well-known/est/simplereenroll    the same for whoever shows the certificate to renew, with fresh evidence
+    GET /.well-known/est/csrattrs       what a request should carry, DER in base64
     GET /ca.pem                         the CA's chain, PEM
 
 Status codes are the originals': 400 for evidence refused at whatever gate, 401 for none at all, 404, 405, 413. The
 bodies, empty there, say here which gate refused and why, with every check.
 """
 
-import base64
-import binascii
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Final
 
-from cryptography import x509
-from cryptography.hazmat.primitives.serialization import Encoding, pkcs7
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
@@ -29,8 +27,10 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.routing import Route
 
 from enarx import der
-from enarx.errors import MalformedError, NotFoundError
+from enarx.attested.relying import Expectation, Peer, judge_peer
+from enarx.errors import MalformedError, NotFoundError, UntrustedError
 from enarx.pki.certificate import Certificate
+from enarx.steward import est
 from enarx.steward.audit import AuditLog, record
 from enarx.steward.authority import Authority, Decision, Issuance
 from enarx.steward.ledger import Ledger
@@ -43,7 +43,8 @@ PKCS10: Final = "application/pkcs10"
 BUNDLE: Final = "application/vnd.steward.pkcs10-bundle.v1"
 BODY_LIMIT: Final = 2 * 1024 * 1024  # bytes, as the originals' framework
 INLINE: Final = 1  # requests that are judged on the event loop, a millisecond each; more go to a thread
-_FRESHNESS: Final = "application/est-attestation-freshness+json"
+FRESHNESS: Final = "application/est-attestation-freshness+json"
+RENEWABLE: Final = Expectation(accept_simulated=True, accept_nil=True, accept_debug=True)  # policy judges the evidence
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,16 +57,28 @@ class Service:
     crl_lifetime: timedelta
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
-    async def issue(self, requests: Sequence[bytes], request_id: str) -> Issuance:
+    async def issue(self, requests: Sequence[bytes], request_id: str, renewed: Peer | None = None) -> Issuance:
         if len(requests) <= INLINE:
-            return self._issue(requests, request_id)
-        return await run_in_threadpool(self._issue, requests, request_id)
+            return self._issue(requests, request_id, renewed)
+        return await run_in_threadpool(self._issue, requests, request_id, renewed)
 
-    def _issue(self, requests: Sequence[bytes], request_id: str) -> Issuance:
+    def renewing(self, chain: Sequence[bytes]) -> Peer:
+        """Who shows a certificate of ours that still counts. Raises UntrustedError, MalformedError, RejectedError."""
+        if not chain:
+            raise UntrustedError(
+                "simplereenroll: expected a TLS client certificate that this Steward issued, found none"
+            )
+        peer = judge_peer(chain, self.authority().issuer.chain[-1:], RENEWABLE, self.now(), side="client")
+        revoked = self.ledger.revocations().withdrawn(peer.certificate.serial, peer.result)
+        if revoked:
+            raise UntrustedError(f"simplereenroll: the certificate was revoked: {'; '.join(revoked)}")
+        return peer
+
+    def _issue(self, requests: Sequence[bytes], request_id: str, renewed: Peer | None) -> Issuance:
         """Judge, remember, tell; only then may the certificates leave."""
         at = self.now()
         authority = self.authority()
-        issuance = authority.issue(requests, at)
+        issuance = authority.issue(requests, at, renewed)
         results = [decision.result for decision in issuance.decisions]
         self.ledger.record(
             Issued.of(certificate.serial, result, certificate.not_after)
@@ -79,17 +92,18 @@ class Service:
 def build(service: Service) -> Starlette:
     """The application."""
     routes = _Routes(service)
-    est = "/.well-known/est"
+    well_known = "/.well-known/est"
     return web.build(
         [
             Route("/", routes.health, methods=["GET"]),
             Route("/", routes.attest, methods=["POST"]),
             Route("/crl", routes.crl, methods=["GET"]),
             Route("/ca.pem", routes.ca_pem, methods=["GET"]),
-            Route(f"{est}/nonce", routes.nonce, methods=["GET", "POST"]),
-            Route(f"{est}/cacerts", routes.cacerts, methods=["GET"]),
-            Route(f"{est}/simpleenroll", routes.enroll, methods=["POST"]),
-            Route(f"{est}/simplereenroll", routes.enroll, methods=["POST"]),
+            Route(f"{well_known}/nonce", routes.nonce, methods=["GET", "POST"]),
+            Route(f"{well_known}/cacerts", routes.cacerts, methods=["GET"]),
+            Route(f"{well_known}/csrattrs", routes.csrattrs, methods=["GET"]),
+            Route(f"{well_known}/simpleenroll", routes.enroll, methods=["POST"]),
+            Route(f"{well_known}/simplereenroll", routes.reenroll, methods=["POST"]),
         ],
         name="steward",
         body_limit=BODY_LIMIT,
@@ -118,12 +132,16 @@ class _Routes:
         issuer = self._service.authority().issuer.certificate
         return Response(encode(issuer, issuance.issued), media_type="application/octet-stream")
 
-    async def enroll(self, request: Request) -> Response:
-        body = _unbase64(await request.body())
-        issuance = await self._service.issue((body,), web.request_id(request))
+    async def enroll(self, request: Request, renewed: Peer | None = None) -> Response:
+        _require_type(request, PKCS10)
+        body = est.unarmour(await request.body(), request.url.path.rpartition("/")[2])
+        issuance = await self._service.issue((body,), web.request_id(request), renewed)
         if issuance.refused is not None:
             return _refusal(issuance.refused, web.request_id(request))
-        return _pkcs7(issuance.issued, extra="; smime-type=certs-only")
+        return _base64(est.certs_only(issuance.issued), "application/pkcs7-mime; smime-type=certs-only")
+
+    async def reenroll(self, request: Request) -> Response:
+        return await self.enroll(request, self._service.renewing(getattr(request.state, "peer_chain", ())))
 
     async def crl(self, _: Request) -> Response:
         issuer = self._service.authority().issuer
@@ -133,15 +151,24 @@ class _Routes:
         return Response(data, media_type="application/pkix-crl", headers={"Cache-Control": "no-cache"})
 
     async def nonce(self, request: Request) -> Response:
-        if request.method == "POST":
-            _require_length(await request.body())
         authority = self._service.authority()
-        value = base64.urlsafe_b64encode(authority.nonce(self._service.now())).rstrip(b"=").decode()
-        content = {"nonce": value, "expiry": int(authority.nonces.lifetime.total_seconds())}
-        return JSONResponse(content, media_type=_FRESHNESS, headers={"Cache-Control": "no-store"})
+        wished = est.NonceRequest()
+        if request.method == "POST":
+            _require_type(request, FRESHNESS, "application/json")
+            wished = est.NonceRequest.parse(await request.body(), authority.policy.oids)
+        value = authority.nonce(self._service.now(), wished.length)
+        content = est.nonce_answer(value, int(authority.nonces.lifetime.total_seconds()), wished)
+        return JSONResponse(content, media_type=FRESHNESS, headers={"Cache-Control": "no-store"})
 
     async def cacerts(self, _: Request) -> Response:
-        return _pkcs7(self._service.authority().issuer.chain)
+        return _base64(est.certs_only(self._service.authority().issuer.chain), "application/pkcs7-mime")
+
+    async def csrattrs(self, _: Request) -> Response:
+        policy = self._service.authority().policy
+        accepted = [(oid, each) for oid, each in policy.technologies.items() if each.name in policy.configured]
+        curves = sorted({technology.key_curve for _, technology in accepted})
+        body = est.attributes([oid for oid, _ in accepted], curves)
+        return _base64(est.armour(body), "application/csrattrs")
 
     async def ca_pem(self, _: Request) -> Response:
         pem = b"".join(certificate.to_pem() for certificate in self._service.authority().issuer.chain)
@@ -184,26 +211,13 @@ def _output(issuer: Certificate, issued: Sequence[Certificate]) -> bytes:
     return der.wrap(0x30, der.wrap(0x30, issuer.der) + der.wrap(0x30, leaves))
 
 
-def _pkcs7(certificates: Sequence[Certificate], extra: str = "") -> Response:
-    """Certs-only PKCS#7 in base64 (RFC 7030, 4.1.3; RFC 8951)."""
-    loaded = [x509.load_der_x509_certificate(certificate.der) for certificate in certificates]
-    body = base64.encodebytes(pkcs7.serialize_certificates(loaded, Encoding.DER))
-    headers = {"Content-Transfer-Encoding": "base64"}
-    return Response(body, media_type=f"application/pkcs7-mime{extra}", headers=headers)
+def _base64(body: bytes, media_type: str) -> Response:
+    """A body of EST, which is always in base64 (RFC 7030, 4.1.3; RFC 8951)."""
+    return Response(body, media_type=media_type, headers={"Content-Transfer-Encoding": "base64"})
 
 
-def _unbase64(body: bytes) -> bytes:
-    try:
-        return base64.b64decode(b"".join(body.split()), validate=True)
-    except binascii.Error as error:
-        raise MalformedError("simpleenroll: expected a certification request in base64") from error
-
-
-def _require_length(body: bytes) -> None:
-    """The length a client wishes for; ours is fixed, so only what is outside the draft's bounds is refused."""
-    try:
-        wished = json.loads(body or b"{}").get("len", 32)
-    except (ValueError, AttributeError, RecursionError) as error:
-        raise MalformedError("nonce: expected a JSON object") from error
-    if not isinstance(wished, int) or not 8 <= wished <= 64:
-        raise MalformedError(f"nonce: len: expected 8 to 64, found {str(wished)[:20]}")
+def _require_type(request: Request, *kinds: str) -> None:
+    """A media type that is said has to be one of these. Raises MalformedError."""
+    said = request.headers.get("content-type")
+    if said is not None and said.partition(";")[0].strip().lower() not in kinds:
+        raise MalformedError(f"Content-Type: expected {kinds[0]}, found {said[:100]!r}")

@@ -1,10 +1,13 @@
 """Freshness without memory: a nonce is a moment and randomness, and a MAC over both (flow.md, 4).
 
-    nonce = u64 seconds since 1970 ‖ 16 random bytes ‖ HMAC-SHA256(key, "nonce" ‖ 0x00 ‖ origin ‖ 0x00 ‖ first 24 bytes)
+    nonce = u32 seconds since 1970 ‖ randomness ‖ first bytes of
+            HMAC-SHA256(key, "nonce" ‖ 0x00 ‖ origin ‖ 0x00 ‖ length ‖ moment ‖ randomness)
 
 Any Steward of the same origin that holds the same key accepts it, for minutes. Nothing remembers that a nonce was
 used: within those minutes the same request gets another certificate for the same key, which helps nobody else.
-The size, 56 bytes, is within what EST clients expect (draft-ietf-lamps-attestation-freshness: 8 to 64).
+EST clients may ask for any length from 8 to 64 bytes (draft-ietf-lamps-attestation-freshness); two thirds of what the
+moment leaves are MAC, at least 4 bytes and at most 32. The shortest are still no prey: whoever guesses needs evidence
+that was signed over his guess beforehand, and learns here only, one request at a time, whether it was right.
 """
 
 import hmac
@@ -17,8 +20,11 @@ from enarx.errors import UntrustedError
 
 LIFETIME: Final = timedelta(minutes=10)
 SKEW: Final = timedelta(minutes=1)  # between Stewards behind one load balancer
-RANDOM_BYTES: Final = 16
-SIZE: Final = 8 + RANDOM_BYTES + 32
+SHORTEST: Final = 8
+LONGEST: Final = 64
+SIZE: Final = 56  # when nobody asks for another: 20 bytes of randomness and the whole MAC
+
+_MOMENT: Final = 4
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +35,18 @@ class Nonces:
     key: bytes = field(repr=False)
     lifetime: timedelta = LIFETIME
 
-    def issue(self, at: datetime, randomness: bytes) -> bytes:
-        """`randomness` is RANDOM_BYTES from the operating system."""
-        head = int(at.timestamp()).to_bytes(8, "big") + randomness
-        return head + self._mac(head)
+    def issue(self, at: datetime, randomness: bytes, size: int = SIZE) -> bytes:
+        """`randomness` is `random_size(size)` bytes or more from the operating system."""
+        head = int(at.timestamp()).to_bytes(_MOMENT, "big") + randomness[: random_size(size)]
+        return head + self._mac(head, size)
 
     def verify(self, nonce: bytes, at: datetime) -> timedelta:
         """How long ago this origin issued it. Raises UntrustedError unless that was within the lifetime."""
-        head, mac = nonce[:-32], nonce[-32:]
-        if len(nonce) != SIZE or not hmac.compare_digest(mac, self._mac(head)):
+        size = len(nonce) if SHORTEST <= len(nonce) <= LONGEST else 0
+        head = nonce[: size - _mac_size(size)] if size else b""
+        if not size or not hmac.compare_digest(nonce[len(head) :], self._mac(head, size)):
             raise UntrustedError(f"nonce: not one that {self.origin} issued")
-        age = at - datetime.fromtimestamp(int.from_bytes(head[:8], "big"), UTC)
+        age = at - datetime.fromtimestamp(int.from_bytes(head[:_MOMENT], "big"), UTC)
         if not -SKEW <= age <= self.lifetime:
             raise UntrustedError(
                 f"nonce: expected one of the last {self.lifetime.total_seconds():.0f} seconds, "
@@ -47,5 +54,15 @@ class Nonces:
             )
         return age
 
-    def _mac(self, head: bytes) -> bytes:
-        return hmac.digest(self.key, b"nonce\0" + self.origin.encode() + b"\0" + head, sha256)
+    def _mac(self, head: bytes, size: int) -> bytes:
+        text = b"nonce\0" + self.origin.encode() + b"\0" + size.to_bytes(1, "big") + head
+        return hmac.digest(self.key, text, sha256)[: _mac_size(size)]
+
+
+def random_size(size: int) -> int:
+    """The bytes of randomness in a nonce of `size` bytes."""
+    return size - _MOMENT - _mac_size(size)
+
+
+def _mac_size(size: int) -> int:
+    return min(32, max(4, (size - _MOMENT) * 2 // 3))

@@ -90,6 +90,11 @@ class Revocations:
             if value and value in self.rules.get(kind, {})  # type: ignore[call-overload]  # the keys of _facts are Kinds
         )
 
+    def withdrawn(self, serial: int, result: AttestationResult) -> tuple[str, ...]:
+        """Why this very certificate counts no more."""
+        named = f"{serial:x}" in self.rules.get("serial", {})
+        return (*([f"serial {serial:x} was revoked by the operator"] if named else []), *self.denies(result))
+
     def entries(self, issued: Sequence[Issued], at: datetime) -> tuple[Revoked, ...]:
         """What stands in the list at that moment: each certificate once, those that have ended left out."""
         found: dict[int, datetime] = {}

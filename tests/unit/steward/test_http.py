@@ -10,8 +10,11 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import pkcs7
 from starlette.testclient import TestClient
+from starlette.types import Receive, Scope, Send
 
 from enarx import der
+from enarx.attested.claims import RUNTIME_CLAIMS_OID
+from enarx.digest import Digest
 from enarx.pki import chain, crl
 from enarx.pki.certificate import Certificate
 from enarx.steward.audit import AuditLog
@@ -179,9 +182,48 @@ def test_the_nonce_of_est_is_accepted(bench: Bench) -> None:
     nonce = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
     claims = support.claims_for(bench.authority, nonce=nonce)
     assert bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))[0] == 200
-    assert bench.client.post("/.well-known/est/nonce", json={"len": 32}).status_code == 200
-    assert bench.client.post("/.well-known/est/nonce", json={"len": 7}).status_code == 400
-    assert bench.client.post("/.well-known/est/nonce", content=b"[]").status_code == 400
+
+
+def test_a_nonce_has_the_length_that_was_asked_for(bench: Bench) -> None:
+    """From 8 to 64 bytes, each accepted afterwards; the type of the statement to come is answered, or refused."""
+    kind = {"Content-Type": "application/est-attestation-freshness+json"}
+    for length in (8, 9, 31, 32, 64):
+        body = {"len": length, "reqTypeInfo": {"type": support.NIL_OID, "reqInfo": {}}}
+        answer = bench.client.post("/.well-known/est/nonce", content=json.dumps(body), headers=kind)
+        assert answer.json()["respTypeInfo"] == {"type": support.NIL_OID}
+        text = answer.json()["nonce"]
+        nonce = base64.urlsafe_b64decode(text + "=" * (-len(text) % 4))
+        assert len(nonce) == length
+        claims = support.claims_for(bench.authority, nonce=nonce)
+        assert bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))[0] == 200
+        claims = support.claims_for(bench.authority, nonce=nonce[:-1] + bytes([nonce[-1] ^ 1]))
+        assert bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))[0] == 400
+    assert bench.client.post("/.well-known/est/nonce", headers=kind).status_code == 200
+    wrongs: list[object] = [{"len": 7}, {"len": 65}, {"len": True}, {"len": "32"}, [], {"reqTypeInfo": []}]
+    for wrong in (*wrongs, {"reqTypeInfo": {"type": "1.2.3"}}):
+        assert bench.client.post("/.well-known/est/nonce", content=json.dumps(wrong), headers=kind).status_code == 400
+    assert (
+        bench.client.post("/.well-known/est/nonce", content=b"x", headers={"Content-Type": "text/plain"}).status_code
+        == 400
+    )
+
+
+def test_nonces_of_one_steward_are_good_at_another(bench: Bench, tmp_path: Path) -> None:
+    """Two processes with one CA key and origin share nothing else, and accept each other's nonces."""
+    other = Bench(support.authority(issuer=bench.authority.issuer, nonces=bench.authority.nonces), tmp_path / "other")
+    claims = support.claims_for(other.authority)
+    assert bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))[0] == 200
+
+
+def test_csrattrs_names_what_is_accepted(bench: Bench) -> None:
+    """The attestation attribute, evidence and claims as extensions, and the type of key."""
+    answer = bench.client.get("/.well-known/est/csrattrs")
+    assert answer.headers["content-type"] == "application/csrattrs"
+    members = der.sequence_of(base64.b64decode(answer.content), "csrattrs", limit=8)
+    assert der.oid("1.2.840.113549.1.9.16.2.59") in members
+    wanted = der.wrap(0x31, der.oid(support.NIL_OID) + der.oid(RUNTIME_CLAIMS_OID))
+    assert der.wrap(0x30, der.oid("1.2.840.113549.1.9.14") + wanted) in members
+    assert der.wrap(0x30, der.oid("1.2.840.10045.2.1") + der.wrap(0x31, der.oid("1.2.840.10045.3.1.7"))) in members
 
 
 def test_est_clients_are_served(bench: Bench) -> None:
@@ -194,6 +236,68 @@ def test_est_clients_are_served(bench: Bench) -> None:
     (root,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(bench.client.get("/.well-known/est/cacerts").content))
     leaf.verify_directly_issued_by(root)
     assert bench.client.post("/.well-known/est/simpleenroll", content=b"%%").status_code == 400
+    refused = bench.client.post("/.well-known/est/simpleenroll", content=body, headers={"Content-Type": "text/html"})
+    assert refused.status_code == 400
+
+
+class Renewal:
+    """A certificate that was issued, shown again in TLS, and requests that wish to renew it."""
+
+    def __init__(self, bench: Bench) -> None:
+        self.bench = bench
+        claims = support.claims_for(bench.authority)
+        _, body = bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))
+        issuer, leaf = der.sequence_of(body, "path", limit=2)
+        self.chain: tuple[bytes, ...] = (leaf, issuer)
+
+    def ask(self, **claims: object) -> tuple[int, dict[str, object]]:
+        made = support.claims_extension(support.claims_for(self.bench.authority, **claims))
+        return self.send(support.request(support.nil_evidence(), made))
+
+    def send(self, request: bytes) -> tuple[int, dict[str, object]]:
+        app = self.bench.client.app
+
+        async def shown(scope: Scope, receive: Receive, send: Send) -> None:
+            scope.setdefault("state", {})["peer_chain"] = self.chain
+            await app(scope, receive, send)
+
+        path = "/.well-known/est/simplereenroll"
+        answer = TestClient(shown).post(path, content=base64.b64encode(request), headers={"Content-Type": PKCS10})
+        if answer.status_code == 200:
+            (leaf,) = pkcs7.load_der_pkcs7_certificates(base64.b64decode(answer.content))
+            return 200, {"serial": leaf.serial_number}
+        return answer.status_code, answer.json()
+
+
+def test_a_certificate_is_renewed_with_fresh_evidence(bench: Bench) -> None:
+    """Whoever shows it gets the same name again, for another key, with a nonce."""
+    renewal = Renewal(bench)
+    assert renewal.ask()[0] == 200
+    status, problem = renewal.ask(nonce=None)
+    assert (status, problem["reasons"]) == (400, ["claims.nonce: expected a nonce of this Steward, found none"])
+    status, problem = renewal.send(nil_request())
+    assert status == 400
+    assert "claims.nonce: expected a nonce of this Steward" in str(problem["detail"])
+
+
+def test_a_renewal_gets_no_other_name(bench: Bench) -> None:
+    """The workload of the evidence has to be that of the certificate."""
+    status, problem = Renewal(bench).ask(digests=(Digest.of(b"other"),))
+    assert (status, problem["gate"]) == (400, "rejected")
+    assert "renewal.name: expected spiffe://example.com/workload/sha-256/" in str(problem["detail"])
+
+
+def test_who_shows_nothing_or_what_counts_no_more_renews_nothing(bench: Bench) -> None:
+    """No certificate, another CA's, or a revoked one is 401."""
+    renewal = Renewal(bench)
+    good = renewal.chain
+    for shown in ((), tuple(reversed(good)), (bench.authority.issuer.certificate.der,)):
+        renewal.chain = shown
+        assert renewal.ask()[0] == 401
+    renewal.chain = good
+    bench.ledger.revoke("serial", f"{Certificate.parse(good[0]).serial:x}", AT)
+    status, problem = renewal.ask()
+    assert (status, "was revoked by the operator" in str(problem["detail"])) == (401, True)
 
 
 def test_what_is_revoked_stands_in_the_list(bench: Bench) -> None:

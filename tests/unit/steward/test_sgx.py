@@ -6,16 +6,20 @@ from pathlib import Path
 from typing import Self
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
+from cryptography.hazmat.primitives.hashes import SHA256
 
-from enarx import toml
+from enarx import der, toml
 from enarx.attested.claims import report_data
 from enarx.attested.result import AttestationResult
 from enarx.pki import csr, keys
 from enarx.pki.certificate import Extension
+from enarx.pki.chain import ECDSA_SHA256
 from enarx.steward.authority import Authority, Decision
 from enarx.steward.collateral import Directory
 from enarx.steward.highest import Highest
 from enarx.steward.policy import Judging, Policy, read_policy, simulated_anchor
+from enarx.steward.request import ATTESTATION_ATTRIBUTE
 from enarx.tee.model import Verdict
 from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from tests.unit.steward import support
@@ -214,6 +218,18 @@ def test_only_what_was_verified_is_remembered(tmp_path: Path) -> None:
     forged = replace(world, machine=world.machine.with_endorsements(forger.endorsements(AT)))
     assert forged.refused(forged.request()).verdict is Verdict.UNTRUSTED
     assert world.authority.issue([world.request()], AT).refused is None
+
+
+def test_the_attestation_attribute_carries_the_same_evidence(world: World) -> None:
+    """Evidence in the IETF attribute is judged as it is in an extension."""
+    key = keys.generate("P-256")
+    evidence = world.machine.evidence(report_data("sha-256", keys.spki(key), None))
+    statement = der.wrap(0x30, der.oid(evidence.oid) + evidence.body)
+    bundle = der.wrap(0x30, der.wrap(0x30, statement) + der.wrap(0x30, world.vendor.root.certificate))
+    attribute = der.wrap(0x30, der.oid(ATTESTATION_ATTRIBUTE) + der.wrap(0x31, bundle))
+    info = der.wrap(0x30, b"\x02\x01\x00\x30\x00" + keys.spki(key) + der.wrap(0xA0, attribute))
+    signature = der.wrap(0x03, b"\0" + key.sign(info, ECDSA(SHA256())))
+    assert world.authority.issue([der.wrap(0x30, info + ECDSA_SHA256 + signature)], AT).refused is None
 
 
 def test_a_newly_published_crl_counts_at_once(tmp_path: Path) -> None:
