@@ -47,6 +47,7 @@ __all__ = [
     "content",
     "decode",
     "encode",
+    "oid",
     "raw",
     "sequence",
     "sequence_of",
@@ -109,14 +110,9 @@ def wrap(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(size))) + size + content
 
 
-@sequence
-class _Oid:
-    oid: ObjectIdentifier
-
-
 def oid(dotted: str) -> bytes:
-    """The DER of an object identifier."""
-    return content(encode(_Oid(oid=ObjectIdentifier(dotted))), 0x30, "OID")
+    """The element OBJECT IDENTIFIER, tag and length included."""
+    return encode_der(ObjectIdentifier(dotted))
 
 
 def content(data: bytes, tag: int, what: str) -> bytes:

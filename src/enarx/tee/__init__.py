@@ -12,12 +12,13 @@ TECHNOLOGIES is the whole list of what we believe can be judged: one line each, 
 
 from typing import Any, Final
 
-from enarx.tee import cca, nil, nitro, sgx, tdx
+from enarx.tee import cca, nil, nitro, sgx, snp, tdx
 from enarx.tee.model import Technology
 
 TECHNOLOGIES: Final[tuple[Technology[Any, Any], ...]] = (  # Any: each keeps its own types inside
     sgx.TECHNOLOGY,
     tdx.TECHNOLOGY,
+    snp.TECHNOLOGY,
     cca.TECHNOLOGY,
     nitro.TECHNOLOGY,
     nil.TECHNOLOGY,

@@ -1,0 +1,332 @@
+"""SEV-SNP's attestation report, bytes to fields and back, and the evidence that brings it with its certificates.
+
+The report is the ATTESTATION_REPORT of AMD 56860 (SEV-SNP firmware ABI), 1184 bytes, little-endian, of version 2, 3, 4
+or 5. Which bytes are reserved depends on the version; every one of them has to be zero, and nothing may follow.
+Version 4 is not public: its bytes where version 5 has the mitigation vectors are recorded and mean nothing here.
+Evidence is one of these (flow.md 3, protocol.md 1.7); without an OID it is the bare report:
+    SEQUENCE { crts SEQUENCE { vcek Certificate, crl CrlList }, report OCTET STRING }          the originals
+    SEQUENCE { vcek Certificate, report OCTET STRING }                                         theirs, from before CRLs
+    SEQUENCE { report OCTET STRING, certs SEQUENCE OF Certificate, crl CrlList }               ours
+Whether the signature or anything else is right is asked by `enarx.tee.snp.verify`, over the bytes that came.
+"""
+
+from dataclasses import dataclass, replace
+from typing import Final, Self
+
+from enarx import der
+from enarx.binary import Reader, Writer
+from enarx.errors import MalformedError
+from enarx.tee.documents import CrlList, element, put_crls, read_certificate, take_crls
+from enarx.tee.model import Endorsements, Evidence, Parsed
+from enarx.tee.snp.tcb import Tcb, layout_of
+
+OID: Final = "1.3.6.1.4.1.58270.1.3"
+OID_WITH_CHAIN: Final = "2.25.67770326763034024982283820726568347927.6"
+
+SIZE: Final = 0x4A0
+SIGNED: Final = 0x2A0  # the signature covers the bytes before it
+VERSIONS: Final = (2, 3, 4, 5)
+
+ECDSA_P384_SHA384: Final = 1  # SIGNATURE_ALGO
+HOST: Final = 0xFFFFFFFF  # VMPL of a report that the host asked for, not the guest
+VCEK: Final = 0  # SIGNING_KEY
+VLEK: Final = 1
+NONE: Final = 7
+
+MAX_EVIDENCE: Final = 256 * 1024  # bytes; the originals' have about 4,400, with the CRLs of two products
+MAX_CERTIFICATES: Final = 8  # leaf, intermediate and root; hosts hand out those of both kinds of keys
+
+_WHAT: Final = "SNP report"
+_SCALAR: Final = 48  # bytes of r and of s on P-384; each stands in a field of 72
+_FIELD: Final = 72
+_TAIL: Final = 368
+_POLICY_RESERVED: Final = ((1 << 64) - 1) & ~((1 << 26) - 1)
+_POLICY_ONE: Final = 1 << 17
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Version:
+    """A firmware's version, as the report has it: ABI major and minor, and the build."""
+
+    major: int
+    minor: int
+    build: int
+
+    def __str__(self) -> str:
+        return f"{self.major}.{self.minor}.{self.build}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """What a report says, parsed and not believed. `signed` is what the signature covers, exactly as it came."""
+
+    version: int
+    guest_svn: int
+    policy: int
+    family_id: bytes  # 16
+    image_id: bytes  # 16
+    vmpl: int
+    current_tcb: bytes  # 8, as are the other three: what they mean depends on the product
+    platform_info: int
+    author_key_en: bool
+    mask_chip_key: bool
+    signing_key: int
+    report_data: bytes  # 64
+    measurement: bytes  # 48
+    host_data: bytes  # 32
+    id_key_digest: bytes  # 48
+    author_key_digest: bytes  # 48
+    report_id: bytes  # 32
+    report_id_ma: bytes  # 32
+    reported_tcb: bytes
+    cpuid: tuple[int, int, int] | None  # family, model, stepping; from version 3
+    chip_id: bytes  # 64
+    committed_tcb: bytes
+    current_version: Version
+    committed_version: Version
+    launch_tcb: bytes
+    launch_mit_vector: int | None  # from version 5
+    current_mit_vector: int | None
+    unpublished: bytes  # 16 bytes of version 4, else none
+    signature: bytes  # r ‖ s, 48 bytes each, little-endian
+    signed: bytes
+
+    @classmethod
+    def parse(cls, data: bytes) -> Self:
+        """Read one report. Raises MalformedError."""
+        if len(data) != SIZE:
+            raise MalformedError(f"{_WHAT}: expected {SIZE} bytes, found {len(data)}")
+        reader = Reader(data, what=_WHAT)
+        version = reader.uint(4, "VERSION")
+        if version not in VERSIONS:
+            raise MalformedError(f"{_WHAT}: VERSION at 0x0: expected 2 to 5, found {version}")
+        guest_svn = reader.uint(4, "GUEST_SVN")
+        policy = _policy(reader.uint(8, "POLICY"))
+        family_id, image_id = reader.take(16, "FAMILY_ID"), reader.take(16, "IMAGE_ID")
+        vmpl = reader.uint(4, "VMPL")
+        if vmpl > 3 and vmpl != HOST:
+            raise MalformedError(f"{_WHAT}: VMPL at 0x30: expected 0 to 3 or 0x{HOST:x}, found {vmpl}")
+        algorithm = reader.uint(4, "SIGNATURE_ALGO")
+        if algorithm != ECDSA_P384_SHA384:
+            raise MalformedError(f"{_WHAT}: SIGNATURE_ALGO at 0x34: expected 1 (ECDSA P-384), found {algorithm}")
+        current_tcb, platform_info = reader.take(8, "CURRENT_TCB"), reader.uint(8, "PLATFORM_INFO")
+        author_key_en, mask_chip_key, signing_key = _key_flags(reader.uint(4, "flags"))
+        reader.zeros(4)
+        report_data, measurement = reader.take(64, "REPORT_DATA"), reader.take(48, "MEASUREMENT")
+        host_data = reader.take(32, "HOST_DATA")
+        id_key_digest = reader.take(48, "ID_KEY_DIGEST")
+        author_key_digest = reader.take(48, "AUTHOR_KEY_DIGEST")
+        report_id, report_id_ma = reader.take(32, "REPORT_ID"), reader.take(32, "REPORT_ID_MA")
+        reported_tcb = reader.take(8, "REPORTED_TCB")
+        cpuid = _cpuid(reader, version)
+        reader.zeros(21)
+        chip_id = reader.take(64, "CHIP_ID")
+        committed_tcb = reader.take(8, "COMMITTED_TCB")
+        current_version, committed_version = _version(reader, "CURRENT"), _version(reader, "COMMITTED")
+        launch_tcb = reader.take(8, "LAUNCH_TCB")
+        launch_mit, current_mit, unpublished = _mitigations(reader, version)
+        reader.zeros(152)
+        signature = b"".join(_scalar(reader, name) for name in ("R", "S"))
+        reader.zeros(_TAIL, "signature's tail")
+        reader.end()
+        report = cls(
+            version=version,
+            guest_svn=guest_svn,
+            policy=policy,
+            family_id=family_id,
+            image_id=image_id,
+            vmpl=vmpl,
+            current_tcb=current_tcb,
+            platform_info=platform_info,
+            author_key_en=author_key_en,
+            mask_chip_key=mask_chip_key,
+            signing_key=signing_key,
+            report_data=report_data,
+            measurement=measurement,
+            host_data=host_data,
+            id_key_digest=id_key_digest,
+            author_key_digest=author_key_digest,
+            report_id=report_id,
+            report_id_ma=report_id_ma,
+            reported_tcb=reported_tcb,
+            cpuid=cpuid,
+            chip_id=chip_id,
+            committed_tcb=committed_tcb,
+            current_version=current_version,
+            committed_version=committed_version,
+            launch_tcb=launch_tcb,
+            launch_mit_vector=launch_mit,
+            current_mit_vector=current_mit,
+            unpublished=unpublished,
+            signature=signature,
+            signed=data[:SIGNED],
+        )
+        report.require_tcbs()
+        return report
+
+    def require_tcbs(self) -> None:
+        """The reserved bytes of all four TCB_VERSIONs are zero, where the report tells the layout. MalformedError."""
+        layout = layout_of(self.cpuid)
+        if layout is None:
+            return  # version 2: the issuing chain tells, and the verifier reads them under what it tells
+        for name, tcb in self.tcbs.items():
+            Tcb.parse(tcb, layout, name)
+
+    @property
+    def tcbs(self) -> dict[str, bytes]:
+        return {
+            "CURRENT_TCB": self.current_tcb,
+            "REPORTED_TCB": self.reported_tcb,
+            "COMMITTED_TCB": self.committed_tcb,
+            "LAUNCH_TCB": self.launch_tcb,
+        }
+
+    @property
+    def masked(self) -> bool:
+        """The host asked the firmware not to tell which chip this is."""
+        return not any(self.chip_id)
+
+    def to_be_signed(self) -> bytes:
+        """The bytes before the signature, written from the fields: what a signer signs, never what a verifier checks."""
+        writer = Writer().uint(self.version, 4).uint(self.guest_svn, 4).uint(self.policy, 8)
+        writer.put(self.family_id, 16).put(self.image_id, 16).uint(self.vmpl, 4).uint(ECDSA_P384_SHA384, 4)
+        writer.put(self.current_tcb, 8).uint(self.platform_info, 8)
+        writer.uint(self.author_key_en | self.mask_chip_key << 1 | self.signing_key << 2, 4).zeros(4)
+        writer.put(self.report_data, 64).put(self.measurement, 48).put(self.host_data, 32)
+        writer.put(self.id_key_digest, 48).put(self.author_key_digest, 48)
+        writer.put(self.report_id, 32).put(self.report_id_ma, 32).put(self.reported_tcb, 8)
+        writer.put(bytes(self.cpuid or (0, 0, 0)), 3).zeros(21).put(self.chip_id, 64).put(self.committed_tcb, 8)
+        for version in (self.current_version, self.committed_version):
+            writer.uint(version.build, 1).uint(version.minor, 1).uint(version.major, 1).zeros(1)
+        writer.put(self.launch_tcb, 8)
+        if self.version == 4:
+            writer.put(self.unpublished, 16)
+        else:
+            writer.uint(self.launch_mit_vector or 0, 8).uint(self.current_mit_vector or 0, 8)
+        return writer.zeros(152).getvalue()
+
+    def encode(self) -> bytes:
+        """The report's bytes; the inverse of `parse`."""
+        r, s = self.signature[:_SCALAR], self.signature[_SCALAR:]
+        writer = Writer().put(self.to_be_signed(), SIGNED)
+        for scalar in (r, s):
+            writer.put(scalar, _SCALAR).zeros(_FIELD - _SCALAR)
+        return writer.zeros(_TAIL).getvalue()
+
+    def with_signature(self, signature: bytes) -> Self:
+        """The report as a signer finishes it."""
+        return replace(self, signature=signature, signed=self.to_be_signed())
+
+
+@der.sequence
+class _Crts:
+    vcek: der.TLV
+    crl: CrlList
+
+
+@der.sequence
+class _Original:
+    crts: der.TLV
+    report: bytes
+
+
+@der.sequence
+class _WithChain:
+    report: bytes
+    certs: list[der.TLV]
+    crl: CrlList
+
+
+def parse(evidence: Evidence) -> Parsed[Report]:
+    """Read evidence of any form. Raises MalformedError."""
+    what = "snp evidence"
+    if len(evidence.body) > MAX_EVIDENCE:
+        raise MalformedError(f"{what}: expected at most {MAX_EVIDENCE} bytes, found {len(evidence.body)}")
+    if evidence.oid == "":
+        return Parsed(report=Report.parse(evidence.body))
+    if evidence.oid == OID_WITH_CHAIN:
+        ours = der.decode(_WithChain, evidence.body, what)
+        certificates = _certificates([der.raw(certificate) for certificate in ours.certs], what)
+        endorsements = Endorsements(certificates=certificates, crls=take_crls(ours.crl, what))
+        return Parsed(report=Report.parse(ours.report), endorsements=endorsements)
+    outer = der.decode(_Original, evidence.body, what)
+    first = der.raw(outer.crts)
+    if len(der.sequence_of(first, what, limit=3)) == 3:  # a certificate has three parts, `crts` has two
+        note = "an older form of SNP evidence: without CRLs"
+        endorsements = Endorsements(certificates=_certificates([first], what))
+        return Parsed(report=Report.parse(outer.report), endorsements=endorsements, notes=(note,), legacy=True)
+    crts = der.decode(_Crts, first, f"{what}: crts")
+    endorsements = Endorsements(certificates=_certificates([der.raw(crts.vcek)], what), crls=take_crls(crts.crl, what))
+    return Parsed(report=Report.parse(outer.report), endorsements=endorsements)
+
+
+def encode(report: bytes, endorsements: Endorsements, oid: str = OID_WITH_CHAIN) -> Evidence:
+    """Evidence as a Keep sends it. The originals' form holds only the first certificate, the VCEK."""
+    crl = put_crls(endorsements.crls)
+    certificates = [element(certificate) for certificate in endorsements.certificates]
+    if oid == OID_WITH_CHAIN:
+        return Evidence(oid=oid, body=der.encode(_WithChain(report=report, certs=certificates, crl=crl)))
+    crts = der.encode(_Crts(vcek=certificates[0], crl=crl))
+    return Evidence(oid=oid, body=der.encode(_Original(crts=element(crts), report=report)))
+
+
+def recognise(data: bytes) -> bool:
+    """Whether bare bytes look like a report: of its size, or about its size and beginning as one does."""
+    begins = int.from_bytes(data[:4], "little") in VERSIONS and data[0x34:0x38] == b"\1\0\0\0"
+    return len(data) == SIZE or (len(data) > SIGNED and begins)
+
+
+def _certificates(certificates: list[bytes], what: str) -> tuple[bytes, ...]:
+    if len(certificates) > MAX_CERTIFICATES:
+        raise MalformedError(f"{what}: expected at most {MAX_CERTIFICATES} certificates, found {len(certificates)}")
+    for certificate in certificates:
+        read_certificate(certificate)
+    return tuple(certificates)
+
+
+def _policy(value: int) -> int:
+    if value & _POLICY_RESERVED:
+        raise MalformedError(f"{_WHAT}: POLICY at 0x8: bits 63 to 26 must be zero, found 0x{value:x}")
+    if not value & _POLICY_ONE:
+        raise MalformedError(f"{_WHAT}: POLICY at 0x8: bit 17 must be one, found 0x{value:x}")
+    return value
+
+
+def _key_flags(value: int) -> tuple[bool, bool, int]:
+    """AUTHOR_KEY_EN, MASK_CHIP_KEY and SIGNING_KEY."""
+    signing_key = value >> 2 & 7
+    if value >> 5:
+        raise MalformedError(f"{_WHAT}: flags at 0x48: bits 31 to 5 must be zero, found 0x{value:x}")
+    if signing_key not in {VCEK, VLEK, NONE}:
+        raise MalformedError(f"{_WHAT}: SIGNING_KEY at 0x48: expected 0, 1 or 7, found {signing_key}")
+    return bool(value & 1), bool(value & 2), signing_key
+
+
+def _cpuid(reader: Reader, version: int) -> tuple[int, int, int] | None:
+    if version < 3:
+        reader.zeros(3)
+        return None
+    return reader.uint(1, "CPUID_FAM_ID"), reader.uint(1, "CPUID_MOD_ID"), reader.uint(1, "CPUID_STEP")
+
+
+def _version(reader: Reader, name: str) -> Version:
+    build = reader.uint(1, f"{name}_BUILD")
+    minor = reader.uint(1, f"{name}_MINOR")
+    major = reader.uint(1, f"{name}_MAJOR")
+    reader.zeros(1)
+    return Version(major=major, minor=minor, build=build)
+
+
+def _mitigations(reader: Reader, version: int) -> tuple[int | None, int | None, bytes]:
+    if version == 5:
+        return reader.uint(8, "LAUNCH_MIT_VECTOR"), reader.uint(8, "CURRENT_MIT_VECTOR"), b""
+    if version == 4:
+        return None, None, reader.take(16, "unpublished")
+    reader.zeros(16)
+    return None, None, b""
+
+
+def _scalar(reader: Reader, name: str) -> bytes:
+    value = reader.take(_SCALAR, name)
+    reader.zeros(_FIELD - _SCALAR, f"{name} above 48 bytes")
+    return value
