@@ -52,3 +52,35 @@ def test_check_describes_sockets(tmp_path: Path) -> None:
         "env    A=1",
         "fd 0   name=web prot=tls addr=:: port=443 kind=listen",
     ]
+
+
+def test_check_shows_what_was_set(tmp_path: Path) -> None:
+    """Settings that differ from what holds without them are printed by their dotted path."""
+    file = tmp_path / "Enarx.toml"
+    file.write_text('[limits]\nmemory = "1 MiB"\n[network]\noutgoing = ["a.example:443"]\n[identity]\n')
+    lines = CliRunner().invoke(config, ["check", str(file)]).output.splitlines()
+    assert lines[2:] == ['network.outgoing = ["a.example:443"]', "limits.memory = 1048576", 'identity = "/enarx"']
+
+
+def test_explain_says_it_in_words(tmp_path: Path) -> None:
+    """A sentence on every descriptor, list and limit."""
+    file = tmp_path / "Enarx.toml"
+    file.write_text(
+        '[[files]]\nkind="connect"\nprot="tls"\nhost="a.example"\npins=["' + "00" * 32 + '"]\n[limits]\nseconds=5\n'
+    )
+    lines = CliRunner().invoke(config, ["explain", str(file)]).output.splitlines()
+    assert (
+        "Descriptor 0, 'a.example', is connected to a.example port 443, TLS done by the Keep, the peer has one of 1 keys."
+        in lines
+    )
+    assert "It is stopped after 5 seconds." in lines
+    assert "Whoever deploys it may narrow the network lists." in lines
+
+
+def test_explain_knows_every_key() -> None:
+    """A key, a table, or a near miss with a suggestion."""
+    told = CliRunner().invoke(config, ["explain", "--key", "limits.memory"]).output
+    assert told.startswith("limits.memory  (size; default none)\n")
+    assert len(CliRunner().invoke(config, ["explain", "--key", "limits"]).output.splitlines()) == 12
+    missed = CliRunner().invoke(config, ["explain", "--key", "limit"])
+    assert str(missed.exception) == "no key 'limit' in Enarx.toml; did you mean 'limits'?"

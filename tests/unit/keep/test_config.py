@@ -1,13 +1,29 @@
 """Enarx.toml: the originals' schema, and every mistake named with its place."""
 
+import dataclasses
 import re
+from pathlib import Path
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from enarx.errors import MalformedError
-from enarx.keep.config import STANDARD_STREAMS, TEMPLATE, Config, Connect, Listen, Standard
+from enarx.keep.config import (
+    STANDARD_STREAMS,
+    Config,
+    Connect,
+    Limits,
+    Listen,
+    Log,
+    Overridable,
+    Peers,
+    Standard,
+    Storage,
+    Wishes,
+)
+from enarx.keep.network import Network
+from enarx.keep.settings import SETTINGS, TEMPLATE
 
 SAMPLE = """
 steward = "https://steward.example"
@@ -37,6 +53,8 @@ kind = "connect"
 host = "example.com"
 prot = "tcp"
 """
+
+LISTEN = "[[files]]\nkind = 'listen'\nname = 'web'\nprot = 'tls'\nport = 8443\n"
 
 
 def test_a_sample_of_every_kind_gives_names_defaults_and_order() -> None:
@@ -97,6 +115,30 @@ def test_the_uncommented_template_has_its_sockets() -> None:
         ('env = { "A=B" = "1" }', "expected a name without '='"),
         ("env = { A = 1 }", "env.A: expected a string, found an integer"),
         ("[[files]]\nkind = 'connect'\nprot='tcp'\nhost='a b'", "files[0].host: expected a host name"),
+        ("[files]\nmemory = '1 MiB'", "Enarx.toml:1: files: expected entries under [[files]], found a table"),
+        ("[network]\noutgoin = []", "Enarx.toml:2: network.outgoin: unknown key; did you mean 'outgoing'?"),
+        ("[network]\noutgoing = ['a:1', 'b']", "Enarx.toml:2: network.outgoing[1]: expected host:port, found 'b'"),
+        ("[network]\nincoming = [1, 'x']", "network.incoming[1]: expected a port, a range such as 8000-8010"),
+        ("[network]\nincoming = [true]", "network.incoming[0]: expected a string, found a boolean"),
+        (LISTEN + "[network]\nincoming = [80]", "Enarx.toml:5: files[0].port: 'web' listens on port 8443, which"),
+        (LISTEN + "client = 'some'", "files[0].client: expected one of none, any, attested, found 'some'"),
+        (LISTEN + "client = 'any'", 'files[0].roots: missing: client = "any" needs the CAs that vouch for clients'),
+        (LISTEN + "roots = ['ca.pem']", 'files[0].client: expected "any" or "attested" where roots, pins or'),
+        (LISTEN + "pins = ['00']", "files[0].pins[0]: expected 32 bytes of hex, found 1"),
+        (LISTEN + "alpn = ['']", "files[0].alpn[0]: expected 1 to 255 ASCII letters"),
+        (LISTEN + "client='attested'\nroots=['x']\nattestation={tech=[]}", "files[0].attestation.tech: unknown key"),
+        (LISTEN.replace("tls", "tcp") + "alpn = ['h2']", 'files[0].alpn: expected only where prot = "tls"'),
+        ("[storage]\npath = '/x'", "storage.memory: missing, expected the size of the private directory"),
+        ("[storage]\nmemory = '1 XB'", "storage.memory: expected bytes, or a size such as '64 MiB', found '1 XB'"),
+        ("[storage]\nmemory = 1\npath = '/../x'", "storage.path: expected an absolute path such as /tmp"),
+        ("[limits]\nmemory = 1", "limits.memory: expected an integer from 65536"),
+        ("[limits]\nfuels = 1", "limits.fuels: unknown key; did you mean 'fuel'?"),
+        ("[limits]\nseconds = 0", "limits.seconds: expected an integer from 1"),
+        ("[certificate]\nlifetime = 1", "certificate.lifetime: expected an integer from 60"),
+        ("[certificate]\nnames = ['a', 'b c']", "certificate.names[1]: expected a DNS name, found 'b c'"),
+        ("[identity]\npath = 'x'", "identity.path: expected an absolute path such as /enarx, found 'x'"),
+        ("[log]\nlevel = 'loud'", "log.level: expected one of off, error, warn, info, debug, found 'loud'"),
+        ("[deploy]\nenv = 'A'", "deploy.env: expected a list, found a string"),
     ],
 )
 def test_every_mistake_is_named_with_its_place(text: str, message: str) -> None:
@@ -112,6 +154,48 @@ def test_any_bytes_are_a_configuration_or_malformed(data: bytes) -> None:
         Config.parse(data)
     except MalformedError:
         return
+
+
+def test_the_new_tables_are_read() -> None:
+    """Every setting of ours arrives where it belongs."""
+    config = Config.parse(re.sub("(?m)^# ", "", TEMPLATE))
+    assert config.network.allows_outgoing("a.example.org", 443)
+    assert not config.network.allows_outgoing("a.example.org", 80)
+    assert config.storage == Storage(package=True, memory=64 << 20, path="/tmp")  # noqa: S108 - a name inside the program's world
+    assert config.limits == Limits(
+        memory=512 << 20, instances=64, fuel=10**12, seconds=86400, output=1 << 30, descriptors=4096
+    )
+    assert config.certificate == Wishes(lifetime=3600, names=("app.example.org",))
+    assert config.identity == "/enarx"
+    assert config.log == Log(level="info")
+    assert config.deploy == Overridable(args=True, env=frozenset({"GREETING"}), ports=True, network=True)
+    assert Config.parse("[deploy]\nenv = '*'").deploy.env is None
+
+
+def test_without_lists_a_program_reaches_what_its_files_name() -> None:
+    """An empty list is nothing at all; no list is what `files` says."""
+    connect = "[[files]]\nkind='connect'\nprot='tcp'\nhost='Db.example'\nport=5432\n"
+    assert Config.parse(connect).may_reach("db.example", 5432)
+    assert not Config.parse(connect).may_reach("db.example", 80)
+    assert not Config().may_reach("db.example", 5432)
+    assert Config.parse(LISTEN).may_listen(8443)
+    assert not Config.parse(LISTEN).may_listen(80)
+    assert Config.parse("[network]\nincoming = ['*']").may_listen(80)
+
+
+def test_every_setting_has_its_sentence_and_no_sentence_is_about_nothing() -> None:
+    """What `config explain` knows is what the reader accepts, and the reference documents it."""
+    paths = {setting.path for setting in SETTINGS}
+    reference = (Path(__file__).resolve().parents[3] / "docs" / "enarx-toml.md").read_text()
+    for setting in SETTINGS:
+        assert f"`{setting.path}`" in reference
+        assert setting.text in reference
+    tables = {"network": Network, "storage": Storage, "limits": Limits, "certificate": Wishes, "log": Log}
+    for name, table in {**tables, "deploy": Overridable}.items():
+        fields = {f"{name}.{item.name}" for item in dataclasses.fields(table) if item.name != "narrowed"}
+        assert {path for path in paths if path.startswith(f"{name}.")} == fields
+    keys = {"kind", *(item.name for kind in (Listen, Connect, Peers) for item in dataclasses.fields(kind))} - {"peers"}
+    assert {path.removeprefix("files.") for path in paths if path.startswith("files.")} == keys
 
 
 VALUES = st.sampled_from(
