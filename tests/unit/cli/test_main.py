@@ -112,7 +112,8 @@ def test_completion_scripts(shell: str, sign: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("words", "expected"), [("enarx pac", {"plain,package"}), ("enarx config ", {"plain,init", "plain,check", "plain,explain"})]
+    ("words", "expected"),
+    [("enarx pac", {"plain,package"}), ("enarx config ", {"plain,init", "plain,check", "plain,explain"})],
 )
 def test_commands_are_completed(words: str, expected: set[str]) -> None:
     """What the script asks of the program is answered, at both levels."""
