@@ -171,18 +171,25 @@ class Leave:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ReleasePolicy:
-    """Which Keeps a repository is released to. What it leaves out under `unsafe` is the operator's word."""
+    """Which Keeps a repository is released to. What it leaves out under `unsafe` is the operator's word.
+
+    `steward` is the URL of the Steward that its Keeps shall use, None for the server's own.
+    """
 
     expectation: Expectation
     simulated: bool | None
     nil: bool | None
     debug: bool | None
     require_token: bool
+    steward: str | None = None
 
     @classmethod
     def from_table(cls, table: Table) -> Self:
         """Read a policy, TOML or JSON. Raises ConfigError, which names the key."""
         require_token = table.boolean("require_token", default=False)
+        steward = table.string("steward", None)
+        if steward is not None and not re.fullmatch(r"https?://[\x21-\x7e]{1,500}", steward):
+            raise table.error("steward", f"expected a URL, found {steward[:80]!r}")
         unsafe = table.table("unsafe")
         said = [
             unsafe.boolean(f"accept_{name}") if f"accept_{name}" in unsafe else None

@@ -22,7 +22,7 @@ FRESH: Final = 300.0  # seconds
 STALE: Final = 3600.0  # seconds
 RETRY: Final = 30.0  # seconds
 MAX_KEYS: Final = 64
-MIN_RSA_BITS: Final = 2048
+MIN_MODULUS: Final = 342  # characters of base64url: an RSA modulus of 2048 bits
 
 _KINDS: Final[Mapping[str, type[Key]]] = {"EC": ECKey, "OKP": OKPKey, "RSA": RSAKey}
 
@@ -88,11 +88,9 @@ def _read(item: object) -> Key | None:
         return None
     kind = _KINDS.get(str(item.get("kty")))
     public = {name: value for name, value in item.items() if name not in {"d", "p", "q", "dp", "dq", "qi", "oth"}}
-    if kind is None:
+    if kind is None or (kind is RSAKey and len(str(item.get("n"))) < MIN_MODULUS):
         return None
     try:
-        key = kind.import_key(public)
-        bits = key.public_key.key_size if isinstance(key, RSAKey) else MIN_RSA_BITS
+        return kind.import_key(public)
     except (JoseError, ValueError, TypeError, KeyError):
         return None
-    return key if bits >= MIN_RSA_BITS else None

@@ -27,6 +27,7 @@ from enarx.pki.crl import MAX_CRL, Crl
 
 REFRESH: Final = 60.0  # seconds: how late a revocation may be known where a Steward answers
 RETRY: Final = 5.0  # seconds between two attempts while none is current
+MAX_KEPT: Final = 8  # lists of one Steward beside the latest: it may have several intermediates for a while
 MAX_HEADER: Final = 64 * 1024  # characters of a certificate in a proxy's header
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -59,13 +60,19 @@ class CrlSource:
             return self._kept
 
     def _renew(self, fetch: Callable[[], bytes]) -> None:
-        """The former list stays beside a new one: which of them counts is judged by signature, number and date."""
+        """The former lists stay beside a new one: which of them counts is judged by signature, number and date.
+
+        Nothing is verified here, for the issuer's certificate comes with the chain that is judged. So a list must push
+        no list of another key out: of each authority key identifier the latest is kept.
+        """
         try:
             found = Crl.parse(fetch(), f"CRL of {self._name}")
         except (UnavailableError, MalformedError):
             return
-        kept = [crl for crl in self._kept if crl.issuer != found.issuer or (crl.number or 0) > (found.number or 0)]
-        self._kept = (*kept[-3:], found)
+        kept = [
+            crl for crl in self._kept if (crl.issuer, crl.authority_key_id) != (found.issuer, found.authority_key_id)
+        ]
+        self._kept = (*kept[-MAX_KEPT:], found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
