@@ -64,7 +64,7 @@ class Client:
         user_agent: str = "enarx",
     ) -> None:
         self.base_url = _require_origin(base_url)
-        self._token = token
+        self._token = None if token is None else _require_token(token)
         secure = self.base_url.startswith("https:")
         context = client_context(ca_pem, identity) if secure else ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         self._http = httpx2.Client(
@@ -214,6 +214,13 @@ def _require_path(path: str) -> str:
     if not path.startswith("/") or path.startswith("//"):
         raise MalformedError(f"path {path[:200]!r}: expected one that begins with a single slash")
     return path
+
+
+def _require_token(token: str) -> str:
+    """A token that a header can carry; one that can not would be quoted by the error of the transport."""
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise MalformedError("token: expected visible ASCII characters without spaces")
+    return token
 
 
 def is_loopback(host: str) -> bool:
