@@ -13,6 +13,7 @@ renewed with its refresh token. No registry and no issuer is built in: the comma
 
 import json
 import os
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -275,7 +276,7 @@ def _token(data: bytes) -> str:
 def read_file(path: Path) -> bytes:
     """The file, or standard input for `-`. Raises NotFoundError."""
     try:
-        return click.get_binary_stream("stdin").read() if str(path) == "-" else path.read_bytes()
+        return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror}") from error
 
@@ -288,16 +289,19 @@ def show_json(value: object) -> None:
 @contextmanager
 def asking(what: str) -> Iterator[None]:
     """Tell what goes wrong inside as the originals do: what was wanted, what was sent, what came back."""
-    from enarx.drawbridge.client import Answered
+    from enarx.drawbridge.client import AnsweredError
 
     try:
         yield
     except EnarxError as error:
         answered = error.__cause__
-        if not isinstance(answered, Answered):
+        if not isinstance(answered, AnsweredError):
             raise _same_family(error, what) from error
         sentence = _same_family(error, answered.sentence)
-        sentence.__cause__ = None if answered.hint is None else _same_family(error, answered.hint)
+        if answered.anonymous and answered.status in {401, 403}:
+            sentence.__cause__ = _same_family(
+                error, f"nobody is logged in here: `enarx user login` or {TOKEN_VARIABLE}"
+            )
         status = _same_family(error, f"request failed with status code `{answered.status}`")
         status.__cause__ = sentence
         sent = status
@@ -310,4 +314,4 @@ def asking(what: str) -> Iterator[None]:
 def _same_family(error: EnarxError, text: str) -> EnarxError:
     if isinstance(error, RejectedError):
         return RejectedError(text, reasons=error.reasons)
-    return next(kind for kind in type(error).__mro__ if kind in CODES)(text)
+    return next(family for family in CODES if isinstance(error, family))(text)

@@ -90,6 +90,11 @@ class Client:
         """Host and port, for messages."""
         return self._http.base_url.netloc.decode("ascii")
 
+    @property
+    def anonymous(self) -> bool:
+        """Whether we come without a token."""
+        return self._token is None
+
     def get(self, path: str, **options: object) -> Response:
         return self.request("GET", path, **options)  # type: ignore[arg-type]  # the options are those of `request`
 

@@ -1,0 +1,173 @@
+"""`enarx package`: publish packages, look at them, fetch them."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+import click
+
+from enarx.cli.progress import progress, size
+from enarx.cli.store import Store, asking, show_json, store_options
+from enarx.errors import MalformedError
+
+if TYPE_CHECKING:
+    from enarx.drawbridge.client import Published
+    from enarx.drawbridge.tree import Node, Tree
+
+SPEC: Final = "[HOST/]USER/REPOSITORY:TAG"
+SHOWN: Final = 50  # files that are listed before a publication; more are counted
+WASM_NAME: Final = "main.wasm"
+CONFIG_NAME: Final = "Enarx.toml"
+
+
+@click.group()
+def package() -> None:
+    """Publish and fetch packages."""
+
+
+@package.command()
+@click.argument("spec", metavar=SPEC)
+@click.argument("path", type=click.Path(path_type=Path))
+@click.option("--dry-run", is_flag=True, help="Show what would be published, and ask nobody.")
+@click.option("--quiet", "-q", is_flag=True, help="List nothing.")
+@store_options
+def publish(store: Store, *, spec: str, path: Path, dry_run: bool, quiet: bool) -> None:
+    """Publish PATH, a directory with main.wasm in it or a file of that name, as a version that can not change.
+
+    Everything in the directory is part of the package: the program finds its files under /package. What is about to
+    be published is listed on standard error; the slug with the digest, to copy, is printed. What the registry has
+    already is not sent again, so who was interrupted calls again.
+    """
+    from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.names import PackageSlug
+    from enarx.drawbridge.tag import Tag
+
+    slug = PackageSlug.parse(spec)
+    if slug.tag is None or slug.digest is not None:
+        raise MalformedError(f"package {spec}: expected :TAG and no digest, for that is what comes out")
+    host, quiet = store.host(slug.host), quiet or store.as_json
+    require_package(path)
+    tree = read_tree(path, quiet=quiet)
+    name = f"{host}/{slug.user}/{slug.repository}:{slug.tag}@{tree.workload}"
+    if not quiet:
+        _list(tree, path)
+    if dry_run:
+        _say(store, tree, name, new=None, sent=())
+        return
+    sent: list[Node] = []
+    with (
+        asking("Failed to publish package"),
+        store.connect(host) as http,
+        progress("publishing", tree.size, quiet=quiet) as on_bytes,
+    ):
+        new = Registry(http).publish(
+            slug,
+            Tag(entry=tree.root),
+            tree,
+            on_bytes=on_bytes,
+            on_node=lambda node, was_sent: sent.append(node) if was_sent else None,
+        )
+    _say(store, tree, name, new=new, sent=sent)
+
+
+@package.command()
+@click.argument("spec", metavar=SPEC)
+@store_options
+def info(store: Store, *, spec: str) -> None:
+    """Print what the version is bound to, as JSON: digests, length and type of its root."""
+    from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.names import PackageSlug
+
+    slug = PackageSlug.parse(spec)
+    with asking("Failed to retrieve package information"), store.connect(store.host(slug.host)) as http:
+        published = Registry(http).tag(slug)
+    warn_yanked(spec, published)
+    show_json(published.entry.to_json())
+
+
+@package.command()
+@click.argument("spec", metavar="[HOST/]USER/REPOSITORY[:TAG][@DIGEST]")
+@click.argument("directory", type=click.Path(path_type=Path), required=False)
+@store_options
+def fetch(store: Store, *, spec: str, directory: Path | None) -> None:
+    """Fetch the package into DIRECTORY (default: ./REPOSITORY), every file checked against its digest.
+
+    With @DIGEST the package is the one you mean, whatever the registry says. The directory appears when it is complete;
+    a fetch that was interrupted goes on when it is called again.
+    """
+    from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.names import PackageSlug
+
+    slug = PackageSlug.parse(spec)
+    target = directory or Path(str(slug.repository))
+    with asking("Failed to fetch package"), store.connect(store.host(slug.host)) as http:
+        registry = Registry(http)
+        published = registry.tag(slug)
+        slug = replace(slug, tag=published.name)
+        workload = registry.workload(slug, published.entry)
+        items = registry.tree(slug, published.entry, workload=workload)
+        files = [item for item in items if not item.entry.is_directory]
+        total = sum(item.entry.meta.length for item in files)
+        with progress("fetching", total, quiet=store.as_json) as on_bytes:
+            registry.fetch_into(slug, items, target, workload=workload, on_bytes=on_bytes)
+    warn_yanked(spec, published)
+    if store.as_json:
+        show_json({"directory": str(target), "digest": str(workload), "files": len(files), "bytes": total})
+    else:
+        click.echo(f"{target}: {len(files)} files, {size(total)}, {workload}")
+
+
+def require_package(path: Path) -> None:
+    """Raises MalformedError, as the originals, for a file that is not main.wasm, and for a directory without one.
+
+    A directory with nothing but Enarx.toml, or nothing at all, passes; whoever deploys it is told what is missing.
+    """
+    if not path.is_dir():
+        if path.name != WASM_NAME:
+            raise MalformedError(f"Invalid file name: {path}")
+        return
+    names = sorted(child.name for child in path.iterdir())
+    strange = [name for name in names if name != CONFIG_NAME]
+    if WASM_NAME not in names and strange:
+        raise MalformedError(f"Invalid file name: {path / strange[0]}")
+
+
+def read_tree(path: Path, *, quiet: bool) -> "Tree":
+    """The tree of what is at `path`, hashed. Raises NotFoundError, MalformedError."""
+    from enarx.drawbridge.tree import Tree
+
+    with progress("hashing", None, quiet=quiet) as on_bytes:
+        return Tree.from_path(path, on_bytes=on_bytes)
+
+
+def warn_yanked(spec: str, published: "Published") -> None:
+    """Tell that a version was taken back, on standard error."""
+    if published.yanked is not None:
+        click.echo(f"enarx: {spec} was yanked: {published.yanked}", err=True)
+
+
+def _list(tree: "Tree", path: Path) -> None:
+    """What is about to be published, and what may be a mistake in it."""
+    files = [node for node in tree.nodes if not node.entry.is_directory]
+    for node in files[:SHOWN]:
+        click.echo(f"  {size(node.entry.meta.length):>9}  {node.path or WASM_NAME}", err=True)
+    if len(files) > SHOWN:
+        click.echo(f"  and {len(files) - SHOWN} more", err=True)
+    click.echo(f"{path}: {len(files)} files, {size(tree.size)}", err=True)
+    names = {str(node.path) or WASM_NAME for node in files}
+    if WASM_NAME not in names:
+        click.echo(f"enarx: there is no {WASM_NAME}: this can be fetched, but not deployed", err=True)
+    if hidden := [name for name in sorted(names) if any(part.startswith(".") for part in name.split("/"))]:
+        click.echo(f"enarx: hidden files are part of it, such as {hidden[0]}", err=True)
+
+
+def _say(store: Store, tree: "Tree", name: str, *, new: bool | None, sent: Sequence["Node"]) -> None:
+    if not store.as_json:
+        click.echo(name)
+        if new is not None and len(sent) < len(tree.nodes):
+            click.echo(f"enarx: {len(tree.nodes) - len(sent)} of {len(tree.nodes)} nodes were there already", err=True)
+        return
+    nodes = [{"path": str(node.path), **node.entry.to_json()} for node in tree.nodes]
+    members = {"package": name, "digest": str(tree.workload), "nodes": nodes}
+    show_json(members if new is None else {**members, "new": new, "sent": [str(node.path) for node in sent]})
