@@ -84,6 +84,8 @@ class Crl:
             raise MalformedError(f"{what}: expected version 2, found {tbs.version + 1}")
         if der.raw(tbs.signature) != der.raw(outer.algorithm):
             raise MalformedError(f"{what}: the two signature algorithms differ")
+        if outer.signature.padding_bits():
+            raise MalformedError(f"{what}: the signature has unused bits")
         entries = tbs.revoked or []
         if len(entries) > MAX_REVOKED:
             raise MalformedError(f"{what}: expected at most {MAX_REVOKED} entries, found {len(entries)}")

@@ -6,6 +6,7 @@ import pytest
 
 from enarx.errors import UnavailableError
 from enarx.steward.highest import Highest, series_of
+from enarx.tee.dcap.collateral import split
 from enarx.tee.dcap.simulator import Vendor
 from enarx.tee.model import Endorsements, SignedJson
 from tests.unit.steward.support import AT
@@ -49,3 +50,19 @@ def test_a_memory_that_cannot_be_kept_is_an_error(tmp_path: Path) -> None:
     """Nothing is certified on a number that would be forgotten."""
     with pytest.raises(UnavailableError, match="No such file or directory"):
         Highest(tmp_path / "absent" / ".highest.json").learn(documents(Vendor.create(AT)))
+
+
+def test_the_unsigned_frame_of_a_document_hides_no_rollback() -> None:
+    """Spaces around what is signed, or the two members in the other order, make no other document of it."""
+    old = Vendor.create(AT)
+    memory = Highest()
+    memory.learn(documents(old.recover()))
+    info = old.tcb_info(AT)
+    inner, signature = split(info.body, "tcbInfo")
+    for body in (
+        info.body.replace(b'{"tcbInfo":', b' { "tcbInfo" : '),
+        b'{"signature":"%s","tcbInfo":%s}' % (signature.hex().encode(), inner),
+    ):
+        admitted, said = memory.admit(Endorsements(tcb_infos=(SignedJson(body=body, chain=info.chain),)))
+        assert admitted.tcb_infos == ()
+        assert "is a rollback" in said[0]

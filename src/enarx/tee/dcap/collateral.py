@@ -182,9 +182,9 @@ def split(data: bytes, name: str) -> tuple[bytes, bytes]:
     spans = _outer_spans(text, what)
     if spans.keys() != {name, "signature"}:
         raise MalformedError(f"{what}: expected the members {name} and signature, found {', '.join(spans) or 'none'}")
-    signature = re.fullmatch(r'"([0-9a-fA-F]{128})"', text[slice(*spans["signature"])])
-    if signature is None:
-        raise MalformedError(f"{what}: signature: expected 128 hexadecimal digits")
+    signature = re.fullmatch(r'"([0-9a-f]{128}|[0-9A-F]{128})"', text[slice(*spans["signature"])])
+    if signature is None:  # of one case, so that no bit of it is free
+        raise MalformedError(f"{what}: signature: expected 128 hexadecimal digits of one case")
     return text[slice(*spans[name])].encode(), bytes.fromhex(signature[1])
 
 
