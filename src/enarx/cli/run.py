@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 NOTICE = "nothing is protected: this machine sees the program, its data and its keys"
 
 
-def _environment(_: click.Context, __: click.Parameter, values: Sequence[str]) -> list[tuple[str, str]]:
+def environment(_: click.Context, __: click.Parameter, values: Sequence[str]) -> list[tuple[str, str]]:
     pairs = [tuple(value.partition("=")[::2]) for value in values]
     for name, _value in pairs:
         if not name:
@@ -52,7 +52,7 @@ def _directories(_: click.Context, __: click.Parameter, values: Sequence[str]) -
     help="The Enarx.toml to use. Without one the program has standard input, output and error.",
 )
 @click.option(
-    "--env", multiple=True, callback=_environment, metavar="NAME=VALUE", help="Add to the environment (repeatable)."
+    "--env", multiple=True, callback=environment, metavar="NAME=VALUE", help="Add to the environment (repeatable)."
 )
 @click.option(
     "--dir",

@@ -1,1 +1,248 @@
-"""Not written yet."""
+"""The program inside every Keep: empty at first, then one workload, then over (flow.md, 6).
+
+    python -I -m enarx.keep.agent CHANNEL ATTESTER…
+
+CHANNEL is the descriptor of the channel, ATTESTER the words of `enarx.keep.backends.attester`. In this order:
+
+  1  know who vouches for us, then give up every right that is not needed (`backends.sandbox`)
+  2  `hello`, and wait for `start`
+  3  provision, or say at which gate that was refused
+  4  run, with the program's streams over the channel
+  5  `exit`, with the program's code
+
+The reader of the channel is a thread of its own. It ends the whole process at once when the host is gone or says what
+it may not say: nothing that runs here may outlive its channel. Nothing is written to standard error, which leads
+nowhere; a bug is told as its place in the code, without its text, for that may hold a secret.
+"""
+
+import os
+import queue
+import socket
+import sys
+import threading
+import traceback
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from signal import SIGINT, SIGTERM
+from typing import Final, NoReturn
+from urllib.parse import urlsplit
+
+from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
+from enarx.keep import backends, measurement
+from enarx.keep.backends import sandbox
+from enarx.keep.channel import (
+    CHUNK,
+    TO_KEEP,
+    VERSION,
+    WINDOW,
+    Channel,
+    Exit,
+    Frame,
+    Hello,
+    Kind,
+    Phase,
+    Refused,
+    Signal,
+    Start,
+    Want,
+)
+from enarx.keep.config import Config, Connect, Listen
+from enarx.keep.deployment import Order
+from enarx.keep.provision import Provisioned, provision
+from enarx.keep.refusal import RefusalError, gate
+from enarx.keep.runtime import Interrupt, Listening, Stdio, TlsIdentity, run
+from enarx.web.problems import family_of
+
+SIGNALS: Final = {"INT": SIGINT, "TERM": SIGTERM}
+DNS_PORT: Final = 53
+ABANDONED: Final = 70  # exit code of a Keep whose host went away or broke the channel's rules
+BUG: Final = "bug"
+
+
+class Inbox:
+    """What the host sends after `start`: input for the program, and signals. Ends the process when it has to."""
+
+    def __init__(self, channel: Channel) -> None:
+        self.interrupt = Interrupt()
+        self.stdin, self._writer = os.pipe2(os.O_CLOEXEC)
+        self._channel = channel
+        self._running = threading.Event()
+        self._pieces: queue.SimpleQueue[bytes] = queue.SimpleQueue()  # bounded by the credit that was given
+        self._allowed = WINDOW
+        self._lock = threading.Lock()
+
+    def start(self) -> None:
+        threading.Thread(target=self._receive, name="channel", daemon=True).start()
+        threading.Thread(target=self._feed, name="stdin", daemon=True).start()
+
+    def program_starts(self) -> None:
+        """From now on a signal is the program's; before, it ends the Keep."""
+        self._running.set()
+
+    def _receive(self) -> None:
+        try:
+            while (frame := self._channel.receive()) is not None:
+                self._take(frame)
+        except MalformedError as error:
+            refuse(self._channel, RefusalError("channel", error))
+        except UnavailableError:
+            pass  # the host is gone, and the end is the same
+        os._exit(ABANDONED)
+
+    def _take(self, frame: Frame) -> None:
+        if frame.kind is Kind.SIGNAL:
+            name = frame.read(Signal).name
+            if name not in SIGNALS:
+                raise MalformedError(f"channel: signal: expected {' or '.join(SIGNALS)}, found {name[:20]!r}")
+            if not self._running.is_set():
+                finish(self._channel, 128 + SIGNALS[name])
+            self.interrupt.send(SIGNALS[name])
+        elif frame.kind is Kind.STDIN:
+            with self._lock:
+                self._allowed -= len(frame.body)
+                if self._allowed < 0:
+                    raise MalformedError("channel: stdin: more than was asked for")
+            self._pieces.put(frame.body)
+        else:
+            raise MalformedError(f"channel: {frame.kind.name.lower()}: not now")
+
+    def _feed(self) -> None:
+        """Into the pipe that the program reads; what it took may be sent again."""
+        with os.fdopen(self._writer, "wb", buffering=0) as pipe:
+            while piece := self._pieces.get():
+                try:
+                    view = memoryview(piece)
+                    while view:
+                        view = view[pipe.write(view) or 0 :]
+                except OSError:
+                    return  # the program closed its input
+                with self._lock:
+                    self._allowed += len(piece)
+                try:
+                    self._channel.send(Kind.WANT, Want(count=len(piece)))
+                except UnavailableError:
+                    return  # noticed by the reader
+
+
+def main(arguments: Sequence[str]) -> NoReturn:
+    """The life of a Keep."""
+    channel = Channel(socket.socket(fileno=int(arguments[0])), receives=TO_KEEP)
+    try:
+        live(channel, arguments[1:])
+    except RefusalError as error:
+        refuse(channel, error)
+    except UnavailableError:
+        os._exit(ABANDONED)  # the channel itself: there is nobody to tell
+    except Exception as error:  # noqa: BLE001 - the edge: what is no error of ours is a bug
+        tell_bug(channel, error)
+    os._exit(ABANDONED)
+
+
+def live(channel: Channel, words: Sequence[str]) -> NoReturn:
+    """Steps 1 to 5. Raises RefusalError at the gate that refused."""
+    # 1
+    with gate("backend"):
+        attester = backends.attester(words, measurement.of_agent)
+    done = sandbox.apply()
+    # 2
+    technology = attester.technology.name
+    channel.send(Kind.HELLO, Hello(version=VERSION, technology=technology, measurement=attester.measurement().hex()))
+    channel.send(Kind.PHASE, Phase(phase="sandboxed", facts=dict(done)))
+    with gate("channel"):
+        order = Order.parse(channel.expect(Kind.START, Start))
+    inbox = Inbox(channel)
+    inbox.start()
+
+    # 3
+    def tell(phase: str, facts: Mapping[str, str]) -> None:
+        channel.send(Kind.PHASE, Phase(phase=phase, facts=dict(facts)))
+
+    provisioned = provision(order, attester, now=lambda: datetime.now(UTC), tell=tell)
+    # 4
+    code = execute(channel, order, provisioned, inbox)
+    # 5
+    finish(channel, code)
+
+
+def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox) -> int:
+    """Run the workload; returns its exit code."""
+    workload, identity = provisioned.workload, provisioned.identity
+    ports = sandbox.restrict_ports(*_ports(workload.config, order))
+    channel.send(Kind.PHASE, Phase(phase="ports", facts={"tcp": ports}))
+
+    def ready(listening: Sequence[Listening]) -> None:
+        facts = {at.name: f"{at.prot} {at.addr} {at.port}" for at in listening}
+        channel.send(Kind.PHASE, Phase(phase="running", facts=facts))
+
+    stdio = Stdio(
+        stdin=inbox.stdin,
+        stdout=lambda data: _send(channel, Kind.STDOUT, data),
+        stderr=lambda data: _send(channel, Kind.STDERR, data),
+    )
+    inbox.program_starts()
+    with gate("runtime"):
+        return run(
+            workload,
+            identity=TlsIdentity(chain_pem=identity.chain_pem, key=identity.secrets.tls),
+            stdio=stdio,
+            interrupt=inbox.interrupt,
+            on_ready=ready,
+        )
+
+
+def refuse(channel: Channel, error: RefusalError) -> NoReturn:
+    """Tell the host at which gate this Keep ended, and end."""
+    cause = error.cause
+    _last(channel, Kind.REFUSED, _refused(error.gate, cause))
+    os._exit(ABANDONED)
+
+
+def finish(channel: Channel, code: int) -> NoReturn:
+    """Tell the host the program's exit code, and end."""
+    _last(channel, Kind.EXIT, Exit(code=code))
+    os._exit(0)
+
+
+def tell_bug(channel: Channel, error: Exception) -> NoReturn:
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" in {frames[-1].name} ({os.path.basename(frames[-1].filename)}:{frames[-1].lineno})" if frames else ""  # noqa: PTH119 - a name in a message
+    title = f"this is a bug in enarx: {type(error).__name__}{where}"
+    _last(channel, Kind.REFUSED, Refused(gate=BUG, title=title, family=BUG))
+    os._exit(ABANDONED)
+
+
+def _refused(where: str, cause: EnarxError) -> Refused:
+    reasons = list(cause.reasons) if isinstance(cause, RejectedError) else []
+    return Refused(gate=where, title=str(cause), family=family_of(cause) or BUG, reasons=reasons)
+
+
+def _last(channel: Channel, kind: Kind, body: Refused | Exit) -> None:
+    try:
+        channel.send(kind, body)
+        channel.finish()
+    except UnavailableError:
+        pass  # nobody listens any more
+
+
+def _send(channel: Channel, kind: Kind, data: bytes) -> None:
+    for start in range(0, len(data), CHUNK):
+        channel.send(kind, data[start : start + CHUNK])
+
+
+def _ports(config: Config, order: Order) -> tuple[list[int] | None, list[int] | None]:
+    """The TCP ports to bind, and those to connect to: the workload's, the Steward's for renewal, and DNS.
+
+    None where the package has rules of its own, which may be ranges: then the runtime alone compares.
+    """
+    parts = urlsplit(order.steward)
+    steward = parts.port or (443 if parts.scheme == "https" else 80)
+    bind = [file.port for file in config.files if isinstance(file, Listen)]
+    connect = [file.port for file in config.files if isinstance(file, Connect)]
+    return (
+        bind if config.network.incoming is None else None,
+        [*connect, steward, DNS_PORT] if config.network.outgoing is None else None,
+    )
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

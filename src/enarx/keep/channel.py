@@ -2,9 +2,12 @@
 
 The length counts the body, at most 1 MiB. Control bodies are strict JSON: unknown members, wrong
 types and trailing bytes are errors. Host → Keep: `start` (once, first), `stdin`, `signal`, `time`,
-`collateral`. Keep → host: `hello`, `phase`, `stdout`, `stderr`, `refused`, `exit` (last). There is
-no reconnect; an unknown type, a type of the wrong direction, or the end of the stream ends the
+`collateral`. Keep → host: `hello`, `phase`, `want`, `stdout`, `stderr`, `refused`, `exit` (last). There
+is no reconnect; an unknown type, a type of the wrong direction, or the end of the stream ends the
 Keep. Everything that arrives here from the other side is untrusted.
+
+A program that does not read its input must not hold up the signals behind it, nor let the host fill
+the Keep's memory. So the host may send `WINDOW` bytes of `stdin` and then as much as `want` asks for.
 """
 
 import socket
@@ -22,6 +25,7 @@ from enarx.errors import MalformedError, UnavailableError
 VERSION: Final = 1
 MAX_BODY: Final = 1 << 20  # bytes; flow.md, 6
 CHUNK: Final = 64 * 1024  # bytes of stdio a frame carries: small enough to interleave, large enough to be cheap
+WINDOW: Final = 4 * CHUNK  # bytes of stdin that may be on their way before the Keep asked for any
 
 _HEADER: Final = struct.Struct(">IB")
 
@@ -42,6 +46,7 @@ class Kind(IntEnum):
     STDERR = 19
     REFUSED = 20
     EXIT = 21
+    WANT = 22
 
 
 TO_KEEP: Final = frozenset({Kind.START, Kind.STDIN, Kind.SIGNAL, Kind.TIME, Kind.COLLATERAL})
@@ -53,7 +58,11 @@ class Body(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 class Start(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What the host tells an empty Keep. Nothing of it is trusted but by its consequences."""
+    """What the host tells an empty Keep. Nothing of it is trusted but by its consequences.
+
+    `digest` is the workload's; `steward` and `drawbridge` are origins, each bundle the roots (PEM) to trust for it;
+    `steward_ca` are the CAs (PEM) whose certificates the user accepts; `config` is the deploy configuration.
+    """
 
     version: int
     slug: str
@@ -62,7 +71,9 @@ class Start(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     drawbridge: str
     steward_bundle: str | None = None
     drawbridge_bundle: str | None = None
+    steward_ca: str | None = None
     token: str | None = None
+    config: str | None = None
 
 
 class Hello(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,8 +96,14 @@ class Refused(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     gate: str
     title: str
+    family: str
     reasons: list[str] = []
-    family: str = "UntrustedError"
+
+
+class Want(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many bytes of stdin were taken, and may now be sent beyond the window."""
+
+    count: int
 
 
 class Exit(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -171,6 +188,13 @@ class Channel:
             raise MalformedError(f"channel: expected {kind.name.lower()}, found {frame.kind.name.lower()}")
         return frame.read(form)
 
+    def finish(self) -> None:
+        """Nothing more will be sent."""
+        try:
+            self._stream.shutdown(socket.SHUT_WR)
+        except OSError as error:
+            raise UnavailableError("channel: the other side is gone") from error
+
     def close(self) -> None:
         self._stream.close()
 
@@ -190,11 +214,43 @@ class Channel:
         return bytes(buffer)
 
 
-def pump(read: Callable[[int], bytes], channel: Channel, kind: Kind) -> None:
-    """Send everything that `read` gives as frames of `kind`, and an empty one at its end."""
+class Credit:
+    """How much stdin the host may still send. `close` wakes whoever waits for more, for there will be none."""
+
+    def __init__(self, amount: int = WINDOW) -> None:
+        self._amount = amount
+        self._closed = False
+        self._changed = threading.Condition()
+
+    def add(self, amount: int) -> None:
+        with self._changed:
+            self._amount += amount
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        with self._changed:
+            self._closed = True
+            self._changed.notify_all()
+
+    def take(self) -> int:
+        """Wait until something may be sent; returns how much, 0 when it is over."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._amount > 0 or self._closed)
+            return 0 if self._closed else self._amount
+
+    def spend(self, amount: int) -> None:
+        with self._changed:
+            self._amount -= amount
+
+
+def pump(read: Callable[[int], bytes], channel: Channel, credit: Credit) -> None:
+    """Send what `read` gives as `stdin` within `credit`, and an empty frame at its end."""
     try:
-        while data := read(CHUNK):
-            channel.send(kind, data)
-        channel.send(kind, b"")
-    except UnavailableError:
+        while allowed := credit.take():
+            data = read(min(CHUNK, allowed))
+            credit.spend(len(data))
+            channel.send(Kind.STDIN, data)
+            if not data:
+                return
+    except (UnavailableError, OSError):
         return  # whoever listens is gone; the receiving side reports it

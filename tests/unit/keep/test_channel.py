@@ -15,6 +15,7 @@ from enarx.keep.channel import (
     TO_HOST,
     TO_KEEP,
     Channel,
+    Credit,
     Exit,
     Frame,
     Kind,
@@ -125,13 +126,26 @@ def test_pumping_ends_with_an_empty_frame(pair: tuple[Channel, Channel]) -> None
     """All data goes over, in order, and the end is told."""
     host, keep = pair
     pieces = [b"a" * 10, b"b" * 10, b""]
-    thread = threading.Thread(target=pump, args=(lambda _: pieces.pop(0), host, Kind.STDIN))
+    thread = threading.Thread(target=pump, args=(lambda _: pieces.pop(0), host, Credit()))
     thread.start()
     got = []
     while (frame := keep.receive()) is not None and frame.body:
         got.append(frame.body)
     thread.join()
     assert b"".join(got) == b"a" * 10 + b"b" * 10
+
+
+def test_no_more_is_pumped_than_was_asked_for(pair: tuple[Channel, Channel]) -> None:
+    """The window goes out and then nothing, until the Keep wants more; closing ends the wait."""
+    host, keep = pair
+    credit = Credit(5)
+    thread = threading.Thread(target=pump, args=(lambda count: b"x" * count, host, credit))
+    thread.start()
+    assert keep.receive() == Frame(kind=Kind.STDIN, body=b"xxxxx")
+    credit.add(2)
+    assert keep.receive() == Frame(kind=Kind.STDIN, body=b"xx")
+    credit.close()
+    thread.join()
 
 
 def test_sending_to_nobody_is_unavailable(pair: tuple[Channel, Channel]) -> None:

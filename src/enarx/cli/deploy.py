@@ -1,0 +1,357 @@
+"""`enarx deploy`: run a published package in a Keep that proves what it runs.
+
+This process asks the registry what the slug means and starts an empty Keep; everything else happens in there. Standard
+output and the exit code are the program's own; what we have to say goes to standard error, a refusal as
+`enarx: refused at GATE: …` with the exit code of its family.
+"""
+
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NoReturn
+from urllib.parse import urlsplit
+
+import click
+
+from enarx.cli.exits import describe, exit_code
+from enarx.cli.run import environment
+from enarx.cli.store import Store, read_file, store_options
+from enarx.errors import MalformedError, RejectedError
+
+if TYPE_CHECKING:
+    from enarx.drawbridge.client import Published
+    from enarx.drawbridge.names import PackageSlug
+    from enarx.keep.backends import Backend
+    from enarx.keep.channel import Hello, Phase
+    from enarx.keep.deployment import Order
+    from enarx.keep.overrides import DeployConfig
+    from enarx.keep.refusal import RefusalError
+
+TOKEN_VARIABLE: Final = "ENARX_DEPLOY_TOKEN"  # noqa: S105 - the name of a variable, not a secret
+SIMULATED: Final = "simulated"
+
+_API: Final = re.compile(r"/api/v[0-9.]+/([^/]+)/([^/]+)/_tag/([^/]+)/?")
+
+
+def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict[str, int]:
+    found = {}
+    for value in values:
+        name, equals, port = value.rpartition("=")
+        if not equals or not name or not re.fullmatch(r"[0-9]{1,5}", port):
+            raise click.BadParameter(f"expected NAME=PORT, found {value!r}")
+        found[name] = int(port)
+    return found
+
+
+@click.command()
+@click.argument("package", metavar="PACKAGE")
+@click.argument("args", nargs=-1, type=click.UNPROCESSED)
+@click.option(
+    "--backend",
+    envvar="ENARX_BACKEND",
+    show_envvar=True,
+    help="Where to run, as `enarx platform info` lists it. Default: the strongest that is ready and protects.",
+)
+@click.option("--tee", metavar="NAME", help="Which TEE to simulate, with --backend simulated: snp, sgx or tdx.")
+@click.option(
+    "--machine",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ENARX_SIMULATED_MACHINE",
+    show_envvar=True,
+    help="The simulated machine: a directory that `enarx platform simulate` made.",
+)
+@click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
+@click.option(
+    "--steward",
+    envvar="ENARX_STEWARD",
+    show_envvar=True,
+    metavar="URL",
+    help="The Steward to ask, instead of the one that the registry names.",
+)
+@click.option(
+    "--steward-ca",
+    type=click.Path(path_type=Path),
+    envvar="ENARX_STEWARD_CA",
+    show_envvar=True,
+    help="CA certificates (PEM) of the Stewards that you accept; the Keep refuses a certificate of another.",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path, allow_dash=True),
+    help=f"A deploy token for a private package (- is standard input). Default: {TOKEN_VARIABLE}.",
+)
+@click.option(
+    "--env",
+    multiple=True,
+    callback=environment,
+    metavar="NAME=VALUE",
+    help="Set a variable of the program, if the package allows it (repeatable).",
+)
+@click.option(
+    "--port",
+    "ports",
+    multiple=True,
+    callback=_ports,
+    metavar="NAME=PORT",
+    help="Move a listener of the program to another port, if the package allows it (repeatable).",
+)
+@click.option(
+    "--allow-incoming", multiple=True, metavar="PORTS", help="Narrow where the program may listen (repeatable)."
+)
+@click.option(
+    "--allow-outgoing", multiple=True, metavar="HOST:PORTS", help="Narrow whom the program may reach (repeatable)."
+)
+@store_options
+def deploy(
+    store: Store,
+    package: str,
+    args: tuple[str, ...],
+    *,
+    backend: str | None,
+    tee: str | None,
+    machine: Path | None,
+    insecure: bool,
+    steward: str | None,
+    steward_ca: Path | None,
+    token_file: Path | None,
+    env: list[tuple[str, str]],
+    ports: dict[str, int],
+    allow_incoming: tuple[str, ...],
+    allow_outgoing: tuple[str, ...],
+) -> None:
+    """Run PACKAGE, published as [HOST/]USER/REPOSITORY:TAG[@DIGEST], in a Keep, with ARGS after `--`.
+
+    An empty Keep is started. It makes its keys, has the TEE vouch for them and for the digest of the package, gets a
+    certificate for that from the Steward, and with it the package from the registry, which this machine never sees.
+    What is changed here (arguments, variables, ports, network), as far as the package allows it, is bound to the
+    certificate, too: its digest is printed, and `enarx verify --config-digest` compares it. The exit code is the
+    program's.
+
+    \b
+      enarx deploy registry.example/alice/web:1.0.0
+      enarx deploy registry.example/alice/web:1.0.0@sha-256:0f3b… -- --verbose
+      enarx deploy --insecure --backend nil registry.example/alice/web:1.0.0
+    """  # noqa: D301 - \b is for click
+    from enarx.keep import launch
+    from enarx.keep.backends import Wishes
+    from enarx.keep.overrides import DeployConfig
+    from enarx.keep.refusal import RefusalError
+
+    config = DeployConfig.of(
+        args=args or None,
+        env=dict(env),
+        ports=ports,
+        incoming=allow_incoming or None,
+        outgoing=allow_outgoing or None,
+    )
+    teller = Teller(as_json=store.as_json)
+    try:
+        place, wishes = (
+            launch.choose(_backend(backend, tee), insecure=insecure),
+            Wishes(technology=tee, machine=None if machine is None else str(machine)),
+        )
+        _require_wishes(place.name, tee, machine)
+        order = _order(store, package, config, steward, steward_ca, _token(token_file), teller)
+        teller.launching(place)
+        terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
+        watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)
+        code = launch.deploy(order, place, wishes, terminal, watcher)
+    except RefusalError as error:
+        teller.refused(error)
+    teller.ended(code)
+    sys.exit(code)
+
+
+class Teller:
+    """Says on standard error what happens: lines for people, or JSON lines."""
+
+    def __init__(self, *, as_json: bool) -> None:
+        self._as_json = as_json
+
+    def ordered(self, order: "Order") -> None:
+        config = None if order.config_digest is None else f"sha-256:{order.config_digest.hex()}"
+        self._say(
+            {"event": "ordered", "slug": order.slug, "workload": str(order.digest), "steward": order.steward}
+            | ({"config": config} if config else {}),
+            f"{order.slug} is {order.digest}; Steward {order.steward}",
+            *([f"deploy configuration {config}"] if config else []),
+        )
+
+    def launching(self, backend: "Backend") -> None:
+        protected = backend.protects is not None
+        self._say(
+            {"event": "launching", "backend": backend.name, "protected": protected},
+            f"a Keep in {backend.title}"
+            + ("" if protected else ", NOTHING IS PROTECTED: this machine sees the program, its data and its keys"),
+        )
+
+    def hello(self, hello: "Hello") -> None:
+        self._say(
+            {"event": "hello", "technology": hello.technology, "measurement": hello.measurement},
+            f"it measures {hello.measurement}" if hello.measurement else "nothing measures it",
+        )
+
+    def phase(self, phase: "Phase") -> None:
+        facts = {_printable(name): _printable(text) for name, text in phase.facts.items()}
+        lines = _LINES[phase.phase](facts) if phase.phase in _LINES else []
+        self._say({"event": "phase", "phase": _printable(phase.phase), "facts": facts}, *lines)
+
+    def warn(self, text: str) -> None:
+        self._say({"event": "warning", "message": text}, f"warning: {text}")
+
+    def refused(self, error: "RefusalError") -> NoReturn:
+        """Say at which gate, by whom, and why; exit with the code of the family."""
+        cause = error.cause
+        reasons = [f"  - {reason}" for reason in cause.reasons] if isinstance(cause, RejectedError) else []
+        self._say(
+            {"event": "refused", "source": "keep", "gate": error.gate, **describe(cause)},
+            f"refused at {error.gate}: {cause}",
+            *(reasons if len(reasons) > 1 else []),
+        )
+        sys.exit(exit_code(cause))
+
+    def ended(self, code: int) -> None:
+        self._say({"event": "exit", "source": "program", "code": code})
+
+    def _say(self, event: Mapping[str, object], *lines: str) -> None:
+        if self._as_json:
+            click.echo(json.dumps(event, ensure_ascii=False), err=True)
+            return
+        for line in lines:
+            click.echo(line if line.startswith(" ") else f"enarx: {line}", err=True)
+
+
+def _sandboxed(facts: Mapping[str, str]) -> Sequence[str]:
+    return [f"warning: {facts['warning']}"] if "warning" in facts else []
+
+
+def _certified(facts: Mapping[str, str]) -> Sequence[str]:
+    kind = " SIMULATED" if facts.get("simulated") == "true" else ""
+    what = f"{facts.get('technology', 'nothing')}{kind} ({facts.get('tcb', 'no attestation result')})"
+    return [f"certified by {facts.get('issuer', '?')} as {what} until {facts.get('until', '?')}"]
+
+
+def _running(facts: Mapping[str, str]) -> Sequence[str]:
+    lines = ["running"]
+    for name, text in facts.items():
+        prot, addr, port = [*text.split(" "), "?", "?"][:3]
+        lines.append(f"{name} listens on {f'[{addr}]' if ':' in addr else addr}:{port} ({prot})")
+    return lines
+
+
+_LINES: Final[Mapping[str, Callable[[Mapping[str, str]], Sequence[str]]]] = {
+    "sandboxed": _sandboxed,
+    "certified": _certified,
+    "renewed": _certified,
+    "released": lambda facts: [f"released to this Keep: {facts.get('files')} files, {facts.get('bytes')} bytes"],
+    "running": _running,
+    "warning": lambda facts: [f"warning: {text}" for text in facts.values()],
+}
+
+
+def _order(
+    store: Store,
+    package: str,
+    config: "DeployConfig",
+    steward: str | None,
+    steward_ca: Path | None,
+    token: str | None,
+    teller: Teller,
+) -> "Order":
+    """What the Keep is told: ask the registry what the slug means. Raises RefusalError."""
+    from enarx.keep.deployment import Order
+    from enarx.keep.refusal import gate
+
+    slug = parse_package(package)
+    host = store.host(slug.host)
+    with gate("tag"):
+        published = _published(store, host, slug, token)
+        workload = published.entry.sha256
+        if workload is None:
+            raise MalformedError(f"{host}: {package}: the tag names no SHA-256, which certificates carry")
+        if published.steward is None and steward is None:
+            raise MalformedError(f"{host}: names no Steward for {package}; name one with --steward")
+    roots, accepted = store.ca_pem(), None if steward_ca is None else read_file(steward_ca)
+    order = Order(
+        slug=str(replace(slug, host=host, tag=published.name, digest=None)),
+        digest=workload,
+        steward=(steward or published.steward or "").rstrip("/"),
+        drawbridge=f"https://{host}",
+        steward_roots=roots if accepted is None else (roots or _system_roots()) + b"\n" + accepted,
+        drawbridge_roots=roots,
+        steward_ca=accepted,
+        token=token,
+        config=config.encode() or None,
+    )
+    teller.ordered(order)
+    return order
+
+
+def parse_package(text: str) -> "PackageSlug":
+    """A slug, or the URL of a tag. Raises MalformedError."""
+    from enarx.drawbridge.names import PackageSlug
+
+    parts = urlsplit(text)
+    if parts.scheme == "https" and parts.netloc:
+        found = _API.fullmatch(parts.path)
+        if found is None:
+            raise MalformedError(
+                f"package: expected https://HOST/api/v0.1.0/USER/REPOSITORY/_tag/TAG, found {text[:200]!r}"
+            )
+        return PackageSlug.parse(f"{parts.netloc}/{found[1]}/{found[2]}:{found[3]}")
+    if parts.scheme in {"http", "file"} and text.startswith(f"{parts.scheme}:/"):
+        hint = "; `enarx run` takes local files" if parts.scheme == "file" else ""
+        raise MalformedError(
+            f"package: expected [HOST/]USER/REPOSITORY:TAG or an https URL, found {text[:200]!r}{hint}"
+        )
+    return PackageSlug.parse(text)
+
+
+def _published(store: Store, host: str, slug: "PackageSlug", token: str | None) -> "Published":
+    """What the registry says of the version: as the deploy token, as whoever is logged in, or as nobody."""
+    from enarx.drawbridge.client import Registry
+
+    with store.client(host, token) if token is not None else store.connect(host) as http:
+        published = Registry(http).tag(slug)
+    if published.yanked is not None:
+        raise RejectedError(f"{host}: {slug} was yanked: {published.yanked or 'no reason is given'}")
+    return published
+
+
+def _backend(name: str | None, tee: str | None) -> str | None:
+    """Whoever names a TEE to simulate means the simulated backend."""
+    return SIMULATED if name is None and tee is not None else name
+
+
+def _require_wishes(backend: str, tee: str | None, machine: Path | None) -> None:
+    """Options that would do nothing are a mistake, and a simulated machine has to be named."""
+    if backend == SIMULATED:
+        for option, value in (("--tee", tee), ("--machine", machine)):
+            if value is None:
+                raise click.UsageError(f"--backend simulated needs {option}")
+    elif tee is not None:
+        raise click.UsageError("--tee is for --backend simulated: elsewhere the machine decides")
+
+
+def _token(file: Path | None) -> str | None:
+    text = os.environ.get(TOKEN_VARIABLE) if file is None else read_file(file).decode("ascii", "replace")
+    token = (text or "").strip()
+    if token and not re.fullmatch(r"[\x21-\x7e]+", token):
+        raise MalformedError("deploy token: expected one word of printable ASCII")
+    return token or None
+
+
+def _system_roots() -> bytes:
+    """What this system trusts, as PEM, to be trusted beside the Steward's own CA."""
+    import ssl
+
+    context = ssl.create_default_context()
+    return "".join(ssl.DER_cert_to_PEM_cert(item) for item in context.get_ca_certs(binary_form=True)).encode()
+
+
+def _printable(text: str) -> str:
+    return "".join(character if character.isprintable() else " " for character in text[:500])

@@ -1,0 +1,102 @@
+"""Which technologies can be simulated: one entry each, over the simulator that lives beside its verifier."""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from datetime import datetime
+from types import MappingProxyType
+from typing import Any, Final, Protocol
+
+from enarx.digest import HashName
+from enarx.tee.model import Evidence
+from enarx.tee.sgx.simulator import SgxMachine
+from enarx.tee.sgx.simulator import Vendor as Intel
+from enarx.tee.snp.simulator import SnpMachine
+from enarx.tee.snp.simulator import Vendor as Amd
+from enarx.tee.tdx.simulator import TdxMachine
+
+
+class Vendor(Protocol):
+    """What every simulator's vendor can do."""
+
+    def publish(self, at: datetime) -> Mapping[str, bytes]: ...
+
+    def save(self) -> Mapping[str, bytes]: ...
+
+
+class Machine(Protocol):
+    """What every simulator's machine can do."""
+
+    def evidence(self, report_data: bytes) -> Evidence: ...
+
+    def save(self) -> Mapping[str, bytes]: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Maker:
+    """How to simulate one technology. `revocable` names what its vendor can take back, with how to do that."""
+
+    technology: str
+    family: str
+    measures: HashName  # the hash whose length the report's measurement has
+    vendor: Callable[[datetime], Any]  # Any: each simulator's own type; the functions of one Maker belong together
+    load_vendor: Callable[[Mapping[str, bytes]], Any]
+    root: Callable[[Any], bytes]
+    machine: Callable[[Any, datetime, bytes], Any]
+    load_machine: Callable[[Mapping[str, bytes]], Any]
+    endorse: Callable[[Any, Any, datetime], Any]
+    measured: Callable[[Any, bytes], Any]
+    revocable: Mapping[str, Callable[[Any, Any], Any]]
+    list_key: str = "hash"  # where the technology's table of steward.toml lists measurements
+
+
+_INTEL: Final = MappingProxyType(
+    {
+        "pck": lambda vendor, machine: vendor.revoke(machine.machine.chain[0]),
+        "pck-ca": lambda vendor, machine: vendor.revoke(machine.machine.chain[1]),
+        "tcb-signer": lambda vendor, _machine: vendor.revoke(vendor.signer.certificate),
+    }
+)
+
+_SGX: Final = Maker(
+    technology="sgx",
+    family="intel",
+    measures="sha-256",
+    vendor=Intel.create,
+    load_vendor=Intel.load,
+    root=lambda vendor: vendor.root.certificate,
+    machine=lambda vendor, at, measurement: SgxMachine.create(vendor, at, mr_enclave=measurement),
+    load_machine=SgxMachine.load,
+    endorse=lambda machine, vendor, at: machine.with_endorsements(vendor.endorsements(at)),
+    measured=lambda machine, measurement: replace(machine, mr_enclave=measurement),
+    revocable=_INTEL,
+)
+
+_TDX: Final = Maker(
+    technology="tdx",
+    family="intel",
+    measures="sha-384",
+    vendor=Intel.create,
+    load_vendor=Intel.load,
+    root=lambda vendor: vendor.root.certificate,
+    machine=lambda vendor, at, measurement: TdxMachine.create(vendor, at, mr_td=measurement),
+    load_machine=TdxMachine.load,
+    endorse=lambda machine, vendor, at: machine.with_endorsements(vendor.endorsements(at, "TDX")),
+    measured=lambda machine, measurement: replace(machine, mr_td=measurement),
+    revocable=_INTEL,
+)
+
+_SNP: Final = Maker(
+    technology="snp",
+    family="amd",
+    measures="sha-384",
+    vendor=Amd.create,
+    load_vendor=Amd.load,
+    root=lambda vendor: vendor.root.certificate,
+    machine=lambda vendor, at, measurement: SnpMachine.create(vendor, at, measurement=measurement),
+    load_machine=SnpMachine.load,
+    endorse=lambda machine, vendor, at: machine.with_endorsements(vendor.endorsements(at)),
+    measured=lambda machine, measurement: replace(machine, template=replace(machine.template, measurement=measurement)),
+    revocable=MappingProxyType({"ask": lambda vendor, _machine: vendor.revoke(vendor.ask.certificate)}),
+)
+
+MAKERS: Final[Mapping[str, Maker]] = MappingProxyType({maker.technology: maker for maker in (_SNP, _SGX, _TDX)})
