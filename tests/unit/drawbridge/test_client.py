@@ -2,17 +2,15 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from enarx.attested import sealing
-from enarx.digest import Digest, Digests
+from enarx.digest import Digest
 from enarx.drawbridge.client import AnsweredError, Item, Limits, Opening, Registry
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, TreePath, UserName
 from enarx.drawbridge.tag import Tag
@@ -20,6 +18,7 @@ from enarx.drawbridge.tree import Directory, Entry, Tree
 from enarx.errors import ConflictError, EnarxError, MalformedError, NotFoundError, UnavailableError, UntrustedError
 from enarx.web.app import build
 from enarx.web.client import Client
+from tests.unit.drawbridge.client_support import Double
 
 SLUG = PackageSlug.parse("user/repo:1.0.0")
 FILES = {
@@ -29,62 +28,6 @@ FILES = {
     "data/empty": b"",
 }
 BASE = "/api/v0.1.0/user/repo/_tag/1.0.0"
-
-
-@dataclass(slots=True, kw_only=True)
-class Double:
-    """Keeps what it is given and gives it back, but for what `instead` says; breaks off answers after `cut` bytes."""
-
-    held: dict[str, tuple[bytes, Mapping[str, str]]] = field(default_factory=dict)
-    instead: dict[str, Callable[[], Response]] = field(default_factory=dict)
-    cut: list[int] = field(default_factory=list)
-    asked: list[str] = field(default_factory=list)
-    refuse: list[int] = field(default_factory=list)
-    sealed: Callable[[str, bytes, Mapping[str, str]], Iterator[bytes]] | None = None
-
-    async def answer(self, request: Request) -> Response:
-        path = request.url.path
-        self.asked.append(
-            f"{request.method} {path}{' ' + request.headers['range'] if 'range' in request.headers else ''}"
-        )
-        if request.method == "PUT":
-            return await self.put(request, path)
-        if path in self.instead:
-            return self.instead[path]()
-        if path not in self.held:
-            return PlainTextResponse("Repository does not exist", status_code=404)
-        body, headers = self.held[path]
-        if self.sealed is not None and "/tree" in path:
-            return StreamingResponse(
-                self.sealed(path.partition("/tree")[2].lstrip("/"), body, headers), media_type=sealing.MEDIA_TYPE
-            )
-        if request.method == "HEAD":
-            return Response(headers={**headers, "Content-Length": str(len(body))})
-        return self.body(body, headers, request.headers.get("range", ""))
-
-    def body(self, body: bytes, headers: Mapping[str, str], ranged: str) -> Response:
-        start = int(ranged.removeprefix("bytes=").removesuffix("-") or 0)
-        more = {"Content-Range": f"bytes {start}-{len(body) - 1}/{len(body)}"} if start else {}
-        end = self.cut.pop(0) if self.cut and len(body) > 100_000 else None
-
-        def chunks() -> Iterator[bytes]:
-            yield body[start : None if end is None else start + end]
-            if end is not None:
-                raise ValueError("the connection breaks")
-
-        length = {"Content-Length": str(len(body) - start)}
-        return StreamingResponse(chunks(), 206 if start else 200, headers={**headers, **length, **more})
-
-    async def put(self, request: Request, path: str) -> Response:
-        body = await request.body()
-        if self.refuse:
-            return PlainTextResponse("not now", status_code=self.refuse.pop(0))
-        if path in self.held:
-            return PlainTextResponse("Already exists", status_code=409)
-        named = {name: request.headers[name] for name in ("content-type", "content-digest")}
-        assert Digests.parse_header(named["content-digest"]) == Digests.of(body)
-        self.held[path] = (body, named)
-        return Response(status_code=201)
 
 
 @pytest.fixture

@@ -2,14 +2,9 @@
 
 import base64
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import parse_qs
 
 import pytest
-from starlette.requests import Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-from starlette.routing import Route
 
 from enarx.drawbridge.login import (
     SCOPES,
@@ -25,82 +20,34 @@ from enarx.drawbridge.login import (
 )
 from enarx.errors import DeniedError, EnarxError, MalformedError, UnavailableError, UntrustedError
 from enarx.web.app import build
+from tests.unit.drawbridge.client_support import Provider
 
 APPLICATION = Application(client_id="enarx", audience="https://registry.example/")
 
 
-@dataclass(slots=True, kw_only=True)
-class Provider:
-    """An issuer whose token endpoint answers what the test put in line."""
-
-    answers: list[tuple[int, dict[str, Any]]] = field(default_factory=list)
-    asked: list[dict[str, str]] = field(default_factory=list)
-    headers: list[dict[str, str]] = field(default_factory=list)
-    document: dict[str, Any] = field(default_factory=dict)
-    url: str = ""
-    slept: list[float] = field(default_factory=list)
-
-    async def discovery(self, request: Request) -> Response:
-        self.url = f"http://{request.headers['host']}"
-        named = {
-            name: f"{self.url}/x/{name}" for name in ("token_endpoint", "userinfo_endpoint", "revocation_endpoint")
-        }
-        named["device_authorization_endpoint"] = f"{self.url}/x/device"
-        return JSONResponse({"issuer": self.url, **named} | self.document)
-
-    async def device(self, request: Request) -> Response:
-        await self._remember(request)
-        return JSONResponse(
-            {
-                "device_code": "secret-device-code",
-                "user_code": "WDJB-MJHT",
-                "verification_uri": f"{self.url}/activate",
-                "expires_in": 60,
-                "interval": 3,
-            }
-        )
-
-    async def token(self, request: Request) -> Response:
-        await self._remember(request)
-        status, body = self.answers.pop(0)
-        return JSONResponse(body, status_code=status)
-
-    async def userinfo(self, request: Request) -> Response:
-        if request.headers.get("authorization") != "Bearer good":
-            return PlainTextResponse("no", status_code=401)
-        return JSONResponse({"sub": "test|subject"})
-
-    async def _remember(self, request: Request) -> None:
-        self.asked.append({name: values[0] for name, values in parse_qs((await request.body()).decode()).items()})
-        self.headers.append(dict(request.headers))
-
-    def device_login(self) -> Grant:
-        """With a clock that only `sleep` moves."""
-        self.slept = []
-        shown: list[DeviceCode] = []
+def log_in(provider: Provider) -> tuple[Grant, list[float]]:
+    """With a clock that only `sleep` moves; also how long each wait was."""
+    slept: list[float] = []
+    shown: list[DeviceCode] = []
+    try:
         grant = device_login(
-            Issuer.discover(self.url),
+            Issuer.discover(provider.url),
             APPLICATION,
             show=shown.append,
-            clock=lambda: sum(self.slept),
-            sleep=self.slept.append,
+            clock=lambda: sum(slept),
+            sleep=slept.append,
         )
-        assert shown[0].user_code == "WDJB-MJHT"
-        assert "secret-device-code" not in repr(shown[0])
-        return grant
+    finally:
+        provider.slept = slept
+    assert shown[0].user_code == "WDJB-MJHT"
+    assert "secret-device-code" not in repr(shown[0])
+    return grant, slept
 
 
 @pytest.fixture
 def provider(start: Callable[..., int]) -> Provider:
     made = Provider()
-    routes = [
-        Route("/.well-known/openid-configuration", made.discovery),
-        Route("/x/device", made.device, methods=["POST"]),
-        Route("/x/token_endpoint", made.token, methods=["POST"]),
-        Route("/x/revocation_endpoint", made.token, methods=["POST"]),
-        Route("/x/userinfo_endpoint", made.userinfo),
-    ]
-    made.url = f"http://127.0.0.1:{start(build(routes, name='issuer', body_limit=10_000))}"
+    made.url = f"http://127.0.0.1:{start(build(made.routes, name='issuer', body_limit=10_000))}"
     return made
 
 
@@ -112,9 +59,9 @@ def test_the_device_flow_waits_as_the_server_says(provider: Provider) -> None:
         (400, {"error": "authorization_pending"}),
         (200, {"access_token": "good", "token_type": "Bearer", "expires_in": 600, "refresh_token": "again"}),
     ]
-    grant = provider.device_login()
+    grant, slept = log_in(provider)
     assert (grant.access_token, grant.refresh_token, grant.expires_in) == ("good", "again", 600)
-    assert provider.slept == [3, 3, 8, 8]
+    assert slept == [3, 3, 8, 8]
     assert set(SCOPES) < set(provider.asked[0]["scope"].split())
     assert provider.asked[0]["audience"] == "https://registry.example/"
     assert provider.asked[1]["device_code"] == "secret-device-code"
@@ -138,7 +85,7 @@ def test_what_the_issuer_refuses_is_told(
     """Every refusal ends the flow at once, in its family, with the issuer's words made safe for a terminal."""
     provider.answers = [answer]
     with pytest.raises(family) as caught:
-        provider.device_login()
+        log_in(provider)
     assert said in str(caught.value)
     assert len(provider.slept) == 1
 
@@ -147,14 +94,14 @@ def test_a_code_that_nobody_approves_ends(provider: Provider) -> None:
     """The flow gives up when the code does, and names it."""
     provider.answers = [(400, {"error": "authorization_pending"})] * 100
     with pytest.raises(DeniedError, match="nobody approved code WDJB-MJHT in 60 seconds"):
-        provider.device_login()
+        log_in(provider)
     assert sum(provider.slept) <= 60
 
 
 def test_an_issuer_that_stumbles_is_asked_less_often(provider: Provider) -> None:
     """A failure of the server doubles the interval (RFC 8628, 3.5) and is no end."""
     provider.answers = [(503, {}), (503, {}), (200, {"access_token": "good"})]
-    assert provider.device_login().access_token == "good"
+    assert log_in(provider)[0].access_token == "good"
     assert provider.slept == [3, 6, 12]
 
 
@@ -233,4 +180,4 @@ def test_an_issuer_that_is_not_there_or_lacks_an_endpoint(provider: Provider) ->
         Issuer.discover("http://127.0.0.1:1")
     provider.document = {"device_authorization_endpoint": None}
     with pytest.raises(MalformedError, match="names no device_authorization_endpoint"):
-        provider.device_login()
+        log_in(provider)
