@@ -53,7 +53,7 @@ def publish(store: Store, *, spec: str, path: Path, dry_run: bool, quiet: bool) 
     if not quiet:
         _list(tree, path)
     if dry_run:
-        _say(store, tree, name, new=None, sent=())
+        _say(store, tree, name, new=None, sent=(), quiet=quiet)
         return
     sent: list[Node] = []
     with (
@@ -68,7 +68,7 @@ def publish(store: Store, *, spec: str, path: Path, dry_run: bool, quiet: bool) 
             on_bytes=on_bytes,
             on_node=lambda node, was_sent: sent.append(node) if was_sent else None,
         )
-    _say(store, tree, name, new=new, sent=sent)
+    _say(store, tree, name, new=new, sent=sent, quiet=quiet)
 
 
 @package.command()
@@ -162,10 +162,10 @@ def _list(tree: "Tree", path: Path) -> None:
         click.echo(f"enarx: hidden files are part of it, such as {hidden[0]}", err=True)
 
 
-def _say(store: Store, tree: "Tree", name: str, *, new: bool | None, sent: Sequence["Node"]) -> None:
+def _say(store: Store, tree: "Tree", name: str, *, new: bool | None, sent: Sequence["Node"], quiet: bool) -> None:
     if not store.as_json:
         click.echo(name)
-        if new is not None and len(sent) < len(tree.nodes):
+        if not quiet and new is not None and len(sent) < len(tree.nodes):
             click.echo(f"enarx: {len(tree.nodes) - len(sent)} of {len(tree.nodes)} nodes were there already", err=True)
         return
     nodes = [{"path": str(node.path), **node.entry.to_json()} for node in tree.nodes]

@@ -11,6 +11,7 @@ from starlette.routing import Route
 
 from enarx.attested import sealing
 from enarx.digest import Digests
+from enarx.errors import EnarxError
 
 
 @dataclass(slots=True, kw_only=True)
@@ -125,3 +126,12 @@ class Provider:
             Route("/x/revocation_endpoint", self.token, methods=["POST"]),
             Route("/x/userinfo_endpoint", self.userinfo),
         ]
+
+
+def chain(error: BaseException | None) -> str:
+    """The error and its causes."""
+    found: list[str] = []
+    while isinstance(error, EnarxError):
+        found.append(str(error))
+        error = error.__cause__
+    return " | ".join(found)
