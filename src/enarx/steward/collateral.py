@@ -32,6 +32,7 @@ MAX_ITEMS: Final = 64  # certificates and lists in one file
 _PEM: Final = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----.*?-----END \1-----", re.DOTALL)
 _TEXT: Final = bytes((9, 10, 13, *range(32, 127)))
 _TABLE_END: Final = bytes(16)
+_ENTRY: Final = 24  # bytes
 # GUIDs of AMD's certificate table (GHCB 2.01, 4.1.8.1): ARK, ASK, VCEK, VLEK, CRL, in the order of their bytes.
 _TABLE: Final = {
     bytes.fromhex("c0b406a4a803495297433fb6014cd0ae"): "ARK",
@@ -130,7 +131,7 @@ def recognise(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, .
         return _from_der(data, source)
     if re.fullmatch(rb"\s*(?:[0-9a-fA-F]{2}\s*)+", data):
         return _from_der(bytes.fromhex(data.decode()), source)
-    if any(data[:16] == guid or data[:16] == _swapped(guid) for guid in _TABLE):
+    if _is_table(data):
         return _from_table(data, source)
     raise MalformedError("not a certificate, CRL, certificate table, TCB info, QE identity or collateral JSON")
 
@@ -291,20 +292,37 @@ def _elements(data: bytes) -> tuple[bytes, ...]:
 
 def _from_table(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
     """GUID, offset and length of each certificate, up to an entry of zeros; then the certificates."""
-    reader = Reader(data, what="certificate table")
+    entries = _entries(data)
+    header = _ENTRY * (len(entries) + 1)
     found, documents = Endorsements(), list[Document]()
-    for _ in range(MAX_ITEMS):
+    for guid, offset, length in entries:
+        if not length or (guid not in _TABLE and _swapped(guid) not in _TABLE):
+            continue  # the host may add entries of its own, and leave some empty
+        if offset < header or offset + length > len(data):
+            raise MalformedError(f"certificate table: entry of {length} bytes at 0x{offset:x} is not behind the header")
+        part = data[offset : offset + length]
+        endorsements, more = _from_pem(part, source) if part.startswith(b"-----BEGIN ") else _from_der(part, source)
+        found, documents = found | endorsements, documents + list(more)
+    return found, tuple(documents)
+
+
+def _entries(data: bytes) -> list[tuple[bytes, int, int]]:
+    """The table's header. Raises MalformedError when it does not end."""
+    reader = Reader(data, what="certificate table")
+    found: list[tuple[bytes, int, int]] = []
+    while len(found) <= MAX_ITEMS:
         guid = reader.take(16, "GUID")
         offset, length = reader.uint(4, "OFFSET"), reader.uint(4, "LENGTH")
         if guid == _TABLE_END:
-            return found, tuple(documents)
-        if guid not in _TABLE and _swapped(guid) not in _TABLE:
-            continue  # the host may add entries of its own
-        if offset + length > len(data):
-            raise MalformedError(f"certificate table: entry of {length} bytes at 0x{offset:x} ends behind the table")
-        endorsements, more = _from_der(data[offset : offset + length], source)
-        found, documents = found | endorsements, documents + list(more)
+            return found
+        found.append((guid, offset, length))
     raise MalformedError(f"certificate table: more than {MAX_ITEMS} entries")
+
+
+def _is_table(data: bytes) -> bool:
+    """Whether one of the first entries is of a kind that is known, in either writing of its GUID."""
+    guids = [data[at : at + 16] for at in range(0, min(len(data), _ENTRY * MAX_ITEMS), _ENTRY)]
+    return any(guid in _TABLE or _swapped(guid) in _TABLE for guid in guids)
 
 
 def _is_text(data: bytes) -> bool:

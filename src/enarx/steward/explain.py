@@ -43,11 +43,31 @@ SENTENCES: Final[Mapping[str, str]] = {
     "chip_deny": "the chip is {none_of}",
     "vmpl": "the VMPL is {one_of}",
     "minimum_guest_svn": "the guest's security version is at least {value}",
+    "policy_flags": "of Debug, SingleSocket and SMT the guest's policy has none but {value}, and Debug never",
+    "platform_info_flags": "the first byte of PLATFORM_INFO is exactly that of {value} (SME 1, TSME 2)",
+    "bootloader": "the boot loader's security version is at least {value}, reported, committed and at launch",
+    "tee": "the TEE's security version is at least {value}, reported, committed and at launch",
+    "snp": "the SNP firmware's security version is at least {value}, reported, committed and at launch",
+    "microcode": "the microcode's security version is at least {value}, reported, committed and at launch",
+    "fmc": "the FMC's security version is at least {value}, reported, committed and at launch",
+    "denied_products": "the product is {none_of}",
+    "allowed_signing_keys": "the report is signed by {one_of}",
+    "policy_required": "the guest's policy has the bits {value}",
+    "policy_denied": "the guest's policy has none of the bits {value}",
+    "platform_required": "PLATFORM_INFO has the bits {value}",
+    "platform_denied": "PLATFORM_INFO has none of the bits {value}",
+    "launch_mitigations": "the mitigation vector at launch has every bit of the number {value}",
+    "current_mitigations": "the current mitigation vector has every bit of the number {value}",
 }
 # Keys that are true or false, in both ways.
 FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "allow_dynamic_platform": ("dynamic platforms may be", "the platform is no dynamic one"),
     "allow_cached_keys": ("platforms with cached keys may be", "the platform has no cached keys"),
+    "require_committed_tcb": (
+        "the committed TCB is the current one",
+        "the committed TCB may be behind the current one",
+    ),
+    "allow_masked_chip_id": ("a VCEK may sign for a chip that is masked", "a chip under a VCEK is not masked"),
     "allow_smt": ("platforms with SMT may be", "the platform has SMT switched off"),
 }
 

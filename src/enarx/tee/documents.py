@@ -78,24 +78,25 @@ def require_unrevoked(
     leniency: Leniency,
     checks: Checks,
 ) -> list[datetime]:
-    """A current CRL of `issuer` names none of `subjects`; returns when it ends.
+    """There is a current CRL of `issuer`, and none of its lists names one of `subjects`; returns when it ends.
 
-    Leniency may do without a current one. A list of the issuer's that has ended still revokes what it names.
+    Leniency may do without a current one. Any list that the issuer signed revokes what it names, current or not: AMD
+    publishes lists for its two kinds of keys apart, and what was once taken back does not come back.
     """
     pool = [crl for crl in _readable_crls(endorsements) if crl.issuer == issuer.subject]
     ends = []
+    lists = [crl for crl in pool if _is_signed(crl, issuer)]
     try:
         crl, end = current_for(issuer, pool, at, "CRL")
     except UntrustedError as error:
         if not leniency.without_crl:
             checks.check(name, ok=False, found=str(error), expected=f"a current CRL of {issuer.common_name}")
         checks.skip(name, f"{error}; allowed here")
-        lists = [crl for crl in pool if _is_signed(crl, issuer)]
     else:
         found = f"number {crl.number}, {crl.this_update:%Y-%m-%dT%H:%M:%SZ} to {end:%Y-%m-%dT%H:%M:%SZ}"
         checks.check(name, ok=True, found=found, expected=f"a current CRL of {issuer.common_name}")
         checks.rests_on(crl.der)
-        ends, lists = [end], [crl]
+        ends = [end]
     for check, subject in subjects:
         serial = f"{subject.common_name} serial 0x{subject.serial:x}"
         if not lists:

@@ -45,12 +45,37 @@ def test_every_writing_of_certificates_is_read() -> None:
     assert recognise(_table(one.der, two.der), "x")[0].certificates == both
 
 
-def test_a_certificate_table_that_points_outside_is_refused() -> None:
-    """Offsets and lengths are checked before they are used."""
+@pytest.mark.parametrize(("position", "value"), [(20, 1 << 20), (16, 0), (16, 24), (16, 0xFFFFFFFF), (20, 0xFFFFFFFF)])
+def test_a_certificate_table_that_points_outside_is_refused(position: int, value: int) -> None:
+    """Offsets and lengths lie behind the header and within the table, without wrapping at 32 bits."""
     table = bytearray(_table(b"\x30\x00"))
-    table[20:24] = (1 << 20).to_bytes(4, "little")
-    with pytest.raises(MalformedError, match="ends behind the table"):
+    table[position : position + 4] = value.to_bytes(4, "little")
+    with pytest.raises(MalformedError, match="is not behind the header"):
         recognise(bytes(table), "x")
+
+
+def test_a_certificate_table_holds_what_hosts_put_there() -> None:
+    """GUIDs in either order of bytes, PEM inside, empty entries, and entries of kinds that are not known here."""
+    one = development("One", AT).certificate
+    table = _table(one.der, one.to_pem(), b"")
+    other = bytes.fromhex("ecae0c0f950243b1afa20ae2e0d565b6") + (120).to_bytes(4, "little") + (4).to_bytes(4, "little")
+    moved = [table[at : at + 24] for at in (0, 24, 48)]
+    entries = [
+        entry[:16] + (int.from_bytes(entry[16:20], "little") + 24).to_bytes(4, "little") + entry[20:] for entry in moved
+    ]
+    assert recognise(table, "x")[0].certificates == (one.der,)
+    assert recognise(other + b"".join(entries) + table[72:], "x")[0].certificates == (one.der,)
+    swapped = table[3::-1] + table[5:3:-1] + table[7:5:-1] + table[8:]
+    assert recognise(swapped, "x")[0].certificates == (one.der,)
+
+
+def test_a_certificate_table_without_an_end_is_refused() -> None:
+    """The header ends with an entry of zeros, within a bounded number of entries."""
+    entry = _table(b"\x30\x00")[:24]
+    with pytest.raises(MalformedError, match="more than 64 entries"):
+        recognise(entry * 70, "x")
+    with pytest.raises(MalformedError, match="certificate table"):
+        recognise(entry, "x")
 
 
 def test_a_binary_file_with_pem_inside_is_no_chain() -> None:
@@ -100,7 +125,11 @@ def test_any_bytes_are_documents_or_malformed(data: bytes) -> None:
 
 
 def _table(*certificates: bytes) -> bytes:
-    guids = ["63da758de6644564adc5f4b93be8accd", "4ab7b379bbac4fe4a02f05aef327c782"]
+    guids = [
+        "63da758de6644564adc5f4b93be8accd",
+        "4ab7b379bbac4fe4a02f05aef327c782",
+        "c0b406a4a803495297433fb6014cd0ae",
+    ]
     offset = 24 * (len(certificates) + 1)
     head, body = Writer(), b""
     for guid, data in zip(guids, certificates, strict=False):

@@ -9,8 +9,8 @@ but for the signature itself):
  4  S11  a current CRL of the ARK does not name the intermediate
  5  S15  the product is one, in the certificates' names, the key's certificate and the report's CPUID
  6  S14  the four TCB versions are of that product's layout
- 7  S12  the key was derived for the reported TCB, component by component
- 8  S13  the key is this chip's
+ 7  S13  the key is this chip's
+ 8  S12  and was derived for the reported TCB, component by component
  9  S1   S2  the key signed the bytes of the report as they came
 10  S17  committed and reported TCB, and that at launch, are nowhere above the current one
     S20  and the firmware has the ABI that the guest's policy asks for
@@ -24,7 +24,7 @@ from typing import Final
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from enarx.errors import MalformedError, UntrustedError
@@ -48,8 +48,8 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
         "revocation.intermediate",
         "vek.product",
         "report.tcb_layout",
-        "vek.tcb",
         "vek.chip",
+        "vek.tcb",
         "report.signature",
         "report.tcb_order",
         "report.abi",
@@ -58,6 +58,8 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
 )
 
 CURVE: Final = "secp384r1"
+
+Path = tuple[Certificate, Certificate, Certificate]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,7 +113,10 @@ def verify(
     with checks.step("report.tcb_layout", expected=f"the layout of {product}"):
         standing = _standing(report, vek)
 
-    # 7  S12
+    # 7  S13
+    _require_chip(report, vek, checks)
+
+    # 8  S12
     lag = _differences(standing.reported, vek.tcb)
     checks.check(
         "vek.tcb",
@@ -119,9 +124,6 @@ def verify(
         found=f"reported TCB {standing.reported}" + (f": {'; '.join(lag)}" if lag else ""),
         expected=f"that of the {kind}: {vek.tcb}",
     )
-
-    # 8  S13
-    _require_chip(report, vek, checks)
 
     # 9  S1, S2
     with checks.step("report.signature", expected=f"signed by the {kind}"):
@@ -253,7 +255,7 @@ def _find_vek(report: Report, kind: Kind, endorsements: Endorsements, at: dateti
 
 def _chain(
     vek: Vek, endorsements: Endorsements, anchors: Sequence[TrustAnchor], at: datetime
-) -> tuple[tuple[Certificate, Certificate, Certificate], TrustAnchor]:
+) -> tuple[Path, TrustAnchor]:
     """Leaf, intermediate, root. The packaged intermediates serve only where nobody else brought one of that name."""
     leaf = vek.certificate
     named = _named(endorsements.certificates, leaf.issuer) or _named(pinned.intermediates(), leaf.issuer)
@@ -261,52 +263,59 @@ def _chain(
         raise UntrustedError(f"{vek.kind}: its issuer {leaf.issuer_common_name!r} is not among the certificates")
     refusal: UntrustedError | None = None
     for intermediate in named:
-        try:
-            return _path(vek, intermediate, endorsements, anchors, at)
-        except UntrustedError as error:
-            refusal = refusal or error
-    raise refusal or UntrustedError(f"{vek.kind}: no chain")
+        for anchor, root in _roots_of(intermediate, endorsements, anchors):
+            path = (leaf, intermediate, root)
+            try:
+                _require_path(vek, path, anchor, at)
+            except UntrustedError as error:
+                refusal = refusal or error  # another of the same name may be the right one
+            else:
+                return path, anchor
+    raise refusal or _no_root(named[0], anchors)
 
 
-def _path(
-    vek: Vek, intermediate: Certificate, endorsements: Endorsements, anchors: Sequence[TrustAnchor], at: datetime
-) -> tuple[tuple[Certificate, Certificate, Certificate], TrustAnchor]:
-    anchor, root = _root_of(intermediate, endorsements, anchors)
+def _require_path(vek: Vek, path: Path, anchor: TrustAnchor, at: datetime) -> None:
+    leaf, intermediate, root = path
     if anchor.intermediates is not None and intermediate.sha256 not in anchor.intermediates:
         raise UntrustedError(
             f"{intermediate.common_name} (serial 0x{intermediate.serial:x}, SHA-256 {intermediate.sha256.hex()}) "
             f"is not one of the intermediates that are pinned under {root.common_name}"
         )
     _require_names(vek, intermediate, root)
-    path = (vek.certificate, intermediate, root)
+    for issuer in (intermediate, root):
+        if not isinstance(issuer.public_key(), rsa.RSAPublicKey):
+            raise UntrustedError(f"{issuer.common_name}: expected an RSA key, and RSASSA-PSS signatures by it")
     verify_chain(path, at, what=f"{vek.kind} chain", understood=UNDERSTOOD)
     verify_chain((root, root), at, what=f"{vek.kind} chain: root")  # self-signed, or it is not what AMD published
-    key = vek.certificate.public_key()
+    key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != CURVE:
         raise UntrustedError(f"{vek.kind}: expected a key on P-384")
-    if vek.certificate.is_ca:
+    if leaf.is_ca:
         raise UntrustedError(f"{vek.kind}: expected an end entity, found a CA")
-    return path, anchor
 
 
-def _root_of(
+def _roots_of(
     intermediate: Certificate, endorsements: Endorsements, anchors: Sequence[TrustAnchor]
-) -> tuple[TrustAnchor, Certificate]:
+) -> list[tuple[TrustAnchor, Certificate]]:
+    """The anchors whose certificate is at hand and has the name of the intermediate's issuer."""
+    found = []
     for anchor in anchors:
         data = anchor.find(endorsements) if anchor.family == "amd" else None
-        if data is None:
-            continue
-        root = read_certificate(data)
-        if root.subject == intermediate.issuer:
-            return anchor, root
+        root = None if data is None else read_certificate(data)
+        if root is not None and root.subject == intermediate.issuer:
+            found.append((anchor, root))
+    return found
+
+
+def _no_root(intermediate: Certificate, anchors: Sequence[TrustAnchor]) -> UntrustedError:
     name = intermediate.issuer_common_name
     digest = pinned.expected_root(name)
     if digest is not None and any(anchor.sha256 == digest for anchor in anchors):
-        raise UntrustedError(
+        return UntrustedError(
             f"{intermediate.common_name}: the certificate of its root {name}, pinned by SHA-256 {digest.hex()}, "
             "came neither with the evidence nor from the collateral"
         )
-    raise UntrustedError(f"{intermediate.common_name}: its root {name!r} is not trusted here")
+    return UntrustedError(f"{intermediate.common_name}: its root {name!r} is not trusted here")
 
 
 def _named(certificates: Iterable[bytes], subject: bytes) -> list[Certificate]:
@@ -334,7 +343,7 @@ def _require_names(vek: Vek, intermediate: Certificate, root: Certificate) -> No
 # -- the report against the key's certificate
 
 
-def _product(report: Report, vek: Vek, path: tuple[Certificate, Certificate, Certificate], checks: Checks) -> str:
+def _product(report: Report, vek: Vek, path: Path, checks: Checks) -> str:
     """One product everywhere: the chain's, the certificate's, and the CPUID's, where the report has one."""
     chain = path[2].common_name.removeprefix("ARK-")
     told = {"chain": chain, "certificate": vek.product, "layout": chain if vek.layout == LAYOUTS[chain] else "other"}
