@@ -1,1 +1,97 @@
-"""Not written yet."""
+"""Where everything is kept: names to storage keys, and nothing else.
+
+    users/<user>                                      the record of a user
+    subjects/<SHA-256 of the subject>/<user>          which name spaces a subject has
+    repositories/<user>/<repository>                  the record of a repository
+    tags/<user>/<repository>/<tag>                    the record of a tag
+    nodes/<user>/<repository>/<tag>/<SHA-256 of path> the record of a node: its meta, and which blob it is
+    blobs/<xx>/<SHA-256>                              content, once however many nodes have it
+    sums/<xx>/<SHA-256>                               checksums of the pieces of a long blob
+    history/<user>/<repository>/<number>              what changed in a repository
+    documents/<user>/<repository>/<kind>/<id>/<number> what may change: the highest number counts
+    parts/<upload>/<offset>                           what has arrived of an upload that can be resumed
+    garbage/<SHA-256>                                 a blob that is being collected right now
+
+No key is above another. Numbers have twelve digits, so that a listing is in their order.
+"""
+
+from hashlib import sha256
+from typing import Final
+
+from enarx.digest import Digest
+from enarx.drawbridge.names import RepositoryName, TagName, TreePath, UserName
+from enarx.drawbridge.store.api import Key
+
+USERS: Final = Key("users")
+REPOSITORIES: Final = Key("repositories")
+TAGS: Final = Key("tags")
+NODES: Final = Key("nodes")
+BLOBS: Final = Key("blobs")
+SUMS: Final = Key("sums")
+HISTORY: Final = Key("history")
+DOCUMENTS: Final = Key("documents")
+PARTS: Final = Key("parts")
+GARBAGE: Final = Key("garbage")
+SUBJECTS: Final = Key("subjects")
+
+
+def user(name: UserName) -> Key:
+    return USERS / name.text
+
+
+def subject(text: str) -> Key:
+    """Under this key are the name spaces of a subject, whatever characters it has."""
+    return SUBJECTS / sha256(text.encode()).hexdigest()
+
+
+def repositories(name: UserName) -> Key:
+    return REPOSITORIES / name.text
+
+
+def repository(owner: UserName, name: RepositoryName) -> Key:
+    return repositories(owner) / name.text
+
+
+def tags(owner: UserName, name: RepositoryName) -> Key:
+    return TAGS / owner.text / name.text
+
+
+def tag(owner: UserName, name: RepositoryName, version: TagName) -> Key:
+    return tags(owner, name) / version.text
+
+
+def nodes(owner: UserName, name: RepositoryName, version: TagName) -> Key:
+    return NODES / owner.text / name.text / version.text
+
+
+def node(owner: UserName, name: RepositoryName, version: TagName, path: TreePath) -> Key:
+    return nodes(owner, name, version) / sha256(str(path).encode()).hexdigest()
+
+
+def blob(digest: Digest) -> Key:
+    return BLOBS / digest.hex[:2] / digest.hex
+
+
+def sums(digest: Digest) -> Key:
+    return SUMS / digest.hex[:2] / digest.hex
+
+
+def garbage(digest: Digest) -> Key:
+    return GARBAGE / digest.hex
+
+
+def history(owner: UserName, name: RepositoryName) -> Key:
+    return HISTORY / owner.text / name.text
+
+
+def documents(owner: UserName, name: RepositoryName | None, kind: str) -> Key:
+    """Those of a repository, or of the user's whole name space; no repository is called `_`."""
+    return DOCUMENTS / owner.text / ("_" if name is None else name.text) / kind
+
+
+def number(prefix: Key, value: int) -> Key:
+    return prefix / f"{value:012d}"
+
+
+def part(upload: str, offset: int) -> Key:
+    return PARTS / upload / f"{offset:020d}"
