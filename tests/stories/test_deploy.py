@@ -1,23 +1,32 @@
 """`enarx deploy` in real processes over real TLS: a Steward, a registry, and Keeps on every machine there is."""
 
+import json
 import os
+import re
+import shutil
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Final
 
 import pytest
 import wasmtime
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
+from enarx.attested.relying import Expectation
+from enarx.digest import HashName
+from enarx.drawbridge.tree import Tree
 from enarx.keep import measurement
-from enarx.keep.backends.simulated import Directory
+from enarx.keep.backends.simulated import Directory, Fault
 from enarx.pki import keys
+from enarx.pki.certificate import certificates_from_pem
+from enarx.web.attested import connect
 from enarx.web.tls import ServerTls
 from tests.stories.lying_registry import LyingRegistry
 
@@ -51,7 +60,8 @@ prot = "tls"
 addr = "127.0.0.1"
 port = 0
 """
-TEES = ["snp", "sgx", "tdx", "nil"]
+MEASURES: Final[dict[str, HashName]] = {"snp": "sha-384", "sgx": "sha-256", "tdx": "sha-384"}
+TEES = [*MEASURES, "nil"]
 
 
 @dataclass(kw_only=True)
@@ -145,3 +155,196 @@ def test_a_program_runs_and_its_output_and_code_come_through(world: World, tee: 
     assert (done.returncode, done.stdout) == (42, "from the Keep\n"), done.stderr
     assert "NOTHING IS PROTECTED" in done.stderr
     assert f"as {tee}{' SIMULATED' if tee != 'nil' else ''}" in done.stderr
+
+
+@dataclass(kw_only=True)
+class Running:
+    """A deployed server: its process, the port it serves on, and what the deployment said as JSON lines."""
+
+    process: "subprocess.Popen[str]"
+    port: int
+    said: list[dict[str, object]]
+
+
+@contextmanager
+def running(world: World, package: str, tee: str, *options: str) -> Iterator[Running]:
+    """A deployment of a server, from the moment it listens to its end by SIGTERM."""
+    command = world.command(package, tee, "--json", *options)
+    process = subprocess.Popen(
+        command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
+    said: list[dict[str, object]] = []
+    try:
+        assert process.stderr is not None
+        for line in process.stderr:
+            said.append(json.loads(line))
+            if said[-1].get("phase") == "running":
+                facts = said[-1]["facts"]
+                assert isinstance(facts, dict)
+                yield Running(process=process, port=int(facts["web"].split()[2]), said=said)
+                break
+        else:
+            pytest.fail(f"it never ran: {said}")
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def get(world: World, port: int, expectation: Expectation) -> tuple[bytes, dict[str, object]]:
+    """What a third party sees that has nothing but the Steward's CA."""
+    anchors = certificates_from_pem((world.folder / "steward-ca.pem").read_bytes(), "ca")
+    with connect("localhost", port, anchors=anchors, expectation=expectation) as (connection, peer):
+        connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
+        answer = b""
+        while chunk := connection.recv(65536):
+            answer += chunk
+    return answer, peer.to_json()
+
+
+ANYTHING = Expectation(accept_simulated=True, accept_nil=True)
+
+
+@pytest.mark.parametrize("tee", TEES)
+def test_a_third_party_sees_what_it_talks_to(world: World, tee: str) -> None:
+    """The page comes over TLS that ends in the Keep; the certificate names technology, workload and measurement."""
+    with running(world, "user/server:1.0.0", tee) as server:
+        page, peer = get(world, server.port, ANYTHING)
+    assert MARKER in page
+    workload = world.registry.promised["user/server/_tag/1.0.0"].workload
+    assert (peer["technology"], peer["simulated"], peer["workload"]) == (tee, tee != "nil", str(workload))
+    assert peer["slug_claimed"] == f"localhost:{world.port}/user/server:1.0.0"
+    assert peer["measurement"] == (measurement.of_agent(MEASURES[tee]).hex() if tee in MEASURES else "")
+    assert server.process.returncode == 128 + signal.SIGTERM
+
+
+def test_the_workload_is_nowhere_in_the_host_process(world: World) -> None:
+    """While the Keep serves the package's data, the host's memory, files, arguments and environment have none of it."""
+    with running(world, "user/server:1.0.0", "snp") as server:
+        page, _ = get(world, server.port, ANYTHING)
+        assert MARKER in page
+        host = server.process.pid
+        (keep,) = map(int, Path(f"/proc/{host}/task/{host}/children").read_text().split())
+        assert MARKER not in memory_of(host)
+        for name in ("cmdline", "environ"):
+            assert MARKER not in Path(f"/proc/{host}/{name}").read_bytes()
+        assert not any(MARKER in file for file in files_of(host))
+        assert MARKER not in Path(f"/proc/{keep}/cmdline").read_bytes()
+        if os.geteuid() == 0:  # to everybody else the kernel shows nothing of a process that is not dumpable
+            assert MARKER in memory_of(keep), "the search does not find what is there"
+            assert not any(MARKER in file for file in files_of(keep)), "the Keep wrote the package to a file"
+        else:
+            with pytest.raises(PermissionError):
+                memory_of(keep)
+
+
+def files_of(pid: int) -> Iterator[bytes]:
+    """What is in the files that a process has open."""
+    for descriptor in Path(f"/proc/{pid}/fd").iterdir():
+        target = descriptor.readlink()
+        if target.is_file():
+            yield target.read_bytes()
+
+
+def memory_of(pid: int) -> bytes:
+    """Everything that a process can read of its own memory."""
+    found = []
+    with Path(f"/proc/{pid}/mem").open("rb", buffering=0) as memory:
+        for line in Path(f"/proc/{pid}/maps").read_text().splitlines():
+            span, mode, *_ = line.split()
+            begin, end = (int(part, 16) for part in span.split("-"))
+            if mode.startswith("r") and "[v" not in line:
+                memory.seek(begin)
+                with suppress(OSError):
+                    found.append(memory.read(end - begin))
+    return b"".join(found)
+
+
+def refusal(done: "subprocess.CompletedProcess[str]") -> tuple[str, int]:
+    """The gate that refused, and the exit code."""
+    found = re.search(r"^enarx: refused at (\w+): ", done.stderr, re.MULTILINE)
+    assert found is not None, done.stderr
+    assert done.stdout == ""
+    return found[1], done.returncode
+
+
+def test_other_bytes_under_the_same_name_are_refused(world: World) -> None:
+    """The host points the Keep at a registry of its own, which serves another program: the hash check says no."""
+    honest = {"main.wasm": bytes(wasmtime.wat2wasm(PROGRAM))}
+    world.registry.publish("user/swapped:1.0.0", honest)
+    altered = honest["main.wasm"].replace(b"from the Keep", b"from the host")
+    world.registry.served["user/swapped/_tag/1.0.0"] = Tree.from_files({"main.wasm": altered})
+    done = world.deploy("user/swapped:1.0.0", "snp")
+    assert refusal(done) == ("digest", 77)
+    assert "expected" in done.stderr
+
+
+def test_a_pinned_digest_is_compared(world: World) -> None:
+    """`@sha-256:…` decides; a registry that shows another version of the same name is refused before a Keep starts."""
+    workload = world.registry.promised["user/program/_tag/1.0.0"].workload
+    assert world.deploy(f"user/program:1.0.0@{workload}", "sgx").returncode == 42
+    done = world.deploy(f"user/program:1.0.0@sha-256:{'00' * 32}", "sgx")
+    assert refusal(done) == ("tag", 77)
+
+
+@pytest.mark.parametrize(("tee", "what"), [("snp", "snp.ask"), ("sgx", "sgx.pck")])
+def test_a_revoked_machine_gets_no_certificate(world: World, tmp_path: Path, tee: str, what: str) -> None:
+    """The vendor took back the key that vouches: the Steward says so, and the registry is never asked for the tree."""
+    copy = Directory(path=shutil.copytree(world.machine.path, tmp_path / "sim"))
+    copy.revoke(what, datetime.now(UTC))
+    world.registry.asked.clear()
+    done = replace(world, machine=copy).deploy("user/program:1.0.0", tee)
+    assert refusal(done) == ("steward", 77)
+    assert "revoked" in done.stderr
+    assert not any("/tree" in path for path in world.registry.asked)
+
+
+@pytest.mark.parametrize(("fault", "why"), [("flipped-bit", "signature"), ("other-key", "binding")])
+@pytest.mark.parametrize("tee", ["snp", "sgx", "tdx"])
+def test_a_lying_machine_gets_no_certificate(world: World, tmp_path: Path, tee: str, fault: Fault, why: str) -> None:
+    """One bit of the report, or a report that belongs to another key."""
+    copy = Directory(path=shutil.copytree(world.machine.path, tmp_path / "sim"))
+    copy.set_fault(fault)
+    done = replace(world, machine=copy).deploy("user/program:1.0.0", tee)
+    assert refusal(done) == ("steward", 77)
+    assert why in done.stderr
+
+
+def test_a_steward_that_the_user_does_not_accept_is_refused_in_the_keep(world: World, tmp_path: Path) -> None:
+    """The host, or the registry, names another Steward: the Keep compares with the CA that the user named."""
+    other = tmp_path / "other.pem"
+    other.write_bytes(server_tls().cert_chain_pem)
+    done = world.deploy("user/program:1.0.0", "snp", "--steward-ca", str(other))
+    assert refusal(done) == ("steward", 77)
+    assert "none of the Stewards that you accept" in done.stderr
+
+
+def test_the_deploy_configuration_is_bound_to_the_certificate(world: World) -> None:
+    """What the package allows is applied, printed and certified; what it does not allow is refused."""
+    with running(world, "user/server:1.0.0", "snp", "--allow-incoming", "0-65535") as server:
+        _, peer = get(world, server.port, ANYTHING)
+    ordered = next(event for event in server.said if event["event"] == "ordered")
+    assert ordered["config"] == f"sha-256:{peer['config_digest']}"
+    done = world.deploy("user/server:1.0.0", "snp", "--env", "DEBUG=1")
+    assert refusal(done) == ("package", 77)
+    assert "the package does not let it be set" in done.stderr
+
+
+def test_programs_read_refusals_as_json(world: World) -> None:
+    """Whether the Keep or the program ended is told apart."""
+    done = world.deploy("user/nothing:1.0.0", "nil", "--json")
+    (refused,) = [json.loads(line) for line in done.stderr.splitlines()]
+    assert (refused["event"], refused["source"], refused["gate"]) == ("refused", "keep", "tag")
+    assert (refused["family"], refused["code"], done.returncode) == ("not-found", 66, 66)
+    done = world.deploy("user/program:1.0.0", "nil", "--json")
+    last = json.loads(done.stderr.splitlines()[-1])
+    assert last == {"event": "exit", "source": "program", "code": 42}
+
+
+def test_what_protects_nothing_has_to_be_called_insecure(world: World) -> None:
+    """Without --insecure there is no Keep, and the registry is not even asked."""
+    world.registry.asked.clear()
+    command = [word for word in world.command("user/program:1.0.0", "snp") if word != "--insecure"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert refusal(done) == ("backend", 77)
+    assert "--insecure" in done.stderr
+    assert world.registry.asked == []

@@ -246,6 +246,7 @@ def _running(facts: Mapping[str, str]) -> Sequence[str]:
 _LINES: Final[Mapping[str, Callable[[Mapping[str, str]], Sequence[str]]]] = {
     "sandboxed": _sandboxed,
     "certified": _certified,
+    "certified again": _certified,
     "renewed": _certified,
     "released": lambda facts: [f"released to this Keep: {facts.get('files')} files, {facts.get('bytes')} bytes"],
     "running": _running,

@@ -53,6 +53,11 @@ class Identity:
     def chain_pem(self) -> bytes:
         return b"".join(Certificate.parse(item).to_pem() for item in self.chain)
 
+    @property
+    def ends(self) -> datetime:
+        """When the first certificate of the chain ends."""
+        return min(Certificate.parse(item).not_after for item in self.chain)
+
     def facts(self) -> dict[str, str]:
         """What the certificate says, for people; no secret is known to it."""
         leaf = self.leaf

@@ -5,7 +5,9 @@
   5  evidence     the TEE vouches for key and claims
   6  certificate  the Steward judges and certifies
   7  release      the registry gives the workload to this certificate, sealed to this Keep
-  8  workload     every hash is checked up to the digest that stands in the certificate, then the package is read
+  8  workload     every hash is checked up to the digest that stands in the certificate, then the package is read;
+                  if it wishes names or a lifetime, steps 3 to 6 are gone again with the same keys, and the Steward
+                  grants what its policy for this workload allows
 
 What the host said (`Order`) is believed in nothing: a wrong digest makes a certificate that says so, a false Steward
 one that nobody accepts, a false registry bytes that fail at step 8. Each step ends at its own gate. `tell` is told of
@@ -16,6 +18,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from typing import Final, Protocol
 
 from enarx.attested.claims import RuntimeClaims
@@ -44,10 +47,11 @@ class Tell(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Provisioned:
-    """A Keep that is ready to run."""
+    """A Keep that is ready to run. `renew` goes steps 3 to 6 again with the same keys."""
 
     identity: Identity
     workload: Workload
+    renew: Callable[[], Identity]
 
 
 def provision(order: Order, attester: Attester, *, now: Callable[[], datetime], tell: Tell) -> Provisioned:
@@ -59,7 +63,12 @@ def provision(order: Order, attester: Attester, *, now: Callable[[], datetime], 
     tell("released", {"files": str(len(files)), "bytes": str(sum(map(len, files.values())))})
     with gate("package"):
         workload = order.applied_to(Workload.from_package(files))
-    return Provisioned(identity=identity, workload=workload)
+    wishes = workload.config.certificate
+    renew = partial(certify, order, attester, secrets, now=now, names=wishes.names, lifetime=wishes.lifetime)
+    if wishes.names or wishes.lifetime is not None:
+        identity = renew()
+        tell("certified again", identity.facts())
+    return Provisioned(identity=identity, workload=workload, renew=renew)
 
 
 def certify(
