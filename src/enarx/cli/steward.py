@@ -9,6 +9,7 @@ import os
 import sys
 import tomllib
 from collections.abc import Sequence
+from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -21,6 +22,8 @@ from enarx.cli.serving import Serving
 if TYPE_CHECKING:
     from enarx.steward.collateral import Reading
     from enarx.steward.offline import Judgement
+    from enarx.steward.stock import Kept, Stock
+    from enarx.steward.vendors import Tee
     from enarx.tee.model import Binding, TrustAnchor
 
 EXIT: Final = {"accepted": 0, "malformed": 65, "untrusted": 77, "rejected": 77}
@@ -259,38 +262,178 @@ def revoke(config: Path, as_json: bool, **rules: str | None) -> None:
 
 @main.group("collateral")
 def collateral_group() -> None:
-    """Vendors' documents that serve what evidence lacks."""
+    """Vendors' documents that serve what evidence lacks: a directory that is named by --directory, or by --config."""
+
+
+_where: Final = [
+    click.option("-d", "--directory", type=FILE, envvar="STEWARD_COLLATERAL", show_envvar=True, help="The directory."),
+    click.option("--config", type=FILE, help="steward.toml, whose `collateral` is the directory."),
+    click.option("--json", "as_json", is_flag=True),
+]
+_anchor: Final = click.option("--anchor", type=FILE, multiple=True, help="A root to know beside the vendors'.")
+
+
+def _with_where(command: Any) -> Any:  # Any: as above
+    for option in reversed(_where):
+        command = option(command)
+    return command
 
 
 @collateral_group.command("show")
-@click.argument("paths", type=FILE, nargs=-1, required=True)
-@click.option("--json", "as_json", is_flag=True)
-def collateral_show(paths: Sequence[Path], as_json: bool) -> None:
-    """Say what PATHS hold, and until when it is valid."""
+@click.argument("paths", type=FILE, nargs=-1)
+@_with_where
+def collateral_show(paths: Sequence[Path], directory: Path | None, config: Path | None, *, as_json: bool) -> None:
+    """Say what the directory, or PATHS, hold, until when it is valid, and the highest numbers that were seen."""
     from enarx.steward import collateral
+    from enarx.steward.highest import FILE as HIGHEST
+    from enarx.steward.highest import Highest
 
+    paths = paths or (_directory(directory, config),)
     reading = collateral.read(paths)
+    floors = {str(path): Highest(path / HIGHEST).floors() for path in paths if path.is_dir()}
     if as_json:
-        click.echo(json.dumps(_documents(reading), indent=2))
+        click.echo(json.dumps({**_documents(reading), "highest": floors}, indent=2))
         return
     now = datetime.now(UTC)
     for document in reading.documents:
         until = "" if document.end is None else f"  until {document.end:%Y-%m-%dT%H:%M:%SZ}"
         ended = "  ENDED" if document.end is not None and document.end <= now else ""
         click.echo(f"{document.kind:<12} {document.title}{until}{ended}  ({document.source})")
-    for path, why in reading.passed_over:
-        click.echo(f"passed over  {path}: {why}")
+    for source, why in reading.passed_over:
+        click.echo(f"passed over  {source}: {why}")
+    for series, numbers in ((s, n) for known in floors.values() for s, n in known.items()):
+        click.echo(f"highest      {series}: {', '.join(str(number) for number in numbers.values())}")
+    ends = [document.end for document in reading.documents if document.end is not None]
+    if ends:
+        click.echo(f"{len(reading.documents)} documents; the first to end does so at {min(ends):%Y-%m-%dT%H:%M:%SZ}")
 
 
 @collateral_group.command("add")
-@click.argument("directory", type=FILE)
 @click.argument("files", type=FILE, nargs=-1, required=True)
-def collateral_add(directory: Path, files: Sequence[Path]) -> None:
-    """Copy FILES that are vendors' documents into DIRECTORY, under names that say what they are."""
-    from enarx.steward import collateral
+@_with_where
+@_anchor
+def collateral_add(
+    files: Sequence[Path], directory: Path | None, config: Path | None, anchor: Sequence[Path], *, as_json: bool
+) -> None:
+    """Copy FILES that are vendors' documents into the directory, under names that say what they are.
 
-    for source, target in collateral.add(directory, files):
-        click.echo(f"{source} → {target}")
+    A file may be a directory or a .tar archive of them. A document with a number below one that was seen is refused.
+    """
+    _tell_kept(_stock(directory, config, anchor).add(files), as_json=as_json)
+
+
+@collateral_group.command("refresh")
+@_with_where
+@_anchor
+@click.option("--product", "products", multiple=True, help="An AMD product: Milan, Genoa or Turin (repeatable).")
+@click.option("--fmspc", "fmspcs", multiple=True, help="An Intel platform family, 6 bytes in hexadecimal (repeatable).")
+@click.option("--tee", "tees", type=click.Choice(["sgx", "tdx"]), multiple=True, help="For which of Intel's TEEs.")
+@click.option("--kds", help="Base URL of AMD's service.  [default: AMD's own]")
+@click.option("--pcs", help="Base URL of Intel's service or a PCCS.  [default: Intel's own]")
+@click.option("--ca", type=FILE, help="CAs (PEM) of these servers, if the system does not know them.")
+@click.option(
+    "--patience", type=click.FloatRange(min=0), default=60.0, show_default=True, help="Seconds to wait when told to."
+)
+def collateral_refresh(
+    directory: Path | None,
+    config: Path | None,
+    anchor: Sequence[Path],
+    products: Sequence[str],
+    fmspcs: Sequence[str],
+    tees: Sequence["Tee"],
+    kds: str | None,
+    pcs: str | None,
+    ca: Path | None,
+    *,
+    patience: float,
+    as_json: bool,
+) -> None:
+    """Fetch from the vendors, anew, what the directory holds, and what the options name.
+
+    AMD: chains and the CRL of each product. Intel: CRLs of root and PCK CAs, QE identities, TCB info of each FMSPC.
+    """
+    from enarx.steward.stock import Wanted
+    from enarx.steward.vendors import KDS, PCS, ROOT_CRLS, Kds, Origin, Pcs
+    from enarx.web.client import Client
+
+    stock = _stock(directory, config, anchor)
+    held = stock.wanted()
+    wanted = Wanted(
+        products=tuple(dict.fromkeys((*held.products, *(name.capitalize() for name in products)))),
+        fmspcs=tuple(dict.fromkeys((*held.fmspcs, *(_fmspc(text) for text in fmspcs)))),
+        tees=tuple(dict.fromkeys((*held.tees, *(tees or (("sgx", "tdx") if fmspcs else ()))))),
+    )
+    if not wanted.products and not wanted.tees:
+        raise click.UsageError("the directory holds nothing to fetch anew: name --product, --fmspc or --tee")
+    trusted = None if ca is None else _bytes(ca, 1024 * 1024)
+
+    kept = []
+    with ExitStack() as stack:
+
+        def origin(url: str) -> Origin:
+            return Origin(client=stack.enter_context(Client(url, ca_pem=trusted)), patience=patience)
+
+        services = Kds(origin(kds or KDS)), Pcs(origin(pcs or PCS), origin(ROOT_CRLS) if pcs is None else None)
+        for item in stock.refresh(wanted, *services):
+            if isinstance(item, str):
+                click.echo(item, err=True)
+            else:
+                kept.append(item)
+    _tell_kept(kept, as_json=as_json)
+
+
+@collateral_group.command("export")
+@click.argument("target", type=FILE, metavar="FILE.tar")
+@_with_where
+def collateral_export(target: Path, directory: Path | None, config: Path | None, *, as_json: bool) -> None:
+    """Write every document into a tar archive, for a machine without a network: `collateral add FILE.tar` there."""
+    count = _stock(directory, config, ()).export(target)
+    click.echo(json.dumps({"documents": count, "file": str(target)}) if as_json else f"{count} files in {target}")
+
+
+def _directory(directory: Path | None, config: Path | None) -> Path:
+    from enarx.steward.config import Config, Flags
+
+    found = directory
+    if found is None and config is not None:
+        found = Config.read(config, Flags()).collateral
+    if found is None:
+        raise click.UsageError("which directory? Name it with --directory, or a steward.toml that does with --config")
+    return found
+
+
+def _stock(directory: Path | None, config: Path | None, anchor: Sequence[Path]) -> "Stock":
+    from enarx.steward.config import Config, Flags, read_anchor
+    from enarx.steward.highest import FILE as HIGHEST
+    from enarx.steward.highest import Highest
+    from enarx.steward.policy import argument_anchors
+    from enarx.steward.stock import Stock
+    from enarx.tee import TECHNOLOGIES
+
+    where = _directory(directory, config)
+    anchors = [each for technology in TECHNOLOGIES for each in technology.anchors()]
+    anchors += Config.read(config, Flags()).policy.anchors if config is not None else ()
+    anchors += [each for path in anchor for each in argument_anchors(read_anchor(path))]
+    return Stock(where, anchors, Highest(where / HIGHEST))
+
+
+def _tell_kept(kept: Sequence["Kept"], *, as_json: bool) -> None:
+    if as_json:
+        members = [{"source": each.source, "file": str(each.target), "note": each.note} for each in kept]
+        click.echo(json.dumps({"documents": members}, indent=2))
+        return
+    for each in kept:
+        click.echo(f"{each.source} → {each.target}" + (f"  ({each.note})" if each.note else ""))
+
+
+def _fmspc(text: str) -> bytes:
+    try:
+        value = bytes.fromhex(text)
+    except ValueError:
+        value = b""
+    if len(value) != 6:
+        raise click.BadParameter(f"expected 6 bytes in hexadecimal, found {text[:40]!r}", param_hint="--fmspc")
+    return value
 
 
 def _print(judgement: "Judgement", reading: "Reading", *, without_crl: bool) -> None:

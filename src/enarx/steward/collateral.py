@@ -13,7 +13,6 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from hashlib import sha256
 from pathlib import Path
 from typing import Final
 
@@ -70,34 +69,9 @@ def read(paths: Iterable[Path]) -> Reading:
     for path in paths:
         if not path.exists():
             raise NotFoundError(f"{path}: no such file or directory")
-        for file in _files(path):
+        for file in files_of(path):
             found.add(file)
     return found.reading()
-
-
-def add(directory: Path, files: Iterable[Path]) -> tuple[tuple[Path, Path], ...]:
-    """Copy documents into a directory, named by what they are and their SHA-256; each appears as a whole.
-
-    Raises MalformedError for a file that is none; then nothing is copied.
-    """
-    planned = []
-    for file in files:
-        try:
-            data = _bounded(file)
-        except OSError as error:
-            raise NotFoundError(f"{file}: {error.strerror or 'cannot be read'}") from error
-        try:
-            _, documents = recognise(data, str(file))
-        except MalformedError as error:
-            raise MalformedError(f"{file}: {error}") from error
-        kind = documents[0].kind.lower().replace(" ", "-")
-        planned.append((file, directory / f"{kind}-{sha256(data).hexdigest()[:16]}{file.suffix}", data))
-    directory.mkdir(parents=True, exist_ok=True)
-    for _, target, data in planned:
-        fresh = target.with_name(f".{target.name}")  # hidden files are not read, so half of one never counts
-        fresh.write_bytes(data)
-        fresh.replace(target)
-    return tuple((file, target) for file, target, _ in planned)
 
 
 class Directory:
@@ -115,7 +89,7 @@ class Directory:
         return self.reading().endorsements
 
     def reading(self) -> Reading:
-        seen = tuple(_stamp(file) for file in _files(self._path))
+        seen = tuple(_stamp(file) for file in files_of(self._path))
         if seen != self._seen:
             self._reading, self._seen = read([self._path]), seen
         return self._reading
@@ -146,7 +120,7 @@ class _Found:
 
     def add(self, file: Path) -> None:
         try:
-            endorsements, documents = recognise(_bounded(file), str(file))
+            endorsements, documents = recognise(read_document(file), str(file))
         except (OSError, MalformedError) as error:
             why = error.strerror or type(error).__name__ if isinstance(error, OSError) else str(error)
             self._passed.append((str(file), why))
@@ -366,13 +340,13 @@ def _json_moment(value: object) -> datetime | None:
         return None
 
 
-def _bounded(file: Path) -> bytes:
+def read_document(file: Path) -> bytes:
     if file.stat().st_size > MAX_FILE:
         raise MalformedError(f"larger than {MAX_FILE} bytes")
     return file.read_bytes()
 
 
-def _files(path: Path) -> Iterator[Path]:
+def files_of(path: Path) -> Iterator[Path]:
     """The file itself, or the regular files in a directory and below, in order; hidden ones are left out."""
     if not path.is_dir():
         yield path

@@ -237,6 +237,7 @@ def test_collateral_is_shown_and_added(quote: Path, capsys: pytest.CaptureFixtur
     assert "TCB info" in shown.out
     assert "passed over" in shown.out
     (quote / "extra.pem").write_bytes(development("One", datetime.now(UTC)).certificate.to_pem())
-    assert Run(capsys, "collateral", "add", quote / "docs", quote / "extra.pem").code == 0
+    assert Run(capsys, "collateral", "add", quote / "extra.pem").code == 64
+    assert Run(capsys, "collateral", "add", "-d", quote / "docs", quote / "extra.pem").code == 0
     listing = Run(capsys, "collateral", "show", quote / "docs", "--json").json
     assert any(document["title"] == "One" for document in listing["documents"])  # type: ignore[attr-defined]  # a list

@@ -96,18 +96,6 @@ def test_a_directory_is_read_again_when_it_changes(tmp_path: Path) -> None:
     assert directory.current().certificates == ()
 
 
-def test_documents_are_added_under_names_that_say_what_they_are(tmp_path: Path) -> None:
-    """`collateral add` copies documents and refuses what is none."""
-    source = tmp_path / "source.pem"
-    source.write_bytes(development("One", AT).certificate.to_pem())
-    ((_, target),) = collateral.add(tmp_path / "pool", [source])
-    assert target.name.startswith("certificate-")
-    assert collateral.read([tmp_path / "pool"]).endorsements.certificates
-    source.write_bytes(b"nothing")
-    with pytest.raises(MalformedError, match=r"source.pem: not a certificate"):
-        collateral.add(tmp_path / "pool", [source])
-
-
 def test_a_path_that_is_not_there_is_not_found(tmp_path: Path) -> None:
     """Endorsements that were named and are absent are an error, not an empty set."""
     with pytest.raises(NotFoundError, match="no such file or directory"):
