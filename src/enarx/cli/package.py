@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from enarx.cli.progress import progress, size
-from enarx.cli.store import Store, asking, show_json, store_options
+from enarx.cli.store import Store, asking, read_file, show_json, store_options
 from enarx.errors import MalformedError
 
 if TYPE_CHECKING:
@@ -29,10 +29,18 @@ def package() -> None:
 @package.command()
 @click.argument("spec", metavar=SPEC)
 @click.argument("path", type=click.Path(path_type=Path))
+@click.option(
+    "--sign",
+    "signers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="KEY",
+    help="Sign the version with this private key (PEM or JWK; P-256, P-384, Ed25519, RSA). Repeatable.",
+)
 @click.option("--dry-run", is_flag=True, help="Show what would be published, and ask nobody.")
 @click.option("--quiet", "-q", is_flag=True, help="List nothing.")
 @store_options
-def publish(store: Store, *, spec: str, path: Path, dry_run: bool, quiet: bool) -> None:
+def publish(store: Store, *, spec: str, path: Path, signers: tuple[Path, ...], dry_run: bool, quiet: bool) -> None:
     """Publish PATH, a directory with main.wasm in it or a file of that name, as a version that can not change.
 
     Everything in the directory is part of the package: the program finds its files under /package. What is about to
@@ -41,14 +49,16 @@ def publish(store: Store, *, spec: str, path: Path, dry_run: bool, quiet: bool) 
     """
     from enarx.drawbridge.client import Registry
     from enarx.drawbridge.names import PackageSlug
-    from enarx.drawbridge.tag import Tag
+    from enarx.drawbridge.tag import SigningKey, Tag, sign, subject_of
 
     slug = PackageSlug.parse(spec)
+    keys = [SigningKey.parse(str(file), read_file(file)) for file in signers]
     if slug.tag is None or slug.digest is not None:
         raise MalformedError(f"package {spec}: expected :TAG and no digest, for that is what comes out")
     host, quiet = store.host(slug.host), quiet or store.as_json
     require_package(path)
     tree = read_tree(path, quiet=quiet)
+    tag = sign(tree.root, subject_of(slug.user, slug.repository, slug.tag), keys) if keys else Tag(entry=tree.root)
     name = f"{host}/{slug.user}/{slug.repository}:{slug.tag}@{tree.workload}"
     if not quiet:
         _list(tree, path)
@@ -63,7 +73,7 @@ def publish(store: Store, *, spec: str, path: Path, dry_run: bool, quiet: bool) 
     ):
         new = Registry(http).publish(
             slug,
-            Tag(entry=tree.root),
+            tag,
             tree,
             on_bytes=on_bytes,
             on_node=lambda node, was_sent: sent.append(node) if was_sent else None,

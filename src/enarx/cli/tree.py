@@ -1,5 +1,6 @@
 """`enarx tree`: the files of a package and their digest, of a directory here or of a published version."""
 
+import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -95,6 +96,38 @@ def fetch(store: Store, *, spec: str, path: str, out: Path | None) -> None:
         show_json({"path": str(target), "digest": str(workload), "bytes": total})
     else:
         click.echo(f"{target}: {size(total)}, of {workload}")
+
+
+@tree.command()
+@click.argument("old", metavar="OLD")
+@click.argument("new", metavar="NEW")
+@store_options
+def diff(store: Store, *, old: str, new: str) -> None:
+    """Say which files differ between OLD and NEW: A added, D deleted, M modified.
+
+    Each of them is a directory here or a published version, [HOST/]USER/REPOSITORY:TAG, in any combination. Ends with 1 when there are any, as diff does.
+    """
+    before, after = (_files(look(store, what)) for what in (old, new))
+    changes = [
+        ("A" if name not in before else "D" if name not in after else "M", name)
+        for name in sorted(before.keys() | after.keys())
+        if name not in before or name not in after or not _same(before[name], after[name])
+    ]
+    if store.as_json:
+        show_json([{"change": change, "path": name} for change, name in changes])
+    else:
+        for change, name in changes:
+            click.echo(f"{change} {name}")
+    sys.exit(1 if changes else 0)
+
+
+def _files(seen: Seen) -> "dict[str, Item]":
+    return {item.file_name: item for item in seen.items if not item.entry.is_directory}
+
+
+def _same(before: "Item", after: "Item") -> bool:
+    one, two = before.entry.meta, after.entry.meta
+    return one.length == two.length and one.digests.agrees(two.digests)
 
 
 def look(store: Store, what: str) -> Seen:

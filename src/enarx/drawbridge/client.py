@@ -446,12 +446,13 @@ class Registry:
         url = f"{_repository_url(slug)}/_tag/{name}"
         known = self._http.get(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS, limit=MAX_TAG)
         if known.status == 200:
-            bound = Tag.parse(known.body).entry
-            if bound.encode() != tag.entry.encode():
-                raise ConflictError(
-                    f"{self.host}: {_shown(slug)}: this version is published with other content and can not change: "
-                    f"{_expected(tag.entry.meta.digests, bound.meta.digests)}; choose another version"
-                )
+            bound = Tag.parse(known.body)
+            what = f"{self.host}: {_shown(slug)}: this version is published"
+            if bound.entry.encode() != tag.entry.encode():
+                found = _expected(tag.entry.meta.digests, bound.entry.meta.digests)
+                raise ConflictError(f"{what} with other content and can not change: {found}; choose another version")
+            if not {item.key_id for item in tag.signatures} <= {item.key_id for item in bound.signatures}:
+                raise ConflictError(f"{what} without that signature and can not change; choose another version")
             return False
         body = tag.encode()
         return self._put(url, body, tag.media_type)

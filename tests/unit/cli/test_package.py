@@ -8,8 +8,10 @@ import pytest
 from click.testing import Result
 
 from enarx.digest import Digest
+from enarx.drawbridge.tag import SigningKey, Tag
 from enarx.drawbridge.tree import Tree
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UntrustedError
+from enarx.pki import keys
 from tests.unit.drawbridge.client_support import Double, chain
 
 Run = Callable[..., Result]
@@ -53,6 +55,27 @@ def test_publish_as_json(enarx: Run, folder: Path, host: str) -> None:
     assert answer["new"] is True
     assert answer["sent"] == ["", "Enarx.toml", "data", "data/greeting.txt", "main.wasm"]
     assert result.stderr == ""
+
+
+def test_publish_signs_what_it_publishes(enarx: Run, folder: Path, double: Double, tmp_path: Path) -> None:
+    """The tag is a JWS for exactly this slug, by every key that was named; a public key can not sign."""
+    for name in ("one", "two"):
+        (tmp_path / name).write_bytes(keys.to_pem(keys.generate("P-256")))
+    named = [option for name in ("one", "two") for option in ("--sign", str(tmp_path / name))]
+    assert enarx("package", "publish", "user/repo:1.0.0", str(folder), *named).exception is None
+    body, headers = double.held["/api/v0.1.0/user/repo/_tag/1.0.0"]
+    assert headers["content-type"] == "application/jose+json"
+    known = [SigningKey.parse(name, (tmp_path / name).read_bytes()) for name in ("one", "two")]
+    assert Tag.parse(body).verify(known, "user/repo:1.0.0") == ("one", "two")
+    again = enarx("package", "publish", "user/repo:1.0.0", str(folder), *named)
+    assert again.exception is None  # other bytes, for such signatures are random, but by the same keys
+    enarx("package", "publish", "user/repo:1.0.1", str(folder))
+    late = enarx("package", "publish", "user/repo:1.0.1", str(folder), *named)
+    assert "published without that signature and can not change" in chain(late.exception)
+    (tmp_path / "public").write_bytes(known[0].public_pem())
+    result = enarx("package", "publish", "user/repo:2.0.0", str(folder), "--sign", str(tmp_path / "public"))
+    assert isinstance(result.exception, MalformedError)
+    assert "expected a private key" in str(result.exception)
 
 
 def test_only_packages_are_published(enarx: Run, double: Double, tmp_path: Path) -> None:
@@ -134,6 +157,19 @@ def test_tree_fetch_takes_a_part(enarx: Run, folder: Path, tmp_path: Path) -> No
     assert [path.name for path in (tmp_path / "part").iterdir()] == ["greeting.txt"]
     missing = enarx("tree", "fetch", "user/repo:1.0.0", "nothing", "--out", str(tmp_path / "x"))
     assert "nothing in it is called nothing" in chain(missing.exception)
+
+
+def test_diff_names_what_changed(enarx: Run, folder: Path) -> None:
+    """Added, deleted and modified files between what is here and what is published; 1 when there are any."""
+    enarx("package", "publish", "user/repo:1.0.0", str(folder))
+    assert enarx("tree", "diff", "user/repo:1.0.0", str(folder)).output == ""
+    (folder / "data" / "greeting.txt").write_bytes(b"HELLO")
+    (folder / "Enarx.toml").rename(folder / "more")
+    result = enarx("tree", "diff", "user/repo:1.0.0", str(folder))
+    assert result.output == "D Enarx.toml\nM data/greeting.txt\nA more\n"
+    assert isinstance(result.exception, SystemExit)
+    assert result.exception.code == 1
+    assert json.loads(enarx("tree", "diff", str(folder), str(folder), "--json").output) == []
 
 
 def test_repositories_are_private_unless_said(enarx: Run, double: Double) -> None:
