@@ -491,6 +491,38 @@ class Registry:
         if answer.status >= 300:
             self._refuse("PUT", url, answer.status, answer.headers, answer.body)
 
+    # -- what else there is of a repository
+
+    def look(self, url: str) -> canonical.Json:
+        """A resource as JSON."""
+        return _json(self._get(url, MAX_LISTING), f"{self.host}: {url}")
+
+    def set(self, url: str, value: canonical.Json) -> canonical.Json:
+        """Replace a resource. What the registry says of it comes back."""
+        headers = {"Content-Type": JSON_TYPE, "Accept": ACCEPT}
+        body = canonical.encode(value)
+        answer = self._repeated(lambda: self._http.put(API + url, body, headers=headers, allow=REFUSALS))
+        return self._accepted("PUT", url, answer)
+
+    def remove(self, url: str) -> canonical.Json:
+        """Remove a resource."""
+
+        def send() -> Response:
+            return self._http.request("DELETE", API + url, headers={"Accept": ACCEPT}, allow=REFUSALS)
+
+        return self._accepted("DELETE", url, self._repeated(send))
+
+    def make(self, url: str, value: canonical.Json) -> canonical.Json:
+        """Make something new. Asked once: twice would make two."""
+        headers = {"Content-Type": JSON_TYPE, "Accept": ACCEPT}
+        answer = self._http.post(API + url, canonical.encode(value), headers=headers, allow=REFUSALS)
+        return self._accepted("POST", url, answer)
+
+    def _accepted(self, method: str, url: str, answer: Response) -> canonical.Json:
+        if answer.status >= 300:
+            self._refuse(method, url, answer.status, answer.headers, answer.body)
+        return _json(answer, f"{self.host}: {url}") if answer.body else None
+
     # -- one request
 
     def _get(self, url: str, limit: int = MAX_DOCUMENT) -> Response:
@@ -577,6 +609,11 @@ def _meta(answer: Response, where: str) -> Meta:
         )
     except MalformedError as error:
         raise MalformedError(f"{where}: {error}") from error
+
+
+def _json(answer: Response, what: str) -> canonical.Json:
+    found: canonical.Json = canonical.parse(answer.body, what)
+    return found
 
 
 def _require_tag(slug: PackageSlug) -> TagName:
