@@ -150,6 +150,28 @@ def info(store: Store, *, spec: str) -> None:
         show_json({"subject": Registry(http).user(slug.user)})
 
 
+@user.command(name="list")
+@click.option("--json", "as_json", is_flag=True, help="Print for programs, errors included.")
+def list_logins(*, as_json: bool) -> None:
+    """List the registries where this machine is logged in: issuer, where the token is kept, and until when."""
+    from datetime import UTC, datetime
+
+    from enarx.cli.credentials import Logins
+
+    found = []
+    for host, known in sorted(Logins.read(Logins.default_path()).known.items()):
+        ends = known.credential.expires if known.credential else None
+        until = None if ends is None else datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        renewed = known.credential is not None and known.credential.refresh_token is not None
+        found.append({"host": host, "issuer": known.issuer, "kept": _kept(known), "until": until, "renewed": renewed})
+    if as_json:
+        show_json(found)
+        return
+    for item in found:
+        end = "renewed by itself" if item["renewed"] else f"until {item['until'] or 'its issuer says so'}"
+        click.echo(f"{item['host']}  at {item['issuer']}, kept in the {item['kept']}, {end}")
+
+
 def log_in(
     store: Store, host: str, client_id: str | None, flow: str, for_audience: str | None
 ) -> "tuple[Login, Grant]":

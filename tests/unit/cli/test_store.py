@@ -191,6 +191,15 @@ def test_logout_forgets_and_takes_back(
     assert enarx("user", "logout").stdout == f"Nobody is logged in at {host}.\n"
 
 
+def test_list_says_where_we_are_logged_in(enarx: Callable[..., Result], provider: Provider, host: str) -> None:
+    """A line for each registry; no token in it."""
+    assert enarx("user", "list").output == ""
+    provider.answers = [(200, GRANT)]
+    enarx("user", "login")
+    assert enarx("user", "list").output == f"{host}  at {provider.url}, kept in the file, renewed by itself\n"
+    assert json.loads(enarx("user", "list", "--json").output)[0]["renewed"] is True
+
+
 def test_a_file_of_logins_that_others_can_read_is_refused(enarx: Callable[..., Result], state: Path) -> None:
     """Tokens that others may have read are worth nothing; the error says what to do."""
     state.parent.mkdir(parents=True)
