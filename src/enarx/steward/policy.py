@@ -233,7 +233,10 @@ def _read_technology(
         return unsafe.accept_nil, technology.default_policy
     if technology.name not in document:
         nothing_said = not any(each.name in document for each in TECHNOLOGIES)
-        return unsafe.allow_any_measurement and nothing_said, technology.default_policy
+        known = unsafe.allow_any_measurement and nothing_said
+        # a Steward's defaults are those of a table without keys; `default_policy` is for looking at evidence offline
+        empty = document.table(technology.name)
+        return known, technology.read_policy(empty) if known else technology.default_policy
     table = document.table(technology.name)
     if not table.keys():
         raise document.error(technology.name, "an empty table; expected what is acceptable, or no table")

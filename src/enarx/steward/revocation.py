@@ -112,7 +112,7 @@ def rule_value(kind: Kind, text: str) -> str:
     """What a person wrote, as rules have it. Raises MalformedError.
 
     A workload may be written with its algorithm. A chip is known by the SHA-256 of its id, which certificates carry;
-    an id of another length than 32 bytes is hashed.
+    an id of another length than 32 bytes is hashed. AMD's ids of 8 bytes may be written with the zeros of a report.
     """
     if kind == "workload":
         return Digest.parse(text).hex
@@ -122,6 +122,7 @@ def rule_value(kind: Kind, text: str) -> str:
     if len(value) % 2:
         raise MalformedError(f"{kind}: expected whole bytes of hexadecimal, found {len(value)} digits")
     raw = bytes.fromhex(value)
+    raw = raw[:8] if kind == "chip" and len(raw) == 64 and not any(raw[8:]) else raw
     return sha256(raw).hexdigest() if kind == "chip" and len(raw) != sha256().digest_size else value
 
 

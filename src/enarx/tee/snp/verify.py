@@ -310,7 +310,7 @@ def _roots_of(
 def _no_root(intermediate: Certificate, anchors: Sequence[TrustAnchor]) -> UntrustedError:
     name = intermediate.issuer_common_name
     digest = pinned.expected_root(name)
-    if digest is not None and any(anchor.sha256 == digest for anchor in anchors):
+    if digest is not None and any(anchor.sha256 == digest and anchor.certificate is None for anchor in anchors):
         return UntrustedError(
             f"{intermediate.common_name}: the certificate of its root {name}, pinned by SHA-256 {digest.hex()}, "
             "came neither with the evidence nor from the collateral"
