@@ -66,4 +66,4 @@ def encode(quote: bytes, endorsements: Endorsements) -> Evidence:
 def recognise(data: bytes) -> bool:
     """Whether bare bytes begin as an SGX quote does."""
     version, key_type, tee = (int.from_bytes(data[a:b], "little") for a, b in ((0, 2), (2, 4), (4, 8)))
-    return len(data) > 8 and version in {3, 5} and key_type == ECDSA_P256 and tee == TEE_SGX
+    return version in {3, 5} and key_type == ECDSA_P256 and tee == TEE_SGX

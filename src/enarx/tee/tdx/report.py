@@ -186,4 +186,4 @@ def encode(quote: bytes, endorsements: Endorsements) -> Evidence:
 def recognise(data: bytes) -> bool:
     """Whether bare bytes begin as a TDX quote does."""
     version, key_type, tee = (int.from_bytes(data[a:b], "little") for a, b in ((0, 2), (2, 4), (4, 8)))
-    return len(data) > 8 and version in {4, 5} and key_type == ECDSA_P256 and tee == TEE_TDX
+    return version in {4, 5} and key_type == ECDSA_P256 and tee == TEE_TDX

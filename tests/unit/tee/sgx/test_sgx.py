@@ -1,6 +1,6 @@
 """SGX: what an enclave's report has to be, which enclaves policy accepts, and the forms of evidence."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 
@@ -8,7 +8,7 @@ from enarx.errors import MalformedError
 from enarx.tee.appraise import judge
 from enarx.tee.dcap import enclave as bits
 from enarx.tee.dcap.enclave import EnclaveReport
-from enarx.tee.model import Binding, Endorsements, Evidence
+from enarx.tee.model import Binding, Checks, Claims, Endorsements, Evidence
 from enarx.tee.sgx import TECHNOLOGY
 from enarx.tee.sgx.report import OID, OID_WITH_QE, Report, encode, parse
 from enarx.tee.sgx.simulator import SgxMachine
@@ -153,3 +153,42 @@ def test_a_machine_is_the_same_after_it_was_saved() -> None:
     assert replace(case(), machine=loaded, quote=loaded.quote(REPORT_DATA)).judge().accepted
     with pytest.raises(MalformedError):
         SgxMachine.load({})
+
+
+def test_a_bare_quote_is_recognised_by_its_header() -> None:
+    """Versions 3 and 5 of an enclave; a TD's is not an enclave's."""
+    for head in ("0300020000000000ff", "0500020000000000ff"):
+        assert TECHNOLOGY.recognise(bytes.fromhex(head))
+    for head in ("0400020000000000", "0300030000000000", "0300020081000000", "0300020000000001", ""):
+        assert not TECHNOLOGY.recognise(bytes.fromhex(head))
+
+
+def test_the_claims_tell_of_every_field() -> None:
+    """What the verdict shows of an enclave, under Intel's names, and debug by its own bit."""
+    claims = (
+        with_report(flags=bits.INIT | bits.MODE64BIT | bits.DEBUG, misc_select=1, security_version=7).judge().claims
+    )
+    assert claims is not None
+    assert claims.debug
+    assert claims.signer == MR_SIGNER
+    report = claims.fields["report"]
+    assert isinstance(report, dict)
+    assert (report["attributes"], report["miscselect"], report["isvsvn"]) == (
+        "0700000000000000e700000000000000",
+        "00000001",
+        7,
+    )
+
+
+def test_without_a_table_the_defaults_are_those_of_an_empty_one() -> None:
+    """`steward verify` without a configuration asks what a table asks that says nothing."""
+    assert case().policy() == TECHNOLOGY.default_policy
+
+
+def test_policy_is_asked_of_verified_claims_alone() -> None:
+    """Claims that `verify` did not make are a mistake of the caller, not evidence."""
+    claims = case().judge().claims
+    assert claims is not None
+    made = {field.name: getattr(claims, field.name) for field in fields(Claims)}
+    with pytest.raises(TypeError):
+        TECHNOLOGY.accept(Claims(**made), TECHNOLOGY.default_policy, Checks())

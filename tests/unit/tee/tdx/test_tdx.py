@@ -1,6 +1,6 @@
 """TDX: every form of the TD report, the TDX module and its level, and which TDs policy accepts."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from typing import Literal
 
 import pytest
@@ -11,7 +11,7 @@ from enarx.errors import MalformedError
 from enarx.tee.appraise import judge
 from enarx.tee.dcap.quote import BODY_SIZES
 from enarx.tee.dcap.simulator import NEWEST, OLDER, TDX_COMPONENTS, Machine, enclave_level, tcb_level
-from enarx.tee.model import Binding, Endorsements, Evidence
+from enarx.tee.model import Binding, Checks, Claims, Endorsements, Evidence
 from enarx.tee.tdx import TECHNOLOGY
 from enarx.tee.tdx import report as bits
 from enarx.tee.tdx.report import OID, Lineage, Report, TdReport, encode, parse
@@ -318,7 +318,7 @@ def test_t9_a_td_that_was_launched_elsewhere_is_judged_by_that_platform_too() ->
     fine = with_lineage(initial_cpu_svn=newest, initial_tee_tcb_svn=svn(5, 1, 6), initial_fmspc=fmspc)
     assert fine.judge().accepted, fine.reasons()
     old_cpu = bytes(OLDER)
-    for fields in (
+    for told in (
         {"initial_cpu_svn": bytes(16), "initial_tee_tcb_svn": svn(5, 1, 6), "initial_fmspc": fmspc},
         {"initial_cpu_svn": newest, "initial_tee_tcb_svn": svn(3, 1, 6), "initial_fmspc": fmspc},
         {"initial_cpu_svn": newest, "initial_tee_tcb_svn": svn(5, 1, 5), "initial_fmspc": fmspc},
@@ -326,8 +326,8 @@ def test_t9_a_td_that_was_launched_elsewhere_is_judged_by_that_platform_too() ->
         {"initial_cpu_svn": newest, "initial_tee_tcb_svn": svn(5, 1, 6), "initial_fmspc": b"\7" * 12},
         {"initial_cpu_svn": old_cpu, "initial_tee_tcb_svn": svn(5, 1, 6), "initial_fmspc": fmspc},
     ):
-        case = with_lineage(**fields)
-        assert case.refused() == ("rejected", "policy.launch_tcb"), fields
+        case = with_lineage(**told)
+        assert case.refused() == ("rejected", "policy.launch_tcb"), told
         assert case.judge("allow_older_launch = true").accepted
 
 
@@ -373,6 +373,7 @@ def test_a_bare_quote_is_recognised_by_its_header() -> None:
     assert not TECHNOLOGY.recognise(support.enclave().quote(REPORT_DATA))
     assert not TECHNOLOGY.recognise(support.enclave().quote(REPORT_DATA, version=5))
     assert not TECHNOLOGY.recognise(b"")
+    assert TECHNOLOGY.recognise(bytes.fromhex("0400020081000000ff"))
 
 
 def test_a_machine_is_the_same_after_it_was_saved() -> None:
@@ -382,3 +383,32 @@ def test_a_machine_is_the_same_after_it_was_saved() -> None:
     assert replace(td_case(), machine=loaded, quote=loaded.quote(REPORT_DATA)).judge().accepted
     with pytest.raises(MalformedError, match=r"td\.bin is missing"):
         TdxMachine.load({})
+
+
+def test_the_claims_tell_of_debug_and_of_every_field() -> None:
+    """What the verdict shows of a TD: debug by its own bit alone, and each field under Intel's name."""
+    for attributes, debug in ((bits.SEPT_VE_DISABLE | 1, True), (bits.SEPT_VE_DISABLE | 2, False)):
+        claims = with_report(4, attributes=attributes).judge().claims
+        assert claims is not None
+        assert claims.debug is debug
+        report = claims.fields["report"]
+        assert isinstance(report, dict)
+        assert (report["tdattributes"], report["xfam"]) == (
+            f"{attributes:02x}"[-2:] + "00001000000000",
+            "e7" + "00" * 7,
+        )
+        assert {f"rtmr{index}" for index in range(4)} < set(report)
+
+
+def test_without_a_table_the_defaults_are_those_of_an_empty_one() -> None:
+    """`steward verify` without a configuration asks what a table asks that says nothing."""
+    assert td_case().policy() == TECHNOLOGY.default_policy
+
+
+def test_policy_is_asked_of_verified_claims_alone() -> None:
+    """Claims that `verify` did not make are a mistake of the caller, not evidence."""
+    claims = td_case().judge().claims
+    assert claims is not None
+    made = {field.name: getattr(claims, field.name) for field in fields(Claims)}
+    with pytest.raises(TypeError):
+        TECHNOLOGY.accept(Claims(**made), TECHNOLOGY.default_policy, Checks())
