@@ -7,7 +7,6 @@ table of option names. Commands parse, call one function, print and exit; what i
 import json
 import os
 import sys
-import tomllib
 from collections.abc import Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
@@ -16,7 +15,8 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
-from enarx.cli.exits import USAGE, Program
+from enarx.cli.exits import USAGE
+from enarx.cli.options import ServesByDefault
 from enarx.cli.serving import Serving
 
 if TYPE_CHECKING:
@@ -31,17 +31,10 @@ PASSPHRASE: Final = "STEWARD_KEY_PASSPHRASE"  # noqa: S105 - the name of a varia
 FILE: Final = click.Path(path_type=Path)
 
 
-class Steward(Program):
-    """The originals had no commands: options alone mean `serve`, and `@file.toml` is options in a file."""
+class Steward(ServesByDefault):
+    """The originals' environment starts it, too."""
 
-    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
-        expanded = _expand(args)
-        asked = {"--help", "-h", "--version"}
-        if expanded[:1] and expanded[0].startswith("-") and expanded[0] not in asked:
-            expanded = ["serve", *expanded]
-        elif not expanded and any(name in os.environ for name in ("STEWARD_KEY", "RENDER_EXTERNAL_HOSTNAME")):
-            expanded = ["serve"]
-        return super().parse_args(ctx, expanded)
+    starts = ("STEWARD_KEY", "RENDER_EXTERNAL_HOSTNAME")
 
 
 @click.group(cls=Steward, context_settings={"help_option_names": ["-h", "--help"]})
@@ -554,20 +547,3 @@ def _passphrase() -> bytes | None:
 
 def _curve(name: str) -> Any:  # Any: click has checked that it is one of the two
     return name
-
-
-def _expand(args: Sequence[str]) -> list[str]:
-    """Replace each `@file.toml` by the options it holds (protocol.md, 1.6)."""
-    found: list[str] = []
-    for arg in args:
-        if not arg.startswith("@"):
-            found.append(arg)
-            continue
-        try:
-            table = tomllib.loads(Path(arg[1:]).read_text())
-        except (OSError, ValueError) as error:
-            raise click.UsageError(f"{arg}: cannot be read as TOML") from error
-        for name, value in table.items():
-            option = f"--{name.replace('_', '-')}"
-            found += [option] if value is True else [] if value is False else [option, str(value)]
-    return found

@@ -39,16 +39,18 @@ def build(
     body_limit: BodyLimit,
     errors: ErrorForm = "problem",
     statuses: Mapping[type[EnarxError], int] | None = None,
+    error_headers: Callable[[EnarxError], Mapping[str, str]] | None = None,
     health: Callable[[], None] | None = None,
     lifespan: Lifespan[Starlette] | None = None,
 ) -> Starlette:
     """The application `name`, which is also the name of its log.
 
     `body_limit` is in bytes, or a function of the ASGI scope. `errors` is the form of refusals when the client does
-    not ask for one. `statuses` replaces status codes of the table, the most special type first. `health` raises one
-    of our errors when the service can not do its work; `GET /health` answers 200 or 503.
+    not ask for one. `statuses` replaces status codes of the table, the most special type first; `error_headers` says
+    what stands beside an error, such as a challenge. `health` raises one of our errors when the service can not do its
+    work; `GET /health` answers 200 or 503.
     """
-    answer = _Answers(errors, statuses or {})
+    answer = _Answers(errors, statuses or {}, error_headers or (lambda _: {}))
     log = Log(name)
     return Starlette(
         routes=[*routes, Route(HEALTH_PATH, _health(health), methods=["GET"])],
@@ -66,13 +68,20 @@ def request_id(request: Request) -> str:
 class _Answers:
     """Errors to responses, in the form that this service and this client agree on."""
 
-    def __init__(self, form: ErrorForm, statuses: Mapping[type[EnarxError], int]) -> None:
+    def __init__(
+        self,
+        form: ErrorForm,
+        statuses: Mapping[type[EnarxError], int],
+        headers: Callable[[EnarxError], Mapping[str, str]],
+    ) -> None:
         self._form = form
         self._statuses = statuses
+        self._headers = headers
 
     async def error(self, request: Request, error: Exception) -> Response:
         status = next((self._statuses[kind] for kind in type(error).__mro__ if kind in self._statuses), None)
-        return self.response(request.scope, problem_of(error, status=status, instance=request_id(request)))
+        headers = self._headers(error) if isinstance(error, EnarxError) else {}
+        return self.response(request.scope, problem_of(error, status=status, instance=request_id(request)), headers)
 
     async def http_error(self, request: Request, error: Exception) -> Response:
         if not isinstance(error, HTTPException):  # registered for no other type

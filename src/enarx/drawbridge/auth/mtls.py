@@ -117,7 +117,7 @@ def forwarded_chain(
 
     Raises MalformedError for a header that can not be read.
     """
-    if client is None or not _within(client, proxies):
+    if not is_proxy(client, proxies):
         return ()
     found: Mapping[bytes, list[bytes]] = {b"client-cert": [], b"client-cert-chain": []}
     for name, value in headers:
@@ -134,9 +134,10 @@ def forwarded_chain(
     return tuple(_byte_sequence(part) for part in parts)
 
 
-def _within(client: str, proxies: Sequence[Network]) -> bool:
+def is_proxy(client: str | None, proxies: Sequence[Network]) -> bool:
+    """Whether the other end of the connection is one of the proxies that are trusted."""
     try:
-        address = ipaddress.ip_address(client)
+        address = ipaddress.ip_address(client or "")
     except ValueError:
         return False
     if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:

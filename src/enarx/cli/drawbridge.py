@@ -1,0 +1,165 @@
+"""`drawbridge`: serve a registry, check its configuration, look after what it keeps.
+
+Options are the originals' (protocol.md, 2): without a command they mean `serve`, and `@file.toml` stands for a table
+of option names. Commands parse, call one function, print and exit; what is heavy is imported inside.
+"""
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import click
+
+from enarx.cli.options import ServesByDefault
+from enarx.cli.serving import Serving
+
+FILE: Final = click.Path(path_type=Path)
+DEV_DIR: Final = "DRAWBRIDGE_DEV_DIR"
+
+
+@click.group(cls=ServesByDefault, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="enarx", prog_name="drawbridge")
+def main() -> None:
+    """A registry whose answers can be checked, and that releases private packages to attested Keeps alone.
+
+    \b
+    On a laptop:    drawbridge serve --dev
+    For others:     drawbridge serve --config drawbridge.toml
+
+    Without a command, options mean `serve`, as they did in the original.
+    """  # noqa: D301 - \b is for click
+
+
+@main.command()
+@click.option("--config", type=FILE, help="drawbridge.toml: whom to believe, and what to keep where.")
+@click.option("--store", help="Directory, or URL of a bucket, that holds everything.")
+@click.option("--addr", help="Address to listen on, perhaps with :PORT.")
+@click.option("--port", type=click.IntRange(0, 65535), help="Port; 0 takes a free one.")
+@click.option("--cert", type=FILE, help="TLS certificate chain, PEM.")
+@click.option("--key", type=FILE, help="Its key, PEM, not readable by everybody.")
+@click.option("--ca", type=FILE, help="CA (PEM) of the Steward whose certificates open private packages.")
+@click.option("--steward", metavar="URL", help="That Steward: tags name it, and its revocations are fetched.")
+@click.option("--oidc-issuer", metavar="URL", help="Who says who people are.")
+@click.option("--oidc-audience", help="What its tokens must be for; default: the origin and a slash.")
+@click.option("--origin", help="https://HOST[:PORT] as clients know it.")
+@click.option("--dev", is_flag=True, help="Be an identity issuer, too, and make certificates; on loopback alone.")
+@click.option("--dev-dir", type=FILE, envvar=DEV_DIR, show_envvar=True, help="As --dev, and where all of it is kept.")
+@click.option("--dev-user", default="developer", show_default=True, help="Whom --dev takes your programs for.")
+@click.option("--write-ca", type=FILE, help="With --dev: write the CA to trust (PEM) here before listening.")
+@click.option("--behind-proxy", is_flag=True, help="Plain HTTP is fine: a proxy in front ends TLS.")
+@click.option("--ready-fd", type=click.IntRange(0), metavar="FD", help="Write the port here once listening.")
+@click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
+@click.option("--grace-seconds", type=click.FloatRange(min=0.1), default=30.0, show_default=True)
+def serve(
+    config: Path | None,
+    addr: str | None,
+    port: int | None,
+    dev: bool,
+    dev_dir: Path | None,
+    dev_user: str,
+    write_ca: Path | None,
+    ready_fd: int | None,
+    log_format: Literal["text", "json"],
+    grace_seconds: float,
+    **flags: Any,  # Any: the other options that are `Flags`
+) -> None:
+    """Serve a registry over HTTPS."""
+    from enarx.drawbridge.config import Config, Flags
+    from enarx.drawbridge.runner import prepare
+    from enarx.web.log import configure
+
+    configure(log_format)
+    host, given_port = _host_and_port(addr)
+    directory = (dev_dir or _default_dev_dir()) if dev or dev_dir is not None else None
+    read = Config.read(
+        config, Flags(addr=host, port=port if given_port is None else given_port, dev=directory is not None, **flags)
+    )
+    listen = read.listen()
+    prepared = prepare(read, directory, dev_user, datetime.now(UTC))
+    if write_ca is not None:
+        if directory is None:
+            raise click.UsageError("--write-ca is for the CA that --dev makes")
+        write_ca.write_bytes((directory / "ca.pem").read_bytes())
+    serving = Serving(
+        host=listen,
+        port=read.port,
+        ready_fd=ready_fd,
+        log_format=log_format,
+        grace_seconds=grace_seconds,
+        behind_proxy=read.behind_proxy,
+    )
+    serving.run(prepared.app, prepared.tls, on_ready=prepared.ready)
+
+
+@main.command("check-config")
+@click.argument("file", type=FILE)
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON list of sentences.")
+def check_config(file: Path, as_json: bool) -> None:
+    """Read FILE as `serve` would, and say in sentences what it means."""
+    from enarx.drawbridge.config import Config, Flags
+    from enarx.drawbridge.explain import explain
+
+    said = explain(Config.read(file, Flags()))
+    click.echo(json.dumps(said, indent=2) if as_json else "\n".join(said))
+
+
+@main.group()
+def dev() -> None:
+    """Be somebody at a `serve --dev` on this machine."""
+
+
+@dev.command()
+@click.argument("code")
+@click.option("--user", default="developer", show_default=True, help="As whom.")
+@click.option("--dev-dir", type=FILE, envvar=DEV_DIR, show_envvar=True, help="That of the server.")
+def approve(code: str, user: str, dev_dir: Path | None) -> None:
+    """Approve the CODE that a waiting device shows."""
+    from enarx.drawbridge.auth import development
+
+    development.approve(_existing(dev_dir), code, user)
+    click.echo(f"{code.upper()} is approved as {user}")
+
+
+@dev.command()
+@click.option("--user", default="developer", show_default=True, help="For whom.")
+@click.option("--dev-dir", type=FILE, envvar=DEV_DIR, show_envvar=True, help="That of the server.")
+@click.option("--json", "as_json", is_flag=True)
+def token(user: str, dev_dir: Path | None, as_json: bool) -> None:
+    """Print an access token for the server that uses the directory, as ENARX_INSECURE_AUTH_TOKEN takes it."""
+    from enarx.drawbridge.auth.development import DevelopmentIssuer, load_key
+    from enarx.drawbridge.runner import ORIGIN_FILE
+    from enarx.web.files import read_file
+
+    directory = _existing(dev_dir)
+    origin = read_file(directory / ORIGIN_FILE).decode()
+    issuer = DevelopmentIssuer(origin=origin, audience=f"{origin}/", key=load_key(directory), directory=directory)
+    made = issuer.mint(user, datetime.now(UTC))
+    click.echo(json.dumps({"access_token": made, "issuer": issuer.url}) if as_json else made)
+
+
+def _host_and_port(addr: str | None) -> tuple[str | None, int | None]:
+    """`HOST`, `HOST:PORT` or `[HOST]:PORT`."""
+    if addr is None or (":" in addr and not addr.startswith("[") and addr.count(":") > 1):
+        return addr, None
+    host, colon, port = addr.rpartition(":") if "]" in addr or ":" in addr else (addr, "", "")
+    if addr.endswith("]") or not colon:
+        return addr.strip("[]"), None
+    if not (port.isascii() and port.isdigit() and int(port[:6]) < 65536):
+        raise click.BadParameter(f"expected HOST or HOST:PORT, found {addr!r}", param_hint="--addr")
+    return host.strip("[]"), int(port)
+
+
+def _default_dev_dir() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_state_dir("enarx")) / "drawbridge"
+
+
+def _existing(directory: Path | None) -> Path:
+    from enarx.errors import NotFoundError
+
+    found = directory or _default_dev_dir()
+    if not (found / "issuer.key").exists():
+        raise NotFoundError(f"{found}: no `drawbridge serve --dev` has been here; name its directory with --dev-dir")
+    return found
