@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from hashlib import sha256
 from threading import Lock
 from types import MappingProxyType
 from typing import Any, Final, Self
@@ -36,6 +37,7 @@ from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.content import Contents, ContentUpload, require
 from enarx.drawbridge.history import Change, Histories
 from enarx.drawbridge.names import RepositoryName, TagName, TreePath, UserName
+from enarx.drawbridge.parts import Parts, PartWriter
 from enarx.drawbridge.records import Journal, Records, damaged, until_it_is_ours
 from enarx.drawbridge.store.api import Key, Store
 from enarx.drawbridge.tag import MAX_TAG, SigningKey, Tag, subject_of
@@ -147,6 +149,7 @@ class Registry:
         self._records = Records(store)
         self._contents = Contents(store)
         self._histories = Histories(store, now)
+        self._parts = Parts(store)
         self._listings = _Listings(self._contents)
 
     @property
@@ -298,6 +301,23 @@ class Registry:
             registry=self, key=key, path=path, meta=meta, expected=None if expected is None else expected.meta, by=by
         )
 
+    def resume_node(
+        self, user: UserName, repository: RepositoryName, tag: TagName, path: TreePath, meta: Meta, *, by: str
+    ) -> "ResumableUpload":
+        """Begin to upload a node in several requests, or go on with it: the same node and meta are the same upload.
+
+        What can be told from `meta` is refused here, each time.
+        """
+        self.put_node(user, repository, tag, path, meta, by=by).abort()
+        key = layout.node(user, repository, tag, path)
+        upload = sha256(key.text.encode() + b"\0" + meta.encode()).hexdigest()
+        return ResumableUpload(
+            parts=self._parts,
+            upload=upload,
+            meta=meta,
+            begin=lambda: self.put_node(user, repository, tag, path, meta, by=by),
+        )
+
     def node(self, user: UserName, repository: RepositoryName, tag: TagName, path: TreePath) -> StoredNode:
         """Raises NotFoundError when it is not there (yet). A lone file is also there as main.wasm, if it is one."""
         try:
@@ -312,7 +332,7 @@ class Registry:
 
     def nodes(self, user: UserName, repository: RepositoryName, tag: TagName) -> tuple[StoredNode, ...]:
         """What has arrived of a tree, in the order of paths."""
-        found = [self._stored_node(item.key) for item in self._store.list(layout.nodes(user, repository, tag))]
+        found = [self.stored_node(item.key) for item in self._store.list(layout.nodes(user, repository, tag))]
         return tuple(sorted(found, key=lambda node: node.path))
 
     def listing(self, node: StoredNode) -> Directory:
@@ -418,6 +438,19 @@ class Registry:
         require_not_collected(self._store, digest)
         return outcome
 
+    def stored_node(self, key: Key) -> StoredNode:
+        """A node by its key, for who lists them."""
+        values = self._records.read(key)
+        try:
+            return StoredNode(
+                path=TreePath.parse(canonical.member(values, "path", str, "node")),
+                meta=_meta_of(key, values),
+                sha256=Digest.parse(canonical.member(values, "blob", str, "node")),
+                contents=self._contents,
+            )
+        except MalformedError as error:
+            raise damaged(key, str(error)) from error
+
     # -- inside
 
     def _expected(self, user: UserName, repository: RepositoryName, tag: TagName, path: TreePath) -> Entry | None:
@@ -438,21 +471,9 @@ class Registry:
 
     def _node(self, user: UserName, repository: RepositoryName, tag: TagName, path: TreePath) -> StoredNode:
         try:
-            return self._stored_node(layout.node(user, repository, tag, path))
+            return self.stored_node(layout.node(user, repository, tag, path))
         except NotFoundError as error:
             raise NotFoundError(f"node {subject_of(user, repository, tag)}/{path}: there is none") from error
-
-    def _stored_node(self, key: Key) -> StoredNode:
-        values = self._records.read(key)
-        try:
-            return StoredNode(
-                path=TreePath.parse(canonical.member(values, "path", str, "node")),
-                meta=_meta_of(key, values),
-                sha256=Digest.parse(canonical.member(values, "blob", str, "node")),
-                contents=self._contents,
-            )
-        except MalformedError as error:
-            raise damaged(key, str(error)) from error
 
     def _create(self, key: Key, body: bytes, meta: Meta, by: str) -> Outcome:
         try:
@@ -586,6 +607,53 @@ class NodeUpload:
 
     def __exit__(self, *_: object) -> None:
         self.abort()
+
+
+class ResumableUpload:
+    """A node that arrives in several requests.
+
+    upload = registry.resume_node(…)
+    with upload.append(upload.offset, size) as writer:    # keeps what was written, whatever happens
+        writer.write(…)
+    if upload.is_complete:
+        upload.finish()                             # as that of NodeUpload
+    """
+
+    def __init__(self, *, parts: Parts, upload: str, meta: Meta, begin: Callable[[], NodeUpload]) -> None:
+        self._parts = parts
+        self._id = upload
+        self._begin = begin
+        self.length: Final = meta.length
+
+    @property
+    def offset(self) -> int:
+        """How many bytes have arrived and are durable."""
+        return self._parts.offset(self._id)
+
+    @property
+    def is_complete(self) -> bool:
+        return self.offset == self.length
+
+    def append(self, offset: int, size: int) -> PartWriter:
+        """Begin to append `size` bytes. Raises ConflictError when `offset` is not where to go on."""
+        if offset + size > self.length:
+            raise MalformedError(f"Content length mismatch: expected {self.length} bytes, found more")
+        return self._parts.append(self._id, offset)
+
+    def finish(self) -> Outcome:
+        """Verify the whole and publish it. When it is not what was declared, what has arrived is forgotten."""
+        if not self.is_complete:
+            raise ConflictError(f"upload: expected {self.length} bytes to have arrived, found {self.offset}")
+        with self._begin() as node:
+            try:
+                for data in self._parts.read(self._id):
+                    node.write(data)
+                outcome = node.finish()
+            except MalformedError:
+                self._parts.drop(self._id)
+                raise
+        self._parts.drop(self._id)
+        return outcome
 
 
 def require_not_collected(store: Store, digest: Digest) -> None:

@@ -2,7 +2,6 @@
 
 import logging
 from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,23 @@ from enarx.drawbridge.store import FilesystemStore, MemoryStore, Store
 from enarx.drawbridge.tag import ENTRY_TYPE, SigningKey, Tag, sign
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Directory, Entry, Meta, Tree
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UntrustedError
+from tests.unit.drawbridge.support import (
+    NOW,
+    REPO,
+    TAG,
+    USER,
+    content,
+    damage,
+    flip,
+    publish,
+    put_node,
+    put_repository,
+    put_tag,
+    put_user,
+)
 
-USER, REPO, TAG = UserName("user"), RepositoryName("repo"), TagName("1.0.0")
 FILES = {"main.wasm": b"\0asm", "Enarx.toml": b"", "data/deep/a": b"1" * 3_000_000, "data/b": b"b"}
 CREATED, EXISTS = Outcome.CREATED, Outcome.EXISTS
-NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 
 @pytest.fixture(params=["memory", "filesystem"])
@@ -39,39 +50,6 @@ def registry(store: Store) -> Registry:
     put_user(made)
     put_repository(made)
     return made
-
-
-def put_user(registry: Registry, name: UserName = USER, subject: str = "test|subject", **options: bool) -> Outcome:
-    body = UserRecord(subject=subject).encode()
-    return registry.put_user(name, body, Meta.of(body, JSON_TYPE), by=subject, **options)
-
-
-def put_repository(registry: Registry, body: bytes = b'{"public":true}', meta: Meta | None = None) -> Outcome:
-    return registry.put_repository(USER, REPO, body, meta or Meta.of(body, JSON_TYPE), by="test|subject")
-
-
-def put_tag(registry: Registry, tag: Tag, name: TagName = TAG) -> Outcome:
-    body = tag.encode()
-    return registry.put_tag(USER, REPO, name, body, Meta.of(body, tag.media_type), by="test|subject")
-
-
-def put_node(registry: Registry, path: TreePath, meta: Meta, data: bytes, name: TagName = TAG) -> Outcome:
-    with registry.put_node(USER, REPO, name, path, meta, by="test|subject") as upload:
-        for at in range(0, len(data), 100_000):
-            upload.write(data[at : at + 100_000])
-        return upload.finish()
-
-
-def publish(registry: Registry, tree: Tree, name: TagName = TAG) -> list[Outcome]:
-    outcomes = [put_tag(registry, Tag(entry=tree.root), name)]
-    for node in tree.nodes:
-        with node.open() as file:
-            outcomes.append(put_node(registry, node.path, node.entry.meta, file.read(), name))
-    return outcomes
-
-
-def content(registry: Registry, path: TreePath, start: int = 0, stop: int | None = None, name: TagName = TAG) -> bytes:
-    return b"".join(registry.node(USER, REPO, name, path).read(start, stop))
 
 
 def test_a_tree_is_published_and_read(registry: Registry) -> None:
@@ -328,24 +306,9 @@ def test_any_range_is_what_it_says(registry: Registry) -> None:
         assert content(registry, TreePath.of("f"), start, stop) == data[start:stop]
 
 
-def damage(store: Store, digest: Digest, change: Callable[[bytes], bytes]) -> None:
-    key = layout.blob(digest)
-    data = change(b"".join(store.get(key)))
-    with store.upload() as upload:
-        upload.write(data)
-        upload.commit(key)
-
-
 def drain(node: StoredNode, into: bytearray) -> None:
     for piece in node.read():
         into += piece
-
-
-def flip(at: int) -> Callable[[bytes], bytes]:
-    def change(data: bytes) -> bytes:
-        return data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]
-
-    return change
 
 
 @pytest.mark.parametrize("at", [0, 1_500_000, 1_999_999])
