@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 TOKEN_VARIABLE: Final = "ENARX_DEPLOY_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 SIMULATED: Final = "simulated"
+QEMU: Final = "qemu"
+QEMU_TEES: Final[Mapping[str, str]] = {"none": QEMU, "snp": "qemu-snp", "tdx": "qemu-tdx"}
 
 _API: Final = re.compile(r"/api/v[0-9.]+/([^/]+)/([^/]+)/_tag/([^/]+)/?")
 
@@ -56,7 +58,11 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     show_envvar=True,
     help="Where to run, as `enarx platform info` lists it. Default: the strongest that is ready and protects.",
 )
-@click.option("--tee", metavar="NAME", help="Which TEE to simulate, with --backend simulated: snp, sgx or tdx.")
+@click.option(
+    "--tee",
+    metavar="NAME",
+    help="Which TEE: snp, sgx or tdx with --backend simulated; none, snp or tdx with --backend qemu.",
+)
 @click.option(
     "--machine",
     type=click.Path(path_type=Path, file_okay=False),
@@ -64,6 +70,14 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     show_envvar=True,
     help="The simulated machine: a directory that `enarx platform simulate` made.",
 )
+@click.option(
+    "--image",
+    type=click.Path(path_type=Path, file_okay=False),
+    envvar="ENARX_IMAGE",
+    show_envvar=True,
+    help="The image of the virtual machine, with --backend qemu: a directory that `enarx image build` made.",
+)
+@click.option("--accel", type=click.Choice(["kvm", "tcg"]), help="How QEMU runs a machine without a TEE. Default: tcg.")
 @click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
 @click.option(
     "--steward",
@@ -114,6 +128,8 @@ def deploy(
     backend: str | None,
     tee: str | None,
     machine: Path | None,
+    image: Path | None,
+    accel: str | None,
     insecure: bool,
     steward: str | None,
     steward_ca: Path | None,
@@ -152,9 +168,14 @@ def deploy(
     try:
         place, wishes = (
             launch.choose(_backend(backend, tee), insecure=insecure),
-            Wishes(technology=tee, machine=None if machine is None else str(machine)),
+            Wishes(
+                technology=tee,
+                machine=None if machine is None else str(machine),
+                image=None if image is None else str(image),
+                accel=accel,
+            ),
         )
-        _require_wishes(place.name, tee, machine)
+        _require_wishes(place.name, tee, machine, image, accel)
         order = _order(store, package, config, steward, steward_ca, _token(token_file), teller)
         teller.launching(place)
         terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
@@ -324,18 +345,29 @@ def _published(store: Store, host: str, slug: "PackageSlug", token: str | None) 
 
 
 def _backend(name: str | None, tee: str | None) -> str | None:
-    """Whoever names a TEE to simulate means the simulated backend."""
+    """Whoever names a TEE without a backend means the simulated one; QEMU has a backend for each."""
+    if name in {QEMU, "kvm"} and tee is not None:
+        if tee not in QEMU_TEES:
+            raise click.UsageError(f"--tee: expected one of {', '.join(QEMU_TEES)} with --backend qemu, found {tee!r}")
+        return QEMU_TEES[tee]
     return SIMULATED if name is None and tee is not None else name
 
 
-def _require_wishes(backend: str, tee: str | None, machine: Path | None) -> None:
-    """Options that would do nothing are a mistake, and a simulated machine has to be named."""
+def _require_wishes(backend: str, tee: str | None, machine: Path | None, image: Path | None, accel: str | None) -> None:
+    """Options that would do nothing are a mistake, and what a backend needs has to be named."""
+    if backend in QEMU_TEES.values():
+        if image is None:
+            raise click.UsageError("--backend qemu needs --image; `enarx image build DIR` makes one")
+        return
+    for option, value in (("--image", image), ("--accel", accel)):
+        if value is not None:
+            raise click.UsageError(f"{option} is for --backend qemu")
     if backend == SIMULATED:
         for option, value in (("--tee", tee), ("--machine", machine)):
             if value is None:
                 raise click.UsageError(f"--backend simulated needs {option}")
     elif tee is not None:
-        raise click.UsageError("--tee is for --backend simulated: elsewhere the machine decides")
+        raise click.UsageError("--tee is for --backend simulated and qemu: elsewhere the machine decides")
 
 
 def _token(file: Path | None) -> str | None:

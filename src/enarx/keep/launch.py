@@ -39,9 +39,10 @@ HELLO_SECONDS: Final = 60.0  # a Keep that says nothing for so long has not star
 END_SECONDS: Final = 10.0  # between its last word and its end
 MAX_SENTENCE: Final = 2000  # characters of the Keep's that are repeated
 MAX_CODE: Final = 255
+RUNNING: Final = "running"  # the phase whose facts are the listeners: `prot addr port` by name
 SIGNALS: Final[Mapping[int, str]] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
 
-ALIASES: Final[Mapping[str, str]] = {"nil": "process"}
+ALIASES: Final[Mapping[str, str]] = {"nil": "process", "kvm": "qemu", "sev": "qemu-snp"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,7 +125,7 @@ def attend(order: Order, keep: Keep, terminal: Terminal, watcher: Watcher) -> in
         threading.Thread(target=_feed, args=(terminal.stdin, channel, credit), name="stdin", daemon=True).start()
         try:
             with gate("channel"):
-                code = _listen(channel, terminal, watcher, credit)
+                code = _listen(channel, keep, terminal, watcher, credit)
         except RefusalError:
             if len(told) > 1:
                 return 128 + told[0]
@@ -162,7 +163,7 @@ def _hello(channel: Channel, keep: Keep) -> Hello:
     return hello
 
 
-def _listen(channel: Channel, terminal: Terminal, watcher: Watcher, credit: Credit) -> int | None:
+def _listen(channel: Channel, keep: Keep, terminal: Terminal, watcher: Watcher, credit: Credit) -> int | None:
     """Everything that the Keep says, until `exit`. None when it ended without one."""
     while (frame := _next(channel)) is not None:
         if frame.kind is Kind.EXIT:
@@ -174,10 +175,23 @@ def _listen(channel: Channel, terminal: Terminal, watcher: Watcher, credit: Cred
         elif frame.kind is Kind.WANT:
             credit.add(max(0, frame.read(Want).count))
         elif frame.kind is Kind.PHASE:
-            watcher.phase(frame.read(Phase))
+            phase = frame.read(Phase)
+            _expose(phase, keep)
+            watcher.phase(phase)
         else:
             raise refusal_of(frame)
     return None
+
+
+def _expose(phase: Phase, keep: Keep) -> None:
+    """Have the backend lead others to the ports on which the program listens."""
+    if phase.phase == RUNNING:
+        for text in phase.facts.values():
+            port = text.rpartition(" ")[2]
+            if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+                raise MalformedError(f"channel: phase: expected a port, found {_printable(port)[:20]!r}")
+            with gate("backend"):
+                keep.expose(int(port))
 
 
 def _next(channel: Channel) -> Frame | None:

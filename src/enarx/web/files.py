@@ -22,6 +22,12 @@ def read_file(path: Path, limit: int = MAX_PEM) -> bytes:
     return data
 
 
+def require_file(path: Path) -> None:
+    """Raises NotFoundError unless `path` is a file, for what is read later and elsewhere."""
+    if not path.is_file():
+        raise NotFoundError(f"{path}: no such file")
+
+
 def read_private(path: Path) -> bytes:
     """A file that holds a secret. Raises MalformedError when everybody may read or change it."""
     try:

@@ -44,6 +44,9 @@ class Played:
     def wait(self, seconds: float) -> str | None:
         return "exit code 3"
 
+    def expose(self, port: int) -> None:
+        """Nothing stands between it and the host's ports."""
+
     def kill(self) -> None:
         self.killed = True
         self.stream.close()

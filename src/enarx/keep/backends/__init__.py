@@ -3,6 +3,7 @@
 api         Backend (outside), Attester (inside), Datum: one finding about this machine
 sandbox     what a Keep's process gives up before it reads a workload
 hosts       the originals' backends on this host: explained, not launched
+qemu        a micro-VM from a measured image, with a TEE beside it or without
 process     a plain process, no TEE: development
 simulated   the same, beside a TEE in software; simulators lists the technologies
 
@@ -18,9 +19,15 @@ from enarx.keep.backends import simulated
 from enarx.keep.backends.api import Attester, Backend, Datum, Keep, Measure, Standing, Wishes
 from enarx.keep.backends.hosts import HOSTS
 from enarx.keep.backends.process import NilAttester, Process
+from enarx.keep.backends.qemu import Qemu
 from enarx.keep.backends.simulated import Simulated
 
-BACKENDS: Final[tuple[Backend, ...]] = (*HOSTS, Simulated(), Process())
+BACKENDS: Final[tuple[Backend, ...]] = (
+    *HOSTS,
+    *(Qemu(tee=tee) for tee in ("snp", "tdx", "none")),
+    Simulated(),
+    Process(),
+)
 
 
 def attester(words: Sequence[str], measure: Measure) -> Attester:

@@ -61,6 +61,10 @@ class Keep(Protocol):
         """How it ended, for people; None when it has not within `seconds`."""
         ...
 
+    def expose(self, port: int) -> None:
+        """Let others reach a port on which the Keep listens. Raises UnavailableError when the host has none to give."""
+        ...
+
     def kill(self) -> None:
         """End it at once, and everything in it."""
         ...
@@ -68,10 +72,12 @@ class Keep(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a user chose about the place: the technology to simulate, and where the simulated machine is."""
+    """What a user chose about the place: the technology to simulate and its machine; the image of a virtual machine."""
 
     technology: str | None = None
     machine: str | None = None
+    image: str | None = None
+    accel: str | None = None
 
 
 class Backend(Protocol):

@@ -38,6 +38,9 @@ class KeepProcess:
             return None
         return f"exit code {code}" if code >= 0 else f"signal {signal.Signals(-code).name}"
 
+    def expose(self, port: int) -> None:
+        """Its sockets are the host's own."""
+
     def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.process.pid, signal.SIGKILL)

@@ -1,0 +1,147 @@
+"""`enarx image`: make, measure and sign the image of a Keep's virtual machine."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, Literal
+
+import click
+
+from enarx.errors import RejectedError
+
+if TYPE_CHECKING:
+    from enarx.image.measure import Machine
+
+FILE: Final = click.Path(path_type=Path, dir_okay=False)
+FOLDER: Final = click.Path(path_type=Path, file_okay=False)
+CACHE: Final = click.option(
+    "--cache", type=FOLDER, help="Where packages are kept. Default: this program's cache directory."
+)
+
+
+@click.group()
+def image() -> None:
+    """The measured image of a Keep's virtual machine."""
+
+
+@image.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--lock", "lock_file", type=FILE, help="Build exactly what this file names. Default: today's packages.")
+@CACHE
+def build(directory: Path, lock_file: Path | None, cache: Path | None) -> None:
+    """Build kernel and initramfs into DIRECTORY, with the lock that names every package in them.
+
+    The same lock and the same enarx give the same bytes wherever they are built. No root is needed; apt and pip fetch the
+    packages. Afterwards `enarx image measure` prints what a policy has to list.
+    """
+    from enarx.image.build import LOCK_NAME
+    from enarx.image.build import build as make
+    from enarx.image.lock import MAX_LOCK, Lock, resolve
+    from enarx.web.files import read_file
+
+    kept = cache or _cache()
+    lock = resolve(kept) if lock_file is None else Lock.parse(read_file(lock_file, MAX_LOCK), source=str(lock_file))
+    made = make(lock, kept)
+    made.write(directory, lock)
+    for name, digest in made.digests.items():
+        click.echo(f"{digest}  {directory / name}")
+    click.echo(f"{len(lock.debs)} Debian packages and {len(lock.wheels)} wheels, named in {directory / LOCK_NAME}")
+
+
+@image.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--tee", type=click.Choice(["snp", "tdx"]), required=True, help="Which TEE will launch it.")
+@click.option("--firmware", type=FILE, help="The firmware. Default: firmware.fd in DIRECTORY.")
+@click.option("--cpus", type=click.IntRange(1, 512), default=1, show_default=True, help="Virtual processors.")
+@click.option("--cpu", default="EPYC-v4", show_default=True, help="Their model, in QEMU's words (SEV-SNP).")
+def measure(directory: Path, tee: Literal["snp", "tdx"], firmware: Path | None, cpus: int, cpu: str) -> None:
+    """Print the digest that a TEE will measure of DIRECTORY, as a fragment of steward.toml.
+
+    A firmware that does not check the kernel it is handed is refused: its digest would say nothing about the image.
+    """
+    from enarx.image import measure as measuring
+
+    machine = _machine(directory, firmware, tee, cpus, cpu)
+    if tee == "snp":
+        click.echo(measuring.fragment(machine, launch=measuring.snp(machine), trust=None), nl=False)
+        return
+    data = machine.firmware.read_bytes()
+    click.echo(measuring.fragment(machine, launch=None, trust=measuring.mrtd(data)), nl=False)
+    click.echo(f"# MRTD where the host's kernel measures in two passes: {measuring.mrtd(data, two_passes=True).hex()}")
+    for name, digest in measuring.tdx_events(machine).items():
+        click.echo(f"# event log, {name.replace('_', ' ')}, SHA-384: {digest}")
+
+
+@image.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--id-key", type=FILE, required=True, help="The ID key (`enarx key sev create`).")
+@click.option("--id-key-signature", type=FILE, help="The author's word for it (`enarx key sev sign`).")
+@click.option("--firmware", type=FILE, help="The firmware. Default: firmware.fd in DIRECTORY.")
+@click.option("--cpus", type=click.IntRange(1, 512), default=1, show_default=True, help="Virtual processors.")
+@click.option("--cpu", default="EPYC-v4", show_default=True, help="Their model, in QEMU's words.")
+@click.option("--guest-svn", type=click.IntRange(0, 2**32 - 1), default=0, show_default=True, help="GUEST_SVN.")
+def sign(
+    directory: Path,
+    id_key: Path,
+    id_key_signature: Path | None,
+    firmware: Path | None,
+    cpus: int,
+    cpu: str,
+    guest_svn: int,
+) -> None:
+    """Sign the SEV-SNP launch of DIRECTORY: id-block.bin and id-auth.bin, which `enarx deploy` hands to QEMU.
+
+    Reports of such a launch carry the digests of the ID key and the author's key, which a policy can ask for instead of
+    listing every measurement.
+    """
+    from enarx.image import measure as measuring
+    from enarx.keep.backends.qemu import ID_AUTH_NAME, ID_BLOCK_NAME
+    from enarx.pki import keys
+    from enarx.tee.snp import idblock
+    from enarx.web.files import read_file, read_private
+
+    key = keys.from_pem(read_private(id_key), str(id_key))
+    vouched = None if id_key_signature is None else read_file(id_key_signature)
+    machine = _machine(directory, firmware, "snp", cpus, cpu)
+    launch = measuring.snp(machine)
+    block = idblock.IdBlock(launch_digest=launch, policy=measuring.SNP_POLICY, guest_svn=guest_svn).encode()
+    auth = idblock.authenticate(block, key, vouched)
+    (directory / ID_BLOCK_NAME).write_bytes(block)
+    (directory / ID_AUTH_NAME).write_bytes(auth)
+    click.echo(f"launch digest {launch.hex()}")
+    click.echo(f"ID key        {idblock.key_digest(key.public_key()).hex()}")
+
+
+@image.command()
+@click.argument("firmware", type=FILE)
+def lint(firmware: Path) -> None:
+    """Say whether a digest of FIRMWARE would bind kernel, initramfs and command line."""
+    from enarx.image.firmware import MAX_FIRMWARE, VERIFIER
+    from enarx.image.firmware import lint as look
+    from enarx.web.files import read_file
+
+    found = look(read_file(firmware, MAX_FIRMWARE))
+    click.echo(f"reserves a page for kernel hashes (SEV-SNP): {'yes' if found.kernel_hashes else 'no'}")
+    for name in VERIFIER:
+        click.echo(f"compares the hash of the {name}: {'yes' if name in found.verified else 'no'}")
+    click.echo(f"has TDX metadata: {'yes' if found.tdx else 'no'}")
+    if not found.binds_kernel:
+        raise RejectedError(f"{firmware}: an SEV-SNP digest of it would say nothing about the kernel")
+
+
+def _machine(directory: Path, firmware: Path | None, tee: str, cpus: int, cpu: str) -> "Machine":
+    from enarx.image.build import INITRAMFS_NAME, KERNEL_NAME
+    from enarx.image.measure import Machine
+    from enarx.keep.backends.qemu import FIRMWARE_NAME, command_line
+    from enarx.web.files import require_file
+
+    parts = [firmware or directory / FIRMWARE_NAME, directory / KERNEL_NAME, directory / INITRAMFS_NAME]
+    for part in parts:
+        require_file(part)
+    return Machine(
+        firmware=parts[0], kernel=parts[1], initramfs=parts[2], command_line=command_line(tee), cpus=cpus, cpu=cpu
+    )
+
+
+def _cache() -> Path:
+    import platformdirs
+
+    return Path(platformdirs.user_cache_dir("enarx")) / "packages"
