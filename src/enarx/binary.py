@@ -32,10 +32,12 @@ class Reader:
 
     def take(self, count: int, field: str) -> bytes:
         """The next `count` bytes. Raises MalformedError when fewer are left."""
-        if count < 0 or count > self.left:
-            raise MalformedError(f"{self._what}: {field} at 0x{self._position:x} needs {count} bytes, {self.left} left")
-        start, self._position = self._position, self._position + count
-        return self._data[start : self._position]
+        start = self._position
+        end = start + count
+        if count < 0 or end > len(self._data):
+            raise MalformedError(f"{self._what}: {field} at 0x{start:x} needs {count} bytes, {self.left} left")
+        self._position = end
+        return self._data[start:end]
 
     def uint(self, count: int, field: str) -> int:
         """The next `count` bytes as an unsigned little-endian integer."""
@@ -45,7 +47,7 @@ class Reader:
         """Skip `count` reserved bytes. Raises MalformedError when one of them is not zero."""
         start = self._position
         data = self.take(count, field)
-        if any(data):
+        if data.count(0) != count:
             at = start + next(index for index, byte in enumerate(data) if byte)
             raise MalformedError(
                 f"{self._what}: {field} at 0x{start:x}..0x{start + count - 1:x} must be zero, found 0x{self._data[at]:02x} at 0x{at:x}"

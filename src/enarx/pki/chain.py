@@ -47,8 +47,9 @@ CRL_SIGN: Final = 6
 _UNDERSTOOD: Final = frozenset({BASIC_CONSTRAINTS, KEY_USAGE, SUBJECT_KEY_ID, AUTHORITY_KEY_ID})
 _RSA_BITS: Final = range(2048, 8193)
 
-_PROVEN: Final[set[bytes]] = set()  # digests of signatures that verified; see verify_document
-_MAX_PROVEN: Final = 4096  # 32 bytes each
+_PROVEN: Final[set[bytes | tuple[bytes, ...]]] = set()  # signatures that verified; see verify_document
+_MAX_PROVEN: Final = 2048  # at most 5 KiB each
+_KEPT_WHOLE: Final = 4096  # bytes of what was signed; of more only a digest is kept
 
 
 def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed: bytes, what: str) -> None:
@@ -66,12 +67,14 @@ def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed:
 def verify_document(spki: bytes, algorithm: bytes, signature: bytes, signed: bytes, what: str) -> None:
     """As `verify_signature` with a DER SubjectPublicKeyInfo, for what is shown again and again.
 
-    That a key signed these bytes stays true, so a success is remembered (bounded, by digest) for certificates, CRLs
-    and vendors' documents; dates and revocation are asked anew each time by the callers. Reports, quotes and requests
-    go through `verify_signature`, which remembers nothing. Raises UntrustedError.
+    That a key signed these bytes stays true, so a success is remembered (bounded; what is large by its digest) for
+    certificates, CRLs and vendors' documents; dates and revocation are asked anew each time by the callers. Reports,
+    quotes and requests go through `verify_signature`, which remembers nothing. Raises UntrustedError.
     """
     parts = (spki, algorithm, signature, signed)
-    proof = sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
+    proof: bytes | tuple[bytes, ...] = parts  # cheap to look up: bytes that are remembered know their hash
+    if len(signed) > _KEPT_WHOLE:
+        proof = sha256(b"".join(len(part).to_bytes(4, "big") + part for part in parts)).digest()
     if proof in _PROVEN:
         return
     verify_signature(public_key_of(spki), algorithm, signature, signed, what)

@@ -18,7 +18,7 @@ from enarx.binary import Reader, Writer
 from enarx.errors import MalformedError
 from enarx.tee.documents import CrlList, element, put_crls, read_certificate, take_crls
 from enarx.tee.model import Endorsements, Evidence, Parsed
-from enarx.tee.snp.tcb import Tcb, layout_of
+from enarx.tee.snp.tcb import layout_of, read_tcb
 
 OID: Final = "1.3.6.1.4.1.58270.1.3"
 OID_WITH_CHAIN: Final = "2.25.67770326763034024982283820726568347927.6"
@@ -170,7 +170,7 @@ class Report:
         if layout is None:
             return  # version 2: the issuing chain tells, and the verifier reads them under what it tells
         for name, tcb in self.tcbs.items():
-            Tcb.parse(tcb, layout, name)
+            read_tcb(tcb, layout, name)
 
     @property
     def tcbs(self) -> dict[str, bytes]:

@@ -7,7 +7,8 @@ what is old is a matter of policy, and of the few floors that its bulletins name
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Literal, Self
 
 from enarx.binary import Reader, Writer
@@ -71,8 +72,8 @@ class Tcb:
 
     def components(self) -> dict[str, int]:
         """The components that there are, by name."""
-        values = {field.name: getattr(self, field.name) for field in fields(self)}
-        return {name: value for name, value in values.items() if value is not None}
+        found = {"bootloader": self.bootloader, "tee": self.tee, "snp": self.snp, "microcode": self.microcode}
+        return found if self.fmc is None else {**found, "fmc": self.fmc}
 
     def behind(self, floor: Mapping[str, int]) -> tuple[str, ...]:
         """Where this is below `floor`, in words; a component that this product has not is behind any floor above 0."""
@@ -84,10 +85,21 @@ class Tcb:
         )
 
     def __str__(self) -> str:
-        return " ".join(f"{name} {value}" for name, value in self.components().items())
+        return _text(self)
 
 
-COMPONENTS: Final = tuple(field.name for field in fields(Tcb))
+@lru_cache(maxsize=256)
+def _text(tcb: Tcb) -> str:
+    return " ".join(f"{name} {value}" for name, value in tcb.components().items())
+
+
+@lru_cache(maxsize=1024)
+def read_tcb(data: bytes, layout: Layout, name: str) -> Tcb:
+    """As `Tcb.parse`, remembered: machines report the same ones again and again. Raises MalformedError."""
+    return Tcb.parse(data, layout, name)
+
+
+COMPONENTS: Final = ("bootloader", "tee", "snp", "microcode", "fmc")
 
 # Floors that AMD's bulletins name, by product: the firmware from which on the weakness is mended.
 ADVISORIES: Final[Mapping[str, Mapping[str, Mapping[str, int]]]] = {

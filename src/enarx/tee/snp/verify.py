@@ -20,6 +20,7 @@ Key binding (S27) is asked by `enarx.tee.appraise`; everything that some may acc
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
+from functools import lru_cache
 from typing import Final
 
 from cryptography.exceptions import InvalidSignature
@@ -29,13 +30,13 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
-from enarx.pki.chain import verify_chain
+from enarx.pki.chain import verify_chain, verify_issued
 from enarx.tee.documents import read_certificate, require_unrevoked
 from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Leniency, TrustAnchor
 from enarx.tee.snp import pinned
 from enarx.tee.snp import report as fields
 from enarx.tee.snp.report import Report
-from enarx.tee.snp.tcb import ADVISORIES, LAYOUTS, Tcb, product_of
+from enarx.tee.snp.tcb import ADVISORIES, LAYOUTS, Tcb, product_of, read_tcb
 from enarx.tee.snp.vek import HWID_SIZE, NAMES, UNDERSTOOD, Kind, Vek, read_vek
 
 CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
@@ -286,7 +287,7 @@ def _require_path(vek: Vek, path: Path, anchor: TrustAnchor, at: datetime) -> No
         if not isinstance(issuer.public_key(), rsa.RSAPublicKey):
             raise UntrustedError(f"{issuer.common_name}: expected an RSA key, and RSASSA-PSS signatures by it")
     verify_chain(path, at, what=f"{vek.kind} chain", understood=UNDERSTOOD)
-    verify_chain((root, root), at, what=f"{vek.kind} chain: root")  # self-signed, or it is not what AMD published
+    verify_issued(root, root, f"{vek.kind} chain: root")  # self-signed, or it is not what AMD published
     key = leaf.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != CURVE:
         raise UntrustedError(f"{vek.kind}: expected a key on P-384")
@@ -360,7 +361,7 @@ def _product(report: Report, vek: Vek, path: Path, checks: Checks) -> str:
 
 def _standing(report: Report, vek: Vek) -> Standing:
     try:
-        read = {name: Tcb.parse(data, vek.layout, name) for name, data in report.tcbs.items()}
+        read = {name: read_tcb(data, vek.layout, name) for name, data in report.tcbs.items()}
     except MalformedError as error:
         raise UntrustedError(str(error)) from error
     return Standing(
@@ -372,6 +373,8 @@ def _standing(report: Report, vek: Vek) -> Standing:
 
 
 def _differences(reported: Tcb, certified: Tcb) -> tuple[str, ...]:
+    if reported == certified:
+        return ()
     have, want = reported.components(), certified.components()
     return tuple(
         f"{name} is {have.get(name)}, certified {want.get(name)}"
@@ -420,22 +423,20 @@ def _verify_report(certificate: Certificate, report: Report) -> None:
 
 def _require_order(standing: Standing, checks: Checks) -> None:
     """The firmware never reports, commits to or started a guest under more than it runs."""
-    current = standing.current
-    above = [
-        f"{name}: {', '.join(current.behind(tcb.components()))}"
-        for name, tcb in (
-            ("reported", standing.reported),
-            ("committed", standing.committed),
-            ("launch", standing.launch),
-        )
-        if current.behind(tcb.components())
-    ]
+    above = _above(standing)
     checks.check(
         "report.tcb_order",
         not above,
-        found="; ".join(f"current TCB behind {each}" for each in above) or f"current TCB {current}",
+        found=above or f"current TCB {standing.current}",
         expected="reported, committed and launch TCB nowhere above the current one",
     )
+
+
+@lru_cache(maxsize=256)
+def _above(standing: Standing) -> str:
+    others = (("reported", standing.reported), ("committed", standing.committed), ("launch", standing.launch))
+    behind = [(name, standing.current.behind(tcb.components())) for name, tcb in others]
+    return "; ".join(f"current TCB behind {name}: {', '.join(lag)}" for name, lag in behind if lag)
 
 
 def _advisories(product: str, reported: Tcb) -> tuple[str, ...]:
