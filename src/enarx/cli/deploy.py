@@ -35,6 +35,7 @@ TOKEN_VARIABLE: Final = "ENARX_DEPLOY_TOKEN"  # noqa: S105 - the name of a varia
 SIMULATED: Final = "simulated"
 QEMU: Final = "qemu"
 QEMU_TEES: Final[Mapping[str, str]] = {"none": QEMU, "snp": "qemu-snp", "tdx": "qemu-tdx"}
+INSIDE: Final = "inside"
 
 _API: Final = re.compile(r"/api/v[0-9.]+/([^/]+)/([^/]+)/_tag/([^/]+)/?")
 
@@ -78,6 +79,11 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     help="The image of the virtual machine, with --backend qemu: a directory that `enarx image build` made.",
 )
 @click.option("--accel", type=click.Choice(["kvm", "tcg"]), help="How QEMU runs a machine without a TEE. Default: tcg.")
+@click.option(
+    "--collateral",
+    type=click.Path(path_type=Path, file_okay=False),
+    help="With --backend inside: vendors' documents to send with the evidence, and where a fetched VCEK is kept.",
+)
 @click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
 @click.option(
     "--steward",
@@ -130,6 +136,7 @@ def deploy(
     machine: Path | None,
     image: Path | None,
     accel: str | None,
+    collateral: Path | None,
     insecure: bool,
     steward: str | None,
     steward_ca: Path | None,
@@ -166,16 +173,15 @@ def deploy(
     )
     teller = Teller(as_json=store.as_json)
     try:
-        place, wishes = (
-            launch.choose(_backend(backend, tee), insecure=insecure),
-            Wishes(
-                technology=tee,
-                machine=None if machine is None else str(machine),
-                image=None if image is None else str(image),
-                accel=accel,
-            ),
+        place = launch.choose(_backend(backend, tee), insecure=insecure)
+        _require_wishes(place.name, tee, machine, image, accel, collateral)
+        wishes = Wishes(
+            technology=tee,
+            machine=None if machine is None else str(machine),
+            image=None if image is None else str(image),
+            accel=accel,
+            documents=None if collateral is None else str(collateral),
         )
-        _require_wishes(place.name, tee, machine, image, accel)
         order = _order(store, package, config, steward, steward_ca, _token(token_file), teller)
         teller.launching(place)
         terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
@@ -353,8 +359,17 @@ def _backend(name: str | None, tee: str | None) -> str | None:
     return SIMULATED if name is None and tee is not None else name
 
 
-def _require_wishes(backend: str, tee: str | None, machine: Path | None, image: Path | None, accel: str | None) -> None:
+def _require_wishes(
+    backend: str,
+    tee: str | None,
+    machine: Path | None,
+    image: Path | None,
+    accel: str | None,
+    collateral: Path | None,
+) -> None:
     """Options that would do nothing are a mistake, and what a backend needs has to be named."""
+    if collateral is not None and backend != INSIDE:
+        raise click.UsageError(f"--collateral is for --backend {INSIDE}")
     if backend in QEMU_TEES.values():
         if image is None:
             raise click.UsageError("--backend qemu needs --image; `enarx image build DIR` makes one")

@@ -143,7 +143,7 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     # 1
     with gate("backend"):
         attester = backends.attester(words, measurement.of_agent)
-    done = sandbox.apply()
+    done = sandbox.apply(attester.writable)
     # 2
     technology = attester.technology.name
     channel.send(Kind.HELLO, Hello(version=VERSION, technology=technology, measurement=attester.measurement().hex()))

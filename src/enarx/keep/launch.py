@@ -16,6 +16,7 @@ from typing import Final
 
 from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
 from enarx.keep.backends import BACKENDS, Backend, Keep, Standing, Wishes
+from enarx.keep.backends.inside import Inside
 from enarx.keep.channel import (
     TO_HOST,
     VERSION,
@@ -80,6 +81,8 @@ def choose(name: str | None, *, insecure: bool) -> Backend:
 def _named(name: str) -> Backend:
     known = {backend.name: backend for backend in BACKENDS}
     found = known.get(ALIASES.get(name, name))
+    if name == "sev" and (here := Inside()).technology() == "snp":
+        return here  # the originals' name for the technology, in a guest that has it
     if found is None:
         raise MalformedError(f"expected one of {', '.join([*known, *ALIASES])}, found {name!r}")
     standing = Standing.of(found)

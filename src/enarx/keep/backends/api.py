@@ -9,6 +9,7 @@ launches it has to be told.
 import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from enarx.digest import HashName
@@ -39,6 +40,11 @@ class Attester(Protocol):
 
     @property
     def technology(self) -> Technology[Any, Any]: ...  # Any: each technology keeps its own types inside
+
+    @property
+    def writable(self) -> Sequence[Path]:
+        """Where evidence is asked for: the only places that the Keep's process goes on writing to."""
+        ...
 
     def measurement(self) -> bytes:
         """What the report will say was measured; empty where nothing measures."""
@@ -72,10 +78,15 @@ class Keep(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Wishes:
-    """What a user chose about the place: the technology to simulate and its machine; the image of a virtual machine."""
+    """What a user chose about the place.
+
+    The technology to simulate and the directory of the simulated machine; the image of a virtual machine and how it
+    runs; a directory of vendors' documents.
+    """
 
     technology: str | None = None
     machine: str | None = None
+    documents: str | None = None
     image: str | None = None
     accel: str | None = None
 

@@ -1,9 +1,8 @@
 """The originals' backends, by their names: what this host has for them, and that no Keep is launched so here.
 
-Each prepares a TEE on the host and launches a guest or an enclave in it. This version runs inside confidential VMs that
-somebody else launched, and launches none; `data` says what of the hardware is here, so that a newcomer knows what the
-machine could do, and its last line why it does not. The alias `sev` means the technology snp: where the Keep's program
-already runs in an SEV-SNP guest it is the backend `inside`.
+Each prepared a TEE on the host and launched a guest or an enclave in it. `data` says what of the hardware is here, so
+that a newcomer knows what the machine could do, and its last line who launches that now: `kvm` and `sev` are names for
+backends of `qemu` (and `sev`, in a guest that has it, for `inside`); enclaves are launched by nobody yet.
 """
 
 import os
@@ -35,16 +34,21 @@ class Host:
     name: str
     title: str
     protects: str
+    successor: str | None = None
     roots: Roots = field(default_factory=Roots)
 
     def data(self) -> Sequence[Datum]:
         found = {"sgx": sgx, "sev": sev, "kvm": kvm}[self.name](self.roots)
-        launcher = Datum(name="launcher", ok=False, info="this version launches no Keep so")
-        return (*found, launcher)
+        return (*found, Datum(name="launcher", ok=False, info=self._launcher()))
 
     def launch(self, wishes: Wishes) -> Keep:
         del wishes
-        raise UnavailableError(f"{self.name}: this version launches no Keep so")
+        raise UnavailableError(f"{self.name}: {self._launcher()}")
+
+    def _launcher(self) -> str:
+        if self.successor is None:
+            return "this version launches no Keep so"
+        return f"backend {self.successor}, for which this is another name"
 
 
 def sgx(roots: Roots) -> Sequence[Datum]:
@@ -120,6 +124,16 @@ def _text(path: Path) -> str:
 
 HOSTS: Final = (
     Host(name="sgx", title="an SGX enclave on this host", protects="this machine and whoever administers it"),
-    Host(name="sev", title="an SEV-SNP guest on this host", protects="this machine and whoever administers it"),
-    Host(name="kvm", title="a virtual machine on this host, no TEE", protects="other guests, not this machine"),
+    Host(
+        name="sev",
+        title="an SEV-SNP guest on this host",
+        protects="this machine and whoever administers it",
+        successor="qemu-snp",
+    ),
+    Host(
+        name="kvm",
+        title="a virtual machine on this host, no TEE",
+        protects="other guests, not this machine",
+        successor="qemu",
+    ),
 )

@@ -13,6 +13,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
 from enarx.errors import UnavailableError
@@ -89,6 +90,8 @@ class Process:
 @dataclass(frozen=True, slots=True)
 class NilAttester:
     """Nobody vouches."""
+
+    writable: tuple[Path, ...] = ()
 
     @property
     def technology(self) -> Technology[Any, Any]:  # Any: as in Attester

@@ -18,7 +18,8 @@ import socket
 import struct
 import sys
 import sysconfig
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Final
@@ -35,7 +36,7 @@ _SET_DUMPABLE, _SET_NO_NEW_PRIVS = 4, 38  # prctl(2)
 _CREATE_RULESET, _ADD_RULE, _RESTRICT_SELF = 444, 445, 446  # the same on every architecture
 _VERSION: Final = 1
 _PATH_BENEATH, _NET_PORT = 1, 2
-_READ_FILE, _READ_DIR = 1 << 2, 1 << 3
+_EXECUTE, _READ_FILE, _READ_DIR = 1 << 0, 1 << 2, 1 << 3
 _BIND_TCP, _CONNECT_TCP = 1, 2
 _SCOPE_ALL: Final = 3  # abstract unix sockets, signals
 _FILE_RIGHTS: Final = {1: 13, 2: 14, 3: 15, 4: 15}  # by ABI, how many rights there are; 16 from 5 on
@@ -120,14 +121,18 @@ def data() -> Sequence[Datum]:
     )
 
 
-def apply() -> Mapping[str, str]:
-    """Shut this process in. Returns what was done, and under `warning` what could not be."""
+def apply(writable: Iterable[Path] = ()) -> Mapping[str, str]:
+    """Shut this process in, but for `writable`. Returns what was done, and under `warning` what could not be."""
     _limit()
     _call("prctl", _LIBC.prctl(_SET_DUMPABLE, 0, 0, 0, 0))
     _call("prctl", _LIBC.prctl(_SET_NO_NEW_PRIVS, 1, 0, 0, 0))
     done = {"privileges": "no new ones"}
     warnings = []
-    for name, step in (("landlock", _landlock), ("seccomp", _seccomp)):
+    steps: Sequence[tuple[str, Callable[[], str]]] = (
+        ("landlock", partial(_landlock, tuple(writable))),
+        ("seccomp", _seccomp),
+    )
+    for name, step in steps:
         try:
             done[name] = step()
         except OSError as error:
@@ -183,7 +188,7 @@ def _limit() -> None:
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
-def _landlock() -> str:
+def _landlock(writable: Iterable[Path]) -> str:
     version = landlock_version()
     if not version:
         raise OSError(errno.ENOSYS, "this kernel has no Landlock")
@@ -193,17 +198,18 @@ def _landlock() -> str:
     descriptor = _ruleset(struct.pack(f"<{len(attributes)}Q", *attributes))
     try:
         for path in readable():
-            _allow_reading(descriptor, path)
+            _allow(descriptor, path, _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE)
+        for path in writable:
+            _allow(descriptor, path, rights & ~_EXECUTE)
         _call("landlock_restrict_self", _LIBC.syscall(_RESTRICT_SELF, descriptor, 0))
     finally:
         os.close(descriptor)
     return f"files read-only, version {version}"
 
 
-def _allow_reading(ruleset: int, path: Path) -> None:
+def _allow(ruleset: int, path: Path, allowed: int) -> None:
     beneath = os.open(path, os.O_PATH | os.O_CLOEXEC)
     try:
-        allowed = _READ_FILE | _READ_DIR if path.is_dir() else _READ_FILE
         _add(ruleset, _PATH_BENEATH, struct.pack("<Qi", allowed, beneath))
     finally:
         os.close(beneath)

@@ -212,6 +212,7 @@ class SimulatedAttester:
     machine: Machine
     measured: bytes
     fault: Fault = "none"
+    writable: tuple[Path, ...] = ()
 
     def measurement(self) -> bytes:
         return self.measured

@@ -1,0 +1,239 @@
+"""configfs-tsm as a FUSE file system, with the kernel's own manners, over a simulated machine.
+
+    python -m tests.emulators.configfs_tsm MOUNT PROVIDER MACHINES [FLAW]
+
+What the kernel does is what it does here: an entry is a directory that is made and removed; `inblob` takes at most 64
+bytes, is applied when it is closed, and an error then is lost; every applied write counts `generation` up; a report is
+made at the first read of `outblob` and kept until the next write; modes are enforced even for root. FLAW makes it lie:
+`race` counts a write of somebody else, `other` gives a report over other data, `busy` refuses, `no-table` has no
+certificates from the host.
+"""
+
+import ctypes.util
+import errno
+import os
+import stat
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Final
+
+import pytest
+
+LIBRARY: Final = "libfuse3.so.3"
+os.environ.setdefault("FUSE_LIBRARY_PATH", LIBRARY)
+
+import mfusepy  # type: ignore[import-untyped]  # noqa: E402 - reads the variable when it is imported
+
+from enarx.keep import measurement  # noqa: E402 - see above
+from enarx.keep.backends.simulated import Directory  # noqa: E402 - see above
+
+BLOB: Final = 64
+READ, WRITE = 0o444, 0o200
+COMMON: Final = {"inblob": WRITE, "outblob": READ, "provider": READ, "generation": READ}
+LEVELS: Final = {"auxblob": READ, "privlevel": WRITE, "privlevel_floor": READ}
+FILES: Final = {"sev_guest": {**COMMON, **LEVELS}, "tdx_guest": COMMON, "none": {}}
+FLOOR: Final = 0
+HIGHEST_LEVEL: Final = 3
+GUIDS: Final = {
+    "SEV-VCEK": "63da758de6644564adc5f4b93be8accd",
+    "SEV-Milan": "4ab7b379bbac4fe4a02f05aef327c782",
+    "ARK-Milan": "c0b406a4a803495297433fb6014cd0ae",
+}
+
+
+@dataclass
+class Entry:
+    """One request: what was written, and what was made of it."""
+
+    inblob: bytes = b""
+    written: int = 0
+    made_of: int = -1
+    body: bytes = b""
+    aux: bytes = b""
+
+
+@dataclass
+class Handle:
+    """One open file."""
+
+    buffer: bytes | None = None
+    pending: bytearray = field(default_factory=bytearray)
+    dirty: bool = False
+
+
+class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
+    """The file system."""
+
+    use_ns = True
+
+    def __init__(self, provider: str, machines: Path, flaw: str) -> None:
+        self._provider, self._files, self._flaw = provider, FILES[provider], flaw
+        technology = {"sev_guest": "snp", "tdx_guest": "tdx"}.get(provider)
+        self._technology = technology
+        if technology is not None:
+            self._machine: Any = Directory.open(machines).attester(technology, measurement.of_agent).machine
+        self._entries: dict[str, Entry] = {}
+        self._handles: dict[int, Handle] = {}
+
+    # -- directories
+
+    def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:
+        names = _names(path)
+        owner = {"st_uid": 0, "st_gid": 0, "st_mtime": 0, "st_ctime": 0, "st_atime": 0}
+        if not names or (len(names) == 1 and names[0] in self._entries):
+            return {**owner, "st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
+        if len(names) == 2 and names[0] in self._entries and names[1] in self._files:
+            return {**owner, "st_mode": stat.S_IFREG | self._files[names[1]], "st_nlink": 1, "st_size": 0}
+        raise mfusepy.FuseOSError(errno.ENOENT)
+
+    def readdir(self, path: str, fh: int) -> list[str]:
+        return [".", "..", *(self._files if _names(path) else self._entries)]
+
+    def mkdir(self, path: str, mode: int) -> int:
+        (name,) = _names(path)
+        if not self._files:
+            raise mfusepy.FuseOSError(errno.ENXIO)
+        self._entries[name] = Entry()
+        return 0
+
+    def rmdir(self, path: str) -> int:
+        del self._entries[_names(path)[0]]
+        return 0
+
+    def unlink(self, path: str) -> int:
+        raise mfusepy.FuseOSError(errno.EPERM)
+
+    def create(self, path: str, mode: int, fi: Any = None) -> int:
+        raise mfusepy.FuseOSError(errno.EACCES)
+
+    # -- files
+
+    def open(self, path: str, flags: int) -> int:
+        mode = self._files[_names(path)[1]]
+        wanted = flags & os.O_ACCMODE
+        if (wanted != os.O_WRONLY and not mode & READ) or (wanted != os.O_RDONLY and not mode & WRITE):
+            raise mfusepy.FuseOSError(errno.EACCES)
+        number = max(self._handles, default=0) + 1
+        self._handles[number] = Handle()
+        return number
+
+    def truncate(self, path: str, length: int, fh: int | None = None) -> int:
+        return 0
+
+    def read(self, path: str, size: int, offset: int, fh: int) -> bytes:
+        name, file = _names(path)
+        handle = self._handles[fh]
+        if handle.buffer is None:
+            handle.buffer = self._content(self._entries[name], file)
+        return handle.buffer[offset : offset + size]
+
+    def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        name, file = _names(path)
+        if file == "inblob":
+            handle = self._handles[fh]
+            handle.dirty = True
+            if offset + len(data) > BLOB:
+                raise mfusepy.FuseOSError(errno.EFBIG)
+            handle.pending[offset : offset + len(data)] = data
+            return len(data)
+        if not data.strip().isdigit() or not FLOOR <= int(data) <= HIGHEST_LEVEL:
+            raise mfusepy.FuseOSError(errno.EINVAL)
+        self._entries[name].written += 1
+        return len(data)
+
+    def flush(self, path: str, fh: int) -> int:
+        """The one operation that close(2) waits for."""
+        handle = self._handles[fh]
+        if handle.dirty:
+            entry = self._entries[_names(path)[0]]
+            entry.inblob, handle.dirty = bytes(handle.pending), False
+            entry.written += 2 if self._flaw == "race" else 1
+        return 0
+
+    def release(self, path: str, fh: int) -> int:
+        del self._handles[fh]
+        return 0
+
+    def _content(self, entry: Entry, file: str) -> bytes:
+        if file == "provider":
+            return f"{self._provider}\n".encode()
+        if file == "generation":
+            return f"{entry.written}\n".encode()
+        if file == "privlevel_floor":
+            return f"{FLOOR}\n".encode()
+        if entry.made_of != entry.written:
+            self._make(entry)
+        return entry.body if file == "outblob" else entry.aux
+
+    def _make(self, entry: Entry) -> None:
+        if len(entry.inblob) != BLOB:
+            raise mfusepy.FuseOSError(errno.EINVAL)
+        if self._flaw == "busy":
+            raise mfusepy.FuseOSError(errno.EBUSY)
+        data = bytes(BLOB) if self._flaw == "other" else entry.inblob
+        if self._technology == "snp":
+            entry.body = self._machine.report(data)
+            entry.aux = b"" if self._flaw == "no-table" else _table(self._machine)
+        else:
+            entry.body = self._machine.quote(data)
+        entry.made_of = entry.written
+
+
+def _table(machine: Any) -> bytes:
+    """The host's certificate table: entries up to one of zeros, then what they point to."""
+    from enarx.pki.certificate import Certificate
+
+    certificates = [(Certificate.parse(data).common_name, data) for data in machine.with_chain().certificates]
+    listed = [(GUIDS[name], data) for name, data in certificates if name in GUIDS]
+    offset = 24 * (len(listed) + 1)
+    header, body = b"", b""
+    for guid, data in listed:
+        raw = bytes.fromhex(guid)
+        swapped = raw[3::-1] + raw[5:3:-1] + raw[7:5:-1] + raw[8:]
+        header += swapped + (offset + len(body)).to_bytes(4, "little") + len(data).to_bytes(4, "little")
+        body += data
+    return header + bytes(24) + body
+
+
+def _names(path: str) -> list[str]:
+    return [name for name in path.split("/") if name]
+
+
+def missing() -> str | None:
+    """Why it cannot run here; None when it can."""
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        return "/dev/fuse is not there, or not for this user"
+    if ctypes.util.find_library("fuse3") is None:
+        return "libfuse3 is not installed"
+    return None
+
+
+@contextmanager
+def mounted(folder: Path, provider: str, machines: Path, flaw: str = "") -> Iterator[Path]:
+    """The file system in a process of its own, at a directory in `folder`; skips the test where that cannot be."""
+    reason = missing()
+    if reason is not None:
+        pytest.skip(f"configfs-tsm cannot be emulated here: {reason}")
+    mount = folder / f"tsm-{provider}-{flaw or 'sound'}"
+    mount.mkdir()
+    command = [sys.executable, "-m", "tests.emulators.configfs_tsm", str(mount), provider, str(machines)]
+    process = subprocess.Popen([*command, flaw], cwd=Path(__file__).parents[2])
+    try:
+        while not mount.is_mount():
+            assert process.poll() is None, "the emulator ended"
+            time.sleep(0.02)
+        yield mount
+    finally:
+        subprocess.run(["umount", str(mount)], check=True)
+        process.wait(timeout=30)
+
+
+if __name__ == "__main__":
+    mount, provider, machines, *flaw = sys.argv[1:]
+    made = ConfigfsTsm(provider, Path(machines), "".join(flaw))
+    mfusepy.FUSE(made, mount, foreground=True, direct_io=True, nothreads=True)
