@@ -5,11 +5,7 @@ originals is decided: repositories are private unless --public is said, and fail
 """
 
 import json
-import os
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -26,9 +22,9 @@ from enarx.drawbridge.tree import Tree
 from enarx.pki import keys
 from enarx.web.app import build
 from enarx.web.server import serve
+from tests.stories.registry_process import Done, Enarx, drawbridge, enarx_in, worked
 
 SUBJECT = "test|subject"
-Enarx = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     )
     (made / "server.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
     (made / "server.key").write_bytes(keys.to_pem(key))
+    (made / "server.key").chmod(0o600)
     (made / "store").mkdir()
     (made / "good").mkdir()
     (made / "good" / "main.wasm").write_bytes(b"\0asm\1\0\0\0")
@@ -101,6 +98,7 @@ def host(folder: Path, issuer: str) -> Iterator[str]:
     """`drawbridge serve`, as it is named in slugs."""
     (folder / "drawbridge.toml").write_text(
         f"""
+origin = "https://localhost"
 store = "store"
 tls_cert = "server.pem"
 tls_key = "server.key"
@@ -110,39 +108,24 @@ url = "{issuer}"
 tokens = "userinfo"
 """
     )
-    reading, writing = os.pipe()
-    program = "from enarx.cli.drawbridge import main; main()"
-    arguments = ["serve", "--config", str(folder / "drawbridge.toml"), "--port", "0", "--ready-fd", str(writing)]
-    with (folder / "log").open("wb") as log:
-        process = subprocess.Popen([sys.executable, "-c", program, *arguments], pass_fds=[writing], stderr=log)
-    os.close(writing)
-    try:
-        with os.fdopen(reading) as ready:
-            yield f"localhost:{int(ready.read() or '0')}"
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.wait(timeout=30)
+    with drawbridge(folder / "log", "--config", str(folder / "drawbridge.toml")) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
 def enarx(folder: Path, issuer: str) -> Enarx:
     """`enarx(…)` in a process of its own, in a home of its own, with the token of the transcript."""
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("ENARX_", "XDG_"))} | {
-        "HOME": str(folder / "home"),
-        "ENARX_OIDC_DOMAIN": issuer,
-        "ENARX_INSECURE_AUTH_TOKEN": "test-token",
-        "ENARX_CA_BUNDLE": str(folder / "server.pem"),
-    }
-
-    def run(*arguments: str, **env: str) -> subprocess.CompletedProcess[str]:
-        command = [sys.executable, "-m", "enarx", *arguments]
-        given = {**environment, **env}
-        return subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=60)
-
-    return run
+    return enarx_in(
+        folder / "home",
+        {
+            "ENARX_OIDC_DOMAIN": issuer,
+            "ENARX_INSECURE_AUTH_TOKEN": "test-token",
+            "ENARX_CA_BUNDLE": str(folder / "server.pem"),
+        },
+    )
 
 
-def failed(result: subprocess.CompletedProcess[str], code: int, top: str, *causes: str) -> None:
+def failed(result: Done, code: int, top: str, *causes: str) -> None:
     """It ended with this code, said this, and nothing else."""
     lines = [f"Error: {top}"]
     if len(causes) == 1:
@@ -151,11 +134,6 @@ def failed(result: subprocess.CompletedProcess[str], code: int, top: str, *cause
         lines += ["", "Caused by:", *(f"{number:>5}: {cause}" for number, cause in enumerate(causes))]
     assert result.stdout + result.stderr == "\n".join(lines) + "\n"
     assert result.returncode == code
-
-
-def worked(result: subprocess.CompletedProcess[str]) -> str:
-    assert result.returncode == 0, result.stderr
-    return result.stdout
 
 
 def test_a_publisher_from_nothing_to_two_versions(enarx: Enarx, host: str, folder: Path, issuer: str) -> None:

@@ -418,10 +418,11 @@ def _not_among(name: str, found: T | None, accepted: frozenset[T] | None, show: 
 
 def _each(table: Table, key: str, read: Callable[[str], T]) -> frozenset[T] | None:
     """A list of the policy file, each item read; None when the key is absent."""
+    items = table.strings(key)  # asked for in any case, so that a misspelt key finds its neighbour
     if key not in table:
         return None
     found = set()
-    for index, text in enumerate(table.strings(key)):
+    for index, text in enumerate(items):
         try:
             found.add(read(text))
         except (MalformedError, ValueError) as error:

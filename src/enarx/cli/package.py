@@ -128,6 +128,72 @@ def fetch(store: Store, *, spec: str, directory: Path | None) -> None:
         click.echo(f"{target}: {len(files)} files, {size(total)}, {workload}")
 
 
+@package.command()
+@click.argument("spec", metavar=SPEC)
+@click.option("--reason", default="", help="Why, for whoever asks for it.")
+@store_options
+def yank(store: Store, *, spec: str, reason: str) -> None:
+    """Take a version back: it stays for whoever has its digest, is shown as yanked, and `deploy` refuses it."""
+    from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.management import Management
+    from enarx.drawbridge.names import PackageSlug
+
+    slug = PackageSlug.parse(spec)
+    with asking("Failed to yank package"), store.connect(store.host(slug.host)) as http:
+        Management(Registry(http)).yank(slug, reason)
+    if store.as_json:
+        show_json({"yanked": reason})
+
+
+@package.command()
+@click.argument("spec", metavar=SPEC)
+@store_options
+def unyank(store: Store, *, spec: str) -> None:
+    """Let a version be used again."""
+    from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.management import Management
+    from enarx.drawbridge.names import PackageSlug
+
+    slug = PackageSlug.parse(spec)
+    with asking("Failed to unyank package"), store.connect(store.host(slug.host)) as http:
+        Management(Registry(http)).unyank(slug)
+    if store.as_json:
+        show_json({"yanked": None})
+
+
+@package.command(name="list")
+@click.argument("spec", metavar="[HOST/]USER/REPOSITORY")
+@store_options
+def list_(store: Store, *, spec: str) -> None:
+    """List the versions with digest and size, whether they are signed, and which were yanked and why."""
+    from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.names import PackageSlug, RepositorySlug
+
+    slug = RepositorySlug.parse(spec)
+    with asking("Failed to list packages"), store.connect(store.host(slug.host)) as http:
+        registry = Registry(http)
+        found = [
+            registry.tag(PackageSlug(user=slug.user, repository=slug.repository, tag=tag))
+            for tag in registry.tags(slug.user, slug.repository)
+        ]
+    if store.as_json:
+        show_json(
+            [
+                {
+                    "tag": str(item.name),
+                    "entry": item.entry.to_json(),
+                    "signed": item.tag.is_signed,
+                    "yanked": item.yanked,
+                }
+                for item in found
+            ]
+        )
+        return
+    for item in found:
+        marks = ["signed"] * item.tag.is_signed + [f"yanked: {item.yanked}"] * (item.yanked is not None)
+        click.echo(f"{item.name!s:<12}  {item.entry.sha256 or 'no sha-256'}  {', '.join(marks)}".rstrip())
+
+
 def require_package(path: Path) -> None:
     """Raises MalformedError, as the originals, for a file that is not main.wasm, and for a directory without one.
 

@@ -514,8 +514,12 @@ class Registry:
 
     def make(self, url: str, value: canonical.Json) -> canonical.Json:
         """Make something new. Asked once: twice would make two."""
-        headers = {"Content-Type": JSON_TYPE, "Accept": ACCEPT}
-        answer = self._http.post(API + url, canonical.encode(value), headers=headers, allow=REFUSALS)
+        return self.ask(url, canonical.encode(value), JSON_TYPE)
+
+    def ask(self, url: str, body: bytes, media_type: str) -> canonical.Json:
+        """POST, and the JSON that comes back."""
+        headers = {"Content-Type": media_type, "Accept": ACCEPT}
+        answer = self._http.post(API + url, body, headers=headers, allow=REFUSALS)
         return self._accepted("POST", url, answer)
 
     def _accepted(self, method: str, url: str, answer: Response) -> canonical.Json:
