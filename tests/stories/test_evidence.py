@@ -12,7 +12,7 @@ from enarx.cli.steward import main
 from enarx.tee import TECHNOLOGIES
 
 KNOWN = {technology.name for technology in TECHNOLOGIES}
-FILES = ("csr.der", "csr.hex", "quote.bin", "report.bin")
+FILES = ("csr.der", "csr.hex", "quote.bin", "report.bin", "attestation.cbor", "token.cbor")
 GATES = {0: "accepted", 65: "malformed", 77: ""}
 
 
@@ -50,6 +50,8 @@ def test_every_sample_is_judged_as_its_manifest_says(evidence: Path, capsys: pyt
         args: list[object] = [file, "--endorsements", folder]
         args += ["--at", sample["verify_at"]] if sample["verify_at"] else []
         args += [] if any(folder.glob("*.crl")) else ["--without-crl"]
+        for key in folder.glob("cpak_pub.pem"):  # Arm has no root: the platform's key has to be named
+            args += ["--anchor", key]
         code, verdict = verify(capsys, *args)
         if verdict["verdict"] not in wanted(sample):
             wrong.append((sample["id"], sample["expect"], verdict["verdict"], verdict["reasons"]))
@@ -84,21 +86,61 @@ def test_the_originals_sgx_requests(
     assert (code, verdict["verdict"]) == (77, "untrusted")
 
 
-@pytest.mark.skipif("snp" not in KNOWN, reason="snp is not among the technologies that are built in")
 def test_the_originals_snp_request(evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Accepted at its time, also by a policy with the originals' digests and version 2; untrusted today."""
+    """Accepted at its time, also by the originals' own policy with version 2; untrusted today."""
     folder = evidence / "snp" / "enarx-milan-csr-crl"
     request = folder / "csr.der"
     when = "2022-11-01T13:34:46Z"
     code, verdict = verify(capsys, request, "--at", when)
     assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
+    report = verdict["claims"]["report"]
     config = tmp_path / "steward.toml"
-    measurement = verdict["claims"]["measurement"]
-    config.write_text(f"[snp]\nhash = ['{measurement}']\nminimum_report_version = 2\n")
+    policy = (
+        f"[snp]\nsigner = ['{report['author_key_digest']}']\nid_key_digest = ['{report['id_key_digest']}']\n"
+        f"hash = ['{report['measurement']}']\nabi = '>=1.51'\npolicy_flags = ['SMT']\nplatform_info_flags = 'SME'\n"
+    )
+    config.write_text(policy + "minimum_report_version = 2\n")
     code, verdict = verify(capsys, request, "--at", when, "--config", config)
     assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
-    config.write_text(f"[snp]\nhash = ['{measurement}']\n")
+    config.write_text(policy)
     code, verdict = verify(capsys, request, "--at", when, "--config", config)
     assert (code, verdict["verdict"]) == (77, "rejected")
     code, verdict = verify(capsys, request)
     assert (code, verdict["verdict"]) == (77, "untrusted")
+
+
+def test_the_oldest_snp_requests_say_what_they_are(evidence: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From before CRLs: explained, and untrusted unless the missing list is allowed by name."""
+    request = evidence / "snp" / "enarx-milan-csr-signed" / "csr.der"
+    when = ("--at", "2022-09-30T12:48:56Z")
+    code, verdict = verify(capsys, request, *when)
+    assert (code, verdict["verdict"]) == (77, "untrusted")
+    assert verdict["reasons"][0].startswith("crl.ark")
+    code, verdict = verify(capsys, request, *when, "--without-crl")
+    assert (code, verdict["verdict"]) == (0, "accepted")
+    assert "an older form of SNP evidence: without CRLs" in verdict["notes"]
+
+
+def test_the_revoked_intermediate_of_genoa(evidence: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It does not count, with or without a list that names it; the one that replaced it does."""
+    folder = evidence / "snp" / "neg-genoa-vcek-under-revoked-2022-01-ask"
+    given = ("--at", "2026-02-06T00:00:00Z", "--without-crl")
+    code, verdict = verify(capsys, folder / "report.bin", *given, "--endorsements", folder)
+    assert (code, verdict["verdict"]) == (77, "untrusted")
+    assert "serial 0x20001" in verdict["reasons"][0]
+    code, verdict = verify(capsys, folder / "report.bin", *given, "--endorsements", folder / "vcek.der")
+    assert (code, verdict["verdict"]) == (0, "accepted")
+
+
+def test_turin_needs_its_root_from_outside(evidence: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Pinned by digest: the reason says which certificate is missing; any other does not do."""
+    folder = evidence / "snp" / "oak-turin-v5"
+    given = [folder / "report.bin", "--at", "2025-07-21T00:00:00Z", "--without-crl"]
+    parts = {name: ("--endorsements", folder / f"{name}.der") for name in ("vcek", "ask", "ark")}
+    assert verify(capsys, *given, *parts["vcek"], *parts["ask"], *parts["ark"])[0] == 0
+    code, verdict = verify(capsys, *given, *parts["vcek"], *parts["ask"])
+    assert (code, verdict["verdict"]) == (77, "untrusted")
+    assert "ARK-Turin, pinned by SHA-256" in verdict["reasons"][0]
+    assert verify(capsys, *given, *parts["vcek"], *parts["ark"])[1]["reasons"] == [
+        "VCEK: its issuer 'SEV-Turin' is not among the certificates"
+    ]

@@ -52,6 +52,7 @@ SENTENCES: Final[Mapping[str, str]] = {
     "minimum_report_version": "the report's version is at least {value}",
     "chip_allow": "the chip is {one_of}",
     "chip_deny": "the chip is {none_of}",
+    "listed_chips_only": "only on {value} the chip has to be one of chip_allow",
     "vmpl": "the VMPL is {one_of}",
     "minimum_guest_svn": "the guest's security version is at least {value}",
     "policy_flags": "of Debug, SingleSocket and SMT the guest's policy has none but {value}, and Debug never",
@@ -171,7 +172,8 @@ def _sentence(path: str, value: object) -> str:
     if isinstance(value, bool):
         words = FLAGS.get(key, (words, words))[not value]
     said = words.format(value=_plain(value), one_of=_one_of(value), none_of=_none_of(value), **{"is": _is(value)})
-    return f"on {product.replace('_', ' ')}, {said}" if product else said
+    about = product.rpartition(".")[2].replace("_", " ")
+    return f"on {about}, {said}" if product else said
 
 
 def _is(value: object) -> str:

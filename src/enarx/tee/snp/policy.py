@@ -12,7 +12,8 @@ Ours:
     denied_products                  Milan, Genoa, Turin, Venice
     denied_advisories                none of these may apply to the reported TCB
     allowed_signing_keys             VCEK, VLEK; both unless said otherwise
-    chip_allow, chip_deny            chip ids of 64 bytes, or 8 from Turin on; a masked id is in no allow list
+    chip_allow, chip_deny            chip ids of 64 bytes, or 8 from Turin on; a masked id is in no list
+    listed_chips_only                products to which chip_allow applies; all unless said otherwise
     allow_masked_chip_id             also for a VCEK, where it is refused unless this is true
     vmpl                             allowed levels; only 0 unless said otherwise
     family_id, image_id, host_data   allowed values of 16, 16 and 32 bytes; only zeros unless said otherwise
@@ -121,6 +122,7 @@ class Policy:
     signing_keys: frozenset[str] = frozenset(SIGNING_KEYS)
     chip_allow: frozenset[bytes] = frozenset()
     chip_deny: frozenset[bytes] = frozenset()
+    listed_chips_only: frozenset[str] = frozenset(PRODUCTS)
     allow_masked_chip_id: bool = False
     vmpl: frozenset[int] | None = None
     family_id: frozenset[bytes] | None = None
@@ -158,6 +160,7 @@ class Policy:
             signing_keys=_signing_keys(table),
             chip_allow=_chips(table, "chip_allow"),
             chip_deny=_chips(table, "chip_deny", "chip_allow"),
+            listed_chips_only=_listed_chips_only(table),
             allow_masked_chip_id=table.boolean("allow_masked_chip_id", default=False),
             vmpl=_levels(table),
             family_id=_values(table, "family_id", 16),
@@ -332,7 +335,8 @@ def _accept_chip(claims: SnpClaims, policy: Policy, checks: Checks) -> None:
     )
 
     # S28
-    if not policy.chip_allow and not policy.chip_deny:
+    allow = policy.chip_allow if claims.product in policy.listed_chips_only else frozenset()
+    if not allow and not policy.chip_deny:
         checks.not_applicable("policy.chip", "no list of chips is configured")
         return
     chip = claims.chip
@@ -340,8 +344,8 @@ def _accept_chip(claims: SnpClaims, policy: Policy, checks: Checks) -> None:
         # a masked chip is in no list; where only some are denied, it may be one of them
         checks.check("policy.chip", ok=False, found="masked", expected="a chip id to look up")
         return
-    ok = chip not in policy.chip_deny and (not policy.chip_allow or chip in policy.chip_allow)
-    wanted = f"one of the {len(policy.chip_allow)} allowed" if policy.chip_allow else "not one that is denied"
+    ok = chip not in policy.chip_deny and (not allow or chip in allow)
+    wanted = f"one of the {len(allow)} allowed" if allow else "not one that is denied"
     checks.check("policy.chip", ok, found=chip.hex(), expected=wanted)
 
 
@@ -531,6 +535,17 @@ def _chips(table: Table, key: str, unlike: str | None = None) -> frozenset[bytes
     if both:
         raise table.error(key, f"{min(both).hex()} stands in {unlike} too")
     return frozenset(found)
+
+
+def _listed_chips_only(table: Table) -> frozenset[str]:
+    if "listed_chips_only" not in table:
+        return frozenset(table.choices("listed_chips_only", PRODUCTS, PRODUCTS))
+    found = frozenset(table.choices("listed_chips_only", PRODUCTS))
+    if not found or not table.strings("chip_allow"):
+        raise table.error(
+            "listed_chips_only", "expected products, and chip_allow with the chips that are allowed on them"
+        )
+    return found
 
 
 def _levels(table: Table) -> frozenset[int]:

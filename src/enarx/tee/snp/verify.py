@@ -184,6 +184,7 @@ def describe(report: Report, vek: Vek, standing: Standing) -> Mapping[str, Field
             "author_key_digest": report.author_key_digest.hex(),
             "report_id": report.report_id.hex(),
             "report_id_ma": report.report_id_ma.hex(),
+            **{name.lower(): f"0x{int.from_bytes(tcb, 'little'):x}" for name, tcb in report.tcbs.items()},
             "cpuid": None if cpuid is None else f"{cpuid[0]:02x}:{cpuid[1]:02x}:{cpuid[2]:02x}",
             "chip_id": report.chip_id.hex(),
             "current_version": str(report.current_version),

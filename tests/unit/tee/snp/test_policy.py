@@ -194,6 +194,17 @@ def test_s28_a_masked_chip_passes_no_list(key: str) -> None:
     rejected(beside, "chip", f"{key} = ['{CHIP}']\nallow_masked_chip_id = true")
 
 
+def test_s28_on_some_products_only_listed_chips_may_be() -> None:
+    """Where a product's keys leaked, the chips that are known to stand in good hands."""
+    other = "00" * 63 + "01"
+    text = f"chip_allow = ['{other}']\nlisted_chips_only = ['Milan']"
+    rejected(case(), "chip", text)
+    assert case("Genoa").judge(text).accepted
+    genoa = support.machine("Genoa").chip_id.hex()
+    rejected(case("Genoa"), "chip", f"{text}\nchip_deny = ['{genoa}']")
+    assert case().judge(f"chip_allow = ['{CHIP}']\nlisted_chips_only = ['Milan']").accepted
+
+
 def test_s9_kinds_of_keys_can_be_narrowed() -> None:
     """Both are accepted unless one is left out."""
     assert case(kind="VLEK").judge("allowed_signing_keys = ['VLEK']").accepted
@@ -324,6 +335,8 @@ platform_info_flags = "SME"
         ("[snp.minimum_tcb.Milan]", "snp.minimum_tcb.Milan: an empty table"),
         ("denied_products = ['Rome']", r"snp.denied_products\[0\]: expected one of"),
         ("denied_advisories = ['AMD-SB-1']", r"snp.denied_advisories\[0\]: expected one of"),
+        ("listed_chips_only = ['Milan']", "snp.listed_chips_only: expected products, and chip_allow"),
+        (f"chip_allow = ['{CHIP}']\nlisted_chips_only = []", "snp.listed_chips_only: expected products"),
         ("allowed_signing_keys = []", "an empty list would accept nothing"),
         ("vmpl = []", "snp.vmpl: expected levels from 0 to 3"),
         ("vmpl = [4]", "snp.vmpl: expected levels from 0 to 3"),
