@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check types lint contracts lock clean
+.PHONY: help demo test check types lint contracts mutants fuzz lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,11 +28,17 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(VENV)/.dev
-	@$(BIN)/mypy src tests
+	@$(BIN)/mypy src tests scripts
+
+mutants: $(VENV)/.dev  ## break the verifiers one change at a time: does a test notice?
+	@nice $(BIN)/python scripts/mutants.py $(ARGS)
+
+fuzz: $(VENV)/.fuzz  ## feed every parser with what a fuzzer makes of its seeds, ten seconds each
+	@$(BIN)/python scripts/fuzz.py $(ARGS)
 
 lock:  ## resolve the ranges of pyproject.toml anew (needs uv)
-	@for set in run dev; do \
-	  group=$$([ $$set = dev ] && echo "--group dev"); \
+	@for set in run dev fuzz; do \
+	  group=$$([ $$set = run ] || echo "--group $$set"); \
 	  uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header --no-annotate --no-emit-index-url \
 	    $$group pyproject.toml requirements/build.in --output-file requirements/$$set.txt || exit 1; \
 	done
@@ -53,3 +59,7 @@ $(VENV)/.dev: requirements/dev.txt pyproject.toml | $(BIN)/python
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@$(PIP) install --no-deps --no-build-isolation -e .
 	@touch $@ $(VENV)/.run
+
+$(VENV)/.fuzz: requirements/fuzz.txt $(VENV)/.dev
+	@$(PIP) install --require-hashes -r requirements/fuzz.txt
+	@touch $@
