@@ -7,7 +7,7 @@ simulators, so that a fuzzer starts deep inside; they are kept in the tree, so t
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
 from enarx import cbor, toml
 from enarx.attested.claims import RuntimeClaims
@@ -32,7 +32,7 @@ from enarx.tee.dcap.collateral import QeIdentity, TcbInfo
 from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.pck import Pck, read_chain
 from enarx.tee.dcap.quoted import Quoted
-from enarx.tee.model import Evidence
+from enarx.tee.model import Evidence, Technology
 from enarx.tee.snp.idblock import IdBlock
 
 CORPUS: Final = Path(__file__).resolve().parent.parent / "corpus"
@@ -45,10 +45,14 @@ Parser = Callable[[bytes], object]
 def _evidence() -> Mapping[str, Parser]:
     """Each technology's evidence in the form of each of its identifiers, and bare."""
     return {
-        f"{technology.name}-{_last(oid)}": (lambda data, t=technology, o=oid: t.parse(Evidence(oid=o, body=data)))
+        f"{technology.name}-{_last(oid)}": _reading(technology, oid)
         for technology in TECHNOLOGIES
         for oid in (*sorted(technology.oids), *([""] if technology.name != "nil" else []))
     }
+
+
+def _reading(technology: Technology[Any, Any], oid: str) -> Parser:  # Any: as in TECHNOLOGIES
+    return lambda data: technology.parse(Evidence(oid=oid, body=data))
 
 
 def _last(oid: str) -> str:
