@@ -199,7 +199,14 @@ class ReleasePolicy:
             if key in table:
                 raise table.error(key, "has no meaning here: a certificate opens its own workload and no other")
         expectation = Expectation.from_table(table)
-        return cls(expectation=expectation, simulated=said[0], nil=said[1], debug=said[2], require_token=require_token)
+        return cls(
+            expectation=expectation,
+            simulated=said[0],
+            nil=said[1],
+            debug=said[2],
+            require_token=require_token,
+            steward=steward,
+        )
 
     def effective(self, leave: Leave) -> Expectation:
         """What is asked of a Keep, with the operator's word where the repository is silent."""

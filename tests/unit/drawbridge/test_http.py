@@ -1,0 +1,633 @@
+"""Drawbridge on the wire: the originals' codes and sentences, and what they left open."""
+
+import base64
+import ipaddress
+import json
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from enarx.attested import sealing
+from enarx.attested.claims import RuntimeClaims
+from enarx.attested.result import AttestationResult
+from enarx.attested.sealing import Opener, SealingPrivateKey
+from enarx.digest import Digest, Digests
+from enarx.drawbridge.access import HIDDEN, Leave
+from enarx.drawbridge.auth.mtls import CrlSource
+from enarx.drawbridge.tree import DIRECTORY_TYPE, Meta, Tree
+from tests.unit.conftest import Authority, Issued
+from tests.unit.drawbridge.auth.test_mtls import POINTS, revocations
+from tests.unit.drawbridge.bench import API, ENTRY, JSON, Bench
+from tests.unit.drawbridge.issuers import AT, MANAGE, SUBJECT, Provider
+
+FILES = {"main.wasm": b"\0asm" * 10, "Enarx.toml": b'args = ["a"]', "data/words.txt": b"words " * 1000}
+
+
+@pytest.fixture
+def bench(authority: Authority) -> Bench:
+    return Bench(authority, at=datetime.now(UTC))
+
+
+def certified(
+    authority: Authority, result: AttestationResult, workload: Digest, **changes: Any
+) -> tuple[Issued, SealingPrivateKey]:
+    """A Keep's certificate for a workload, and what opens what is sealed to it."""
+    private = SealingPrivateKey.generate()
+    claims = RuntimeClaims(audience="https://steward.example", digests=(workload,), sealing=private.public)
+    return authority.attest(replace(result, **({"claims": claims} | changes))), private
+
+
+# -- compatibility
+
+
+def test_health_answers_any_method_with_nothing(bench: Bench) -> None:
+    """Without authentication, whatever the method."""
+    for method in ("GET", "HEAD", "POST", "PUT", "DELETE"):
+        answer = bench.client.request(method, "/health")
+        assert (answer.status_code, answer.content) == (200, b"")
+
+
+def test_a_user_is_registered_once_and_read_by_its_owner(bench: Bench) -> None:
+    """201, 200 for the same again, 409 for another; headers exactly as uploaded."""
+    body = b'{"subject":"test|subject"}'
+    token = bench.token()
+    assert bench.put("/user", body, token=token).status_code == 201
+    assert bench.put("/user", body, token=token).status_code == 200
+    other = bench.token("somebody")
+    conflict = bench.put("/user", {"subject": "somebody"}, token=other)
+    assert (conflict.status_code, conflict.text) == (409, "Already exists")
+    answer = bench.ask("GET", "/user", token=token)
+    assert answer.content == body
+    assert answer.headers["content-type"] == JSON
+    assert answer.headers["content-digest"] == Digests.of(body).header()
+    assert "sha-256=:BBrx8hG+0yX9CP9vK4mT3icExt034N6dgtEy4Uwd39M=:" in answer.headers["content-digest"]
+    head = bench.ask("HEAD", "/user", token=token)
+    assert (head.content, head.headers["content-length"]) == (b"", "26")
+    assert bench.put("/second", body, token=token).status_code == 201, "several names for a subject"
+
+
+@pytest.mark.parametrize(
+    ("changes", "status", "text", "challenge"),
+    [
+        ({"exp": 1}, 401, "Invalid token provided", 'error_description="it has expired"'),
+        ({"aud": "other"}, 401, "Invalid token provided", "another audience"),
+        ({"iss": "https://x/"}, 401, "Invalid token provided", "none of the trusted issuers"),
+        ({"scope": "openid"}, 401, "Token does not grant write access to users", "insufficient_scope"),
+        (
+            {"scope": MANAGE.replace("manage:drawbridge_users", "read:drawbridge_users")},
+            401,
+            "Token does not grant",
+            "",
+        ),
+        ({"sub": "other"}, 401, "OpenID Connect subject mismatch", "insufficient_scope"),
+    ],
+)
+def test_a_token_that_does_not_count(
+    bench: Bench, changes: dict[str, Any], status: int, text: str, challenge: str
+) -> None:
+    """401 and the originals' sentence; what was wrong stands in the challenge (RFC 6750)."""
+    token = bench.provider.token(at=bench.at, **changes)
+    answer = bench.put("/user", {"subject": SUBJECT}, token=token)
+    assert answer.status_code == status
+    assert answer.text.startswith(text)
+    assert challenge in answer.headers["www-authenticate"]
+    assert answer.headers["content-type"].startswith("text/plain")
+    assert token not in bench.log.getvalue()
+
+
+def test_no_token_and_no_header_that_could_hold_one(bench: Bench) -> None:
+    """Absent: 401 and the originals' sentence. Another scheme: 400."""
+    answer = bench.put("/user", {"subject": SUBJECT})
+    assert (answer.status_code, answer.text) == (401, "Bearer token header missing")
+    assert bench.ask("GET", "/user", Authorization="Basic abc").status_code == 400
+    assert bench.ask("GET", "/user", Authorization="Bearer").status_code == 400
+
+
+def test_errors_are_problems_where_they_are_asked_for(bench: Bench) -> None:
+    """RFC 9457 when `Accept` names it, the sentence alone otherwise."""
+    answer = bench.ask("GET", "/user", Accept="application/problem+json")
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert answer.json()["detail"] == "Bearer token header missing"
+    assert answer.json()["status"] == 401
+
+
+def test_wrong_methods_routes_and_versions(bench: Bench) -> None:
+    """405 naming the endpoint, 404 naming the route, 400 and 501 for the version."""
+    for method, path in (("POST", "/user"), ("DELETE", "/user/repo/_tag/1.0.0"), ("PUT", "/user/repo/_tag")):
+        answer = bench.ask(method, path, b"")
+        assert answer.status_code == 405
+        assert "endpoint" in answer.text
+        assert "GET" in answer.headers["allow"]
+    assert bench.client.get("/nothing").status_code == 404
+    assert bench.client.get("/api/v1/user").status_code == 400
+    assert bench.client.get("/api/v9.0.0/user").status_code == 501
+    assert bench.client.get("/apiv0.4.3/user").status_code == 401
+
+
+@pytest.mark.parametrize(
+    ("headers", "body", "status"),
+    [
+        ({}, b'{"subject":"test|subject"}', 400),
+        ({"Content_Type": "text/plain"}, b'{"subject":"test|subject"}', 415),
+        ({"Content_Type": "application/vnd.x+json"}, b'{"subject":"test|subject"}', 201),
+        ({"Content_Type": JSON}, b'{"subject":', 400),
+        ({"Content_Type": JSON}, b'{"subject":"test|subject","more":1}', 422),
+        ({"Content_Type": JSON}, b'{"name":"x"}', 422),
+        ({"Content_Type": JSON, "Content_Digest": "sha-256=:AAAA:"}, b'{"subject":"test|subject"}', 400),
+        ({"Content_Type": JSON, "Content_Digest": Digests.of(b"x").header()}, b'{"subject":"test|subject"}', 400),
+    ],
+)
+def test_what_a_put_has_to_say_about_its_body(bench: Bench, headers: dict[str, str], body: bytes, status: int) -> None:
+    """Type, JSON, shape, digest: each with its code."""
+    answer = bench.ask("PUT", "/user", body, token=bench.token(), **headers)
+    assert answer.status_code == status, answer.text
+
+
+def test_a_body_without_a_length_is_refused(bench: Bench) -> None:
+    """Chunked without Content-Length: 400."""
+    token = bench.token()
+    answer = bench.client.put(
+        API + "/user",
+        content=iter([b'{"subject":"test|subject"}']),
+        headers={"Authorization": f"Bearer {token}", "Content-Type": JSON},
+    )
+    assert (answer.status_code, answer.text) == (400, "Content-Length header missing")
+
+
+def test_a_body_too_large_is_refused_before_it_is_read(authority: Authority) -> None:
+    """2 MiB for documents, what is configured for files."""
+    bench = Bench(authority, at=datetime.now(UTC), upload_bytes=100)
+    token = bench.claim(repo=True)
+    assert bench.put("/user", b" " * (2 * 1024 * 1024 + 1), token=token).status_code == 413
+    answer = bench.put("/user/repo/_tag/1.0.0/tree", b" " * 101, "application/wasm", token=token)
+    assert answer.status_code == 413
+
+
+def test_tags_and_trees_need_a_digest(bench: Bench) -> None:
+    """At least one, in the originals' words; and a parent that is there."""
+    token = bench.claim(repo=True)
+    root = Tree.from_files(FILES).root
+    for path, kind in (("/user/repo/_tag/1.0.0", ENTRY), ("/user/repo/_tag/1.0.0/tree", DIRECTORY_TYPE)):
+        answer = bench.ask("PUT", path, root.encode(), token=token, Content_Type=kind)
+        assert answer.status_code in {400, 404}
+    answer = bench.ask("PUT", "/user/repo/_tag/1.0.0", root.encode(), token=token, Content_Type=ENTRY)
+    assert answer.text == "At least one content digest value must be specified"
+    answer = bench.put("/user/repo/_tag/1.0.0", root.encode(), JSON, token=token)
+    assert (answer.status_code, answer.text[:20]) == (400, "Invalid content type")
+    assert bench.put("/user/none/_tag/1.0.0", root.encode(), ENTRY, token=token).status_code == 404
+
+
+def test_a_package_goes_up_and_comes_down(bench: Bench) -> None:
+    """Every node with its own headers; the tag names the Steward and its workload; the list is sorted."""
+    token = bench.claim(repo=True)
+    tree = bench.publish("/user/repo/_tag/1.10.0", FILES, token)
+    bench.publish("/user/repo/_tag/1.9.0", FILES, token)
+    assert bench.ask("GET", "/user/repo/_tag").json() == ["1.9.0", "1.10.0"]
+    tag = bench.ask("GET", "/user/repo/_tag/1.10.0")
+    assert tag.content == tree.root.encode()
+    assert tag.headers["link"] == '<https://steward.example.com>; rel="steward"'
+    assert tag.headers["enarx-workload"] == str(tree.workload)
+    for node in tree.nodes:
+        answer = bench.ask("GET", f"/user/repo/_tag/1.10.0/tree/{node.path.url}")
+        with node.open() as file:
+            assert answer.content == file.read()
+        assert answer.headers["content-type"] == node.entry.meta.media_type
+        assert answer.headers["content-digest"] == node.entry.meta.digests.header()
+        assert "sandbox" in answer.headers["content-security-policy"]
+    for missing in ("/user/repo/_tag/9.0.0", "/user/repo/_tag/1.9.0/tree/none"):
+        answer = bench.ask("GET", missing, token=token)
+        assert (answer.status_code, answer.text) == (404, "Repository does not exist")
+
+
+def test_an_upload_that_is_wrong_leaves_nothing(bench: Bench) -> None:
+    """Wrong bytes: 400, the name stays free, and the day's allowance is given back."""
+    token = bench.claim(repo=True)
+    tree = Tree.from_files({"main.wasm": b"right"})
+    bench.put("/user/repo/_tag/1.0.0", tree.root.encode(), ENTRY, token=token)
+    meta = tree.nodes[0].entry.meta
+    path = "/user/repo/_tag/1.0.0/tree"
+    wrong = bench.ask(
+        "PUT", path, b"x" * meta.length, token=token, Content_Type=DIRECTORY_TYPE, Content_Digest=meta.digests.header()
+    )
+    assert wrong.status_code == 400
+    assert bench.ask("GET", path).status_code == 404
+    bench.service.uploads.take(f"person:corp {SUBJECT}", bench.uploads)  # all of it is there
+
+
+def test_ranges_and_conditions(bench: Bench) -> None:
+    """206, 304 and 416 as HTTP has them, for what is not sealed."""
+    token = bench.claim(repo=True)
+    bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    path = "/user/repo/_tag/1.0.0/tree/data/words.txt"
+    whole = bench.ask("GET", path)
+    etag, body = whole.headers["etag"], whole.content
+    for text, expected in (("bytes=0-9", body[:10]), ("bytes=5990-", body[5990:]), ("bytes=-7", body[-7:])):
+        answer = bench.ask("GET", path, Range=text)
+        assert (answer.status_code, answer.content) == (206, expected)
+    assert bench.ask("GET", path, Range="bytes=0-9").headers["content-range"] == "bytes 0-9/6000"
+    outside = bench.ask("GET", path, Range="bytes=6000-")
+    assert (outside.status_code, outside.headers["content-range"]) == (416, "bytes */6000")
+    for text in ("bytes=0-1,5-6", "bytes=x-", "lines=1-2", "bytes=9-1", "bytes=-"):
+        assert bench.ask("GET", path, Range=text).status_code == 200
+    assert bench.ask("GET", path, Range="bytes=0-9", If_Range='"other"').status_code == 200
+    assert bench.ask("GET", path, Range="bytes=0-9", If_Range=etag).status_code == 206
+    assert bench.ask("GET", path, If_None_Match=f'"x", {etag}').status_code == 304
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0", If_None_Match="*").status_code == 304
+
+
+def test_damage_on_disk_is_an_error_and_never_wrong_bytes(bench: Bench) -> None:
+    """A blob that was altered: 503, before the first byte."""
+    token = bench.claim(repo=True)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    objects: dict[Any, Any] = bench.store._objects  # type: ignore[attr-defined]  # the memory store
+    digest = next(node.entry.sha256 for node in tree.nodes if node.path.url == "main.wasm")
+    assert digest is not None
+    (key,) = [key for key in objects if key.text == f"blobs/{digest.hex[:2]}/{digest.hex}"]
+    objects[key] = (b"\1" + objects[key][0][1:], objects[key][1])
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0/tree/main.wasm").status_code == 503
+
+
+# -- who may
+
+
+def test_what_may_not_be_known_is_not_told(bench: Bench) -> None:
+    """Private or missing: to a stranger the same status and the same words, on every resource."""
+    token = bench.claim(repo=False)
+    bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    stranger = bench.token("stranger")
+    answers = set()
+    for user in ("user", "nobody"):
+        for repository in ("repo", "none"):
+            for rest in ("/_tag", "/_tag/1.0.0", "/_tag/2.0.0", "/_tag/1.0.0/tree", "/_tag/1.0.0/tree/none"):
+                for who in (None, stranger):
+                    answer = bench.ask("GET", f"/{user}/{repository}{rest}", token=who)
+                    answers.add((answer.status_code, answer.text, answer.headers.get("www-authenticate")))
+            for rest in ("", "/_policy", "/_member", "/_token", "/_log"):
+                answer = bench.ask("GET", f"/{user}/{repository}{rest}", token=stranger)
+                answers.add((answer.status_code, answer.text, answer.headers.get("www-authenticate")))
+    assert answers == {(401, HIDDEN, "Bearer")}
+    assert bench.ask("GET", "/user/none", token=token).text == "Repository does not exist"
+    assert bench.ask("GET", "/user/none", token=token).status_code == 404
+
+
+def test_the_record_of_a_public_repository_is_its_members(bench: Bench) -> None:
+    """As in the originals: tags and trees for everybody, the record for who belongs there."""
+    token = bench.claim(repo=True)
+    assert bench.ask("GET", "/user/repo").status_code == 401
+    assert bench.ask("GET", "/user/repo", token=token).content == b'{"public":true}'
+    assert bench.ask("GET", "/user/repo/_tag").content == b"[]"
+
+
+def test_the_same_subject_of_another_issuer_is_somebody_else(authority: Authority) -> None:
+    """A name belongs to a subject of one issuer; another's has no part in it, and does not learn that it is the same."""
+    other = Provider("https://ci.example.com")
+    bench = Bench(authority, at=datetime.now(UTC), machine=other)
+    bench.claim(repo=False)
+    token = other.token(at=bench.at, sub=SUBJECT)
+    assert bench.ask("GET", "/user", token=token).status_code == 401
+    assert bench.ask("GET", "/user/repo/_tag", token=token).text == HIDDEN
+
+
+def test_members_have_roles_and_lose_them(bench: Bench) -> None:
+    """Reader, publisher, owner, on a repository and on a name space; who is removed is nobody at once."""
+    token = bench.claim(repo=False)
+    bench.claim("alice", "alice")
+    alice = bench.token("alice")
+    tree = Tree.from_files(FILES)
+    assert bench.ask("GET", "/user/repo/_tag", token=alice).status_code == 401
+    made = bench.put("/user/repo/_member/alice", {"role": "reader", "user": "alice"}, token=token)
+    assert made.status_code == 201
+    assert bench.ask("GET", "/user/repo/_tag", token=alice).status_code == 200
+    refused = bench.put("/user/repo/_tag/1.0.0", tree.root.encode(), ENTRY, token=alice)
+    assert (refused.status_code, refused.text) == (401, "This takes the role publisher, yours is reader")
+    assert bench.put("/user/repo/_member/alice", {"role": "owner", "user": "alice"}, token=alice).status_code == 401
+    made = bench.put("/user/_member/alice", {"role": "publisher", "subject": "alice"}, token=token)
+    assert made.status_code == 201
+    assert bench.put("/user/repo/_tag/1.0.0", tree.root.encode(), ENTRY, token=alice).status_code == 201
+    listed = bench.ask("GET", "/user/_member", token=token).json()
+    assert listed["owner"] == {"issuer": "corp", "subject": SUBJECT}
+    assert listed["members"] == [{"name": "alice", "role": "publisher", "issuer": "corp", "subject": "alice"}]
+    assert bench.ask("DELETE", "/user/_member/alice", token=token).status_code == 204
+    assert bench.ask("DELETE", "/user/repo/_member/alice", token=token).status_code == 204
+    assert bench.ask("DELETE", "/user/repo/_member/alice", token=token).status_code == 404
+    assert bench.ask("GET", "/user/repo/_tag", token=alice).status_code == 401
+    events = [change["event"] for change in bench.ask("GET", "/user/repo/_log", token=token).json()["changes"]]
+    assert events == ["repository-created", "member-set", "tag-published", "member-removed"]
+
+
+def test_a_ci_job_publishes_where_it_is_trusted(authority: Authority) -> None:
+    """Trusted publishing: the claims of a token, against a pattern that the owner set."""
+    runner = Provider("https://ci.example.com")
+    bench = Bench(authority, at=datetime.now(UTC), machine=runner)
+    token = bench.claim(repo=False, other=False)
+    member = {"role": "publisher", "issuer": "ci", "claims": {"repository": "org/app", "ref": "refs/tags/*"}}
+    assert bench.put("/user/repo/_member/ci", member, token=token).status_code == 201
+    job = runner.token(at=bench.at, sub="job", scope=None, repository="org/app", ref="refs/tags/v1")
+    bench.publish("/user/repo/_tag/1.0.0", FILES, job)
+    fork = runner.token(at=bench.at, sub="job", scope=None, repository="mallory/app", ref="refs/tags/v1")
+    root = Tree.from_files(FILES).root.encode()
+    assert bench.put("/user/repo/_tag/2.0.0", root, ENTRY, token=fork).text == HIDDEN
+    assert bench.put("/user/other/_tag/2.0.0", root, ENTRY, token=job).text == HIDDEN
+    assert bench.put("/user/repo/_member/x", {"role": "owner", "user": "user"}, token=job).status_code == 401
+
+
+def test_the_older_generation(authority: Authority) -> None:
+    """`tokens = "userinfo"`: opaque tokens, one name for a subject, and the sentences of 0.2.2 (transcript 6.3)."""
+    bench = Bench(authority, at=datetime.now(UTC), userinfo=True)
+    bench.provider.known["test-token"] = {"sub": SUBJECT}
+    bench.provider.known["other-token"] = {"sub": "other"}
+    answer = bench.ask("GET", "/testuser", token="test-token")
+    assert (answer.status_code, answer.text) == (
+        401,
+        f"User with OpenID Connect subject `{SUBJECT}` not found",
+    )
+    assert bench.ask("GET", "/testuser", token="bad-token").text == "Invalid token provided"
+    assert bench.put("/testuser", {"subject": SUBJECT}, token="test-token").status_code == 201
+    second = bench.put("/testuser2", {"subject": SUBJECT}, token="test-token")
+    assert (second.status_code, second.text) == (
+        409,
+        f"User already associated with OpenID Connect subject `{SUBJECT}`",
+    )
+    assert bench.ask("GET", "/testuser", token="test-token").json() == {"subject": SUBJECT}
+    missing = bench.ask("GET", "/testuser/pubrepo", token="test-token")
+    assert (missing.status_code, missing.text) == (404, "Repository does not exist")
+    bench.put("/other", {"subject": "other"}, token="other-token")
+    assert bench.ask("GET", "/testuser", token="other-token").text == "User `other` is not `testuser`"
+
+
+# -- Keeps
+
+
+def test_a_keep_gets_its_workload_sealed_and_nothing_else(
+    bench: Bench, authority: Authority, result: AttestationResult
+) -> None:
+    """The tree of the digest in its certificate, sealed to its key on every path; its tag; no other; no list."""
+    token = bench.claim(repo=False, other=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    bench.publish("/user/other/_tag/1.0.0", {"main.wasm": b"secret"}, token)
+    issued, private = certified(authority, result, tree.workload)
+    bench.chain = issued.chain
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0").content == tree.root.encode()
+    for node in tree.nodes:
+        path = f"/user/repo/_tag/1.0.0/tree/{node.path.url}"
+        answer = bench.ask("GET", path, Range="bytes=0-1", If_None_Match="*")
+        assert answer.status_code == 200
+        assert answer.headers["content-type"] == sealing.MEDIA_TYPE
+        assert answer.headers["cache-control"] == "no-store"
+        assert "etag" not in answer.headers
+        opener = Opener(private, leaf=issued.der, workload=tree.workload, path=str(node.path))
+        body = b"".join(opener.feed(answer.content))
+        opener.finish()
+        with node.open() as file:
+            assert body == file.read()
+        assert Meta.parse(opener.meta or b"") == node.entry.meta
+        assert bench.ask("HEAD", path).headers["content-length"] == str(len(answer.content))
+    said = set()
+    for path in (
+        "/user/other/_tag/1.0.0",
+        "/user/other/_tag/1.0.0/tree",
+        "/user/none/_tag/1.0.0",
+        "/user/repo/_tag/2.0.0",
+    ):
+        answer = bench.ask("GET", path)
+        said.add((answer.status_code, answer.text))
+    assert said == {(403, f"The certificate is for workload {tree.workload}, and opens no other")}
+    assert bench.ask("GET", "/user/repo/_tag").text == HIDDEN
+    (released,) = [line for line in bench.audit() if line["event"] == "released"]
+    assert released["workload"] == str(tree.workload)
+
+
+def test_a_certificate_without_a_result_or_a_sealing_key_opens_nothing_private(
+    bench: Bench, authority: Authority, result: AttestationResult
+) -> None:
+    """Both may read what is public; of what is private the first is nobody, and the second is told what it lacks."""
+    token = bench.claim(repo=False, public=True)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    bench.publish("/user/public/_tag/1.0.0", FILES, token)
+    bench.chain = authority.attest(None).chain
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0/tree").text == HIDDEN
+    assert bench.ask("GET", "/user/public/_tag/1.0.0/tree").status_code == 200
+    claims = RuntimeClaims(audience="https://steward.example", digests=(tree.workload,))
+    bench.chain = authority.attest(replace(result, claims=claims)).chain
+    refused = bench.ask("GET", "/user/repo/_tag/1.0.0/tree")
+    assert (refused.status_code, refused.text) == (
+        403,
+        "The certificate names no sealing key, so it may read public trees only",
+    )
+    assert bench.ask("GET", "/user/public/_tag/1.0.0/tree").headers["content-type"] == DIRECTORY_TYPE
+
+
+def test_a_release_policy_decides_and_explains(authority: Authority, result: AttestationResult) -> None:
+    """Simulated Keeps get nothing by default; a policy is set in TOML or JSON, tested with a certificate, and counts."""
+    bench = Bench(authority, at=datetime.now(UTC))
+    token = bench.claim(repo=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    issued, _ = certified(authority, result, tree.workload, simulated=True)
+    bench.chain = issued.chain
+    path = "/user/repo/_tag/1.0.0/tree"
+    refused = bench.ask("GET", path, Accept="application/problem+json")
+    assert refused.status_code == 403
+    assert refused.json()["reasons"] == ["technology: expected real hardware, found a simulated TEE"]
+    bench.chain = ()
+    shown = bench.ask("GET", "/user/repo/_policy", token=token).json()
+    assert shown["policy"] is None
+    assert "Never released to a simulated TEE, which protects nothing." in shown["sentences"]
+    tested = bench.ask("POST", "/user/repo/_policy/test", issued.chain_pem, token=token).json()
+    assert tested["accepted"] is False
+    assert tested["keep"]["technology"] == "snp"
+    toml = b"technologies = ['snp']\nsteward = 'https://other.example.com'\n[unsafe]\naccept_simulated = true\n"
+    assert bench.ask("PUT", "/user/repo/_policy", toml, token=token, Content_Type="application/toml").status_code == 201
+    assert bench.ask("POST", "/user/repo/_policy/test", issued.chain_pem, token=token).json()["accepted"] is True
+    bench.chain = issued.chain
+    assert bench.ask("GET", path).status_code == 200
+    assert "other.example.com" in bench.ask("GET", "/user/repo/_tag/1.0.0").headers["link"]
+    bench.chain = ()
+    strict = b'{"technologies":["sgx"]}'
+    assert bench.ask("PUT", "/user/repo/_policy", strict, token=token, Content_Type=JSON).status_code == 200
+    bench.chain = issued.chain
+    assert bench.ask("GET", path).status_code == 403
+    bench.chain = ()
+    wrong = bench.ask("PUT", "/user/repo/_policy", b'{"technologys":[]}', token=token, Content_Type=JSON)
+    assert (wrong.status_code, "technologys: unknown key" in wrong.text) == (400, True)
+    assert bench.ask("DELETE", "/user/repo/_policy", token=token).status_code == 204
+    lenient = Bench(authority, leave=Leave(simulated=True), store=bench.store, at=bench.at)
+    lenient.chain = issued.chain
+    assert lenient.ask("GET", path).status_code == 200
+
+
+def test_revocation_is_asked_about_each_time(authority: Authority, result: AttestationResult) -> None:
+    """A revoked certificate: 401. No current list: 503 to a certificate, and nothing to anybody else."""
+    lists: list[bytes] = [revocations(authority)]
+    source = CrlSource("steward", lambda: lists[-1], clock=iter(range(0, 10**9, 1000)).__next__)
+    bench = Bench(authority, at=datetime.now(UTC), sources=(source,))
+    token = bench.claim(repo=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    private = SealingPrivateKey.generate()
+    claims = RuntimeClaims(audience="https://steward.example", digests=(tree.workload,), sealing=private.public)
+    issued = authority.attest(replace(result, claims=claims), extensions=((POINTS, False),))
+    bench.chain = issued.chain
+    path = "/user/repo/_tag/1.0.0/tree"
+    assert bench.ask("GET", path).status_code == 200
+    lists.append(revocations(authority, issued.certificate.serial_number, number=2))
+    revoked = bench.ask("GET", path)
+    assert revoked.status_code == 401
+    assert "is revoked by its issuer" in revoked.text
+    lists.append(revocations(authority, number=3, ends=timedelta(seconds=-1)))
+    assert bench.ask("GET", path).status_code == 503
+    bench.chain = ()
+    assert bench.ask("GET", "/user/repo/_tag", token=token).status_code == 200
+
+
+def test_a_proxy_that_ends_tls_passes_the_certificate_on(authority: Authority, result: AttestationResult) -> None:
+    """RFC 9440 from a trusted address; from another the header is nothing. What passes through is sealed."""
+    bench = Bench(authority, at=datetime.now(UTC), proxies=(ipaddress.ip_network("192.0.2.0/24"),))
+    token = bench.claim(repo=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    issued, _ = certified(authority, result, tree.workload)
+    header = ":" + base64.b64encode(issued.der).decode() + ":"
+    path = "/user/repo/_tag/1.0.0/tree/main.wasm"
+    answer = bench.ask("GET", path, Client_Cert=header)
+    assert (answer.status_code, answer.headers["content-type"]) == (200, sealing.MEDIA_TYPE)
+    assert FILES["main.wasm"] not in answer.content
+    assert bench.ask("GET", path, Client_Cert="nonsense").status_code == 400
+    bench.address = "198.51.100.7"
+    assert bench.ask("GET", path, Client_Cert=header).text == HIDDEN
+
+
+# -- deploy tokens
+
+
+def order(bench: Bench, token: str, **what: Any) -> dict[str, Any]:
+    answer = bench.ask("POST", "/user/repo/_token", json.dumps(what).encode(), token=token, Content_Type=JSON)
+    assert answer.status_code == 201, answer.text
+    found: dict[str, Any] = answer.json()
+    return found
+
+
+def test_a_deploy_token_opens_its_tag_and_is_a_second_factor(
+    bench: Bench, authority: Authority, result: AttestationResult
+) -> None:
+    """Shown once, kept as a hash; alone the tag; with the certificate what a policy holds back without it."""
+    token = bench.claim(repo=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    bench.publish("/user/repo/_tag/2.0.0", {"main.wasm": b"other"}, token)
+    made = order(bench, token, tag="1.0.0", lifetime=3600)
+    secret = made["token"]
+    assert secret.startswith(f"enarx_dt_{made['id']}_")
+    assert secret not in str(bench.store.__dict__)
+    assert secret not in bench.log.getvalue()
+    assert "token" not in bench.ask("GET", f"/user/repo/_token/{made['id']}", token=token).json()
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0", token=secret).status_code == 200
+    for path in ("/_tag/2.0.0", "/_tag", "/_tag/1.0.0/tree", ""):
+        assert bench.ask("GET", f"/user/repo{path}", token=secret).status_code == 401
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0", token=secret[:-1] + "A").text == HIDDEN
+    bench.put("/user/repo/_policy", {"require_token": True}, token=token)
+    issued, _ = certified(authority, result, tree.workload)
+    bench.chain = issued.chain
+    alone = bench.ask("GET", "/user/repo/_tag/1.0.0/tree")
+    assert (alone.status_code, "deploy token" in alone.text) == (403, True)
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0/tree", token=secret).status_code == 200
+    bench.chain = ()
+    assert bench.ask("DELETE", f"/user/repo/_token/{made['id']}", token=token).status_code == 204
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0", token=secret).text == HIDDEN
+
+
+def test_a_deploy_token_ends_and_is_used_up(bench: Bench, authority: Authority, result: AttestationResult) -> None:
+    """One use is one Keep: it may read on, the next one gets nothing; after its end nobody does."""
+    token = bench.claim(repo=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    made = order(bench, token, digest=str(tree.workload), uses=1)
+    secret = made["token"]
+    first, _ = certified(authority, result, tree.workload)
+    second, _ = certified(authority, result, tree.workload)
+    path = "/user/repo/_tag/1.0.0/tree"
+    bench.chain = first.chain
+    for _ in range(2):
+        assert bench.ask("GET", path, token=secret).status_code == 200
+    bench.chain = second.chain
+    used = bench.ask("GET", path, token=secret)
+    assert (used.status_code, used.text) == (401, "The deploy token was used as often as it may be")
+    bench.chain = ()
+    assert bench.ask("GET", "/user/repo/_token", token=token).json()["tokens"][0]["left"] == 0
+    bench.at += timedelta(minutes=11)
+    bench.chain = first.chain
+    ended = bench.ask("GET", path, token=secret)
+    assert (ended.status_code, ended.text[:26]) == (401, "The deploy token ended at ")
+
+
+@pytest.mark.parametrize(
+    ("what", "why"),
+    [
+        ({}, "either tag or digest"),
+        ({"tag": "1.0.0", "digest": "00" * 32}, "either tag or digest"),
+        ({"tag": "one"}, "tag name"),
+        ({"digest": "xx"}, "digest"),
+        ({"tag": "1.0.0", "lifetime": 0}, "lifetime: expected 1 to"),
+        ({"tag": "1.0.0", "uses": 0}, "uses: expected 1 to"),
+        ({"tag": "1.0.0", "label": "\x1b[31m"}, "label"),
+        ({"tag": "1.0.0", "more": 1}, "more"),
+    ],
+)
+def test_an_order_for_a_token_is_read_strictly(bench: Bench, what: dict[str, Any], why: str) -> None:
+    """Each wrong member by its name."""
+    token = bench.claim(repo=False)
+    answer = bench.ask("POST", "/user/repo/_token", json.dumps(what).encode(), token=token, Content_Type=JSON)
+    assert answer.status_code == 400
+    assert why in answer.text
+
+
+# -- the rest
+
+
+def test_yanked_tags_say_so(bench: Bench) -> None:
+    """Readable as before, with the reason beside it; and back again."""
+    token = bench.claim(repo=True)
+    bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    assert bench.put("/user/repo/_yank/1.0.0", {"reason": "leaks"}, token=token).status_code == 201
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0").headers["enarx-yanked"] == "leaks"
+    assert bench.ask("GET", "/user/repo/_yank/1.0.0").json() == {"yanked": "leaks"}
+    assert bench.ask("DELETE", "/user/repo/_yank/1.0.0", token=token).status_code == 204
+    assert "enarx-yanked" not in bench.ask("GET", "/user/repo/_tag/1.0.0").headers
+
+
+def test_search_shows_what_may_be_seen(bench: Bench) -> None:
+    """Public ones to everybody, private ones to their members, page by page; lists of a name space alike."""
+    token = bench.claim(alpha=True, beta=False, gamma=True)
+    assert [found["name"] for found in bench.ask("GET", "/_search").json()["repositories"]] == ["alpha", "gamma"]
+    mine = bench.ask("GET", "/_search?q=user+BETA", token=token).json()["repositories"]
+    assert mine == [{"user": "user", "name": "beta", "public": False}]
+    page = bench.ask("GET", "/_search?limit=1").json()
+    assert [found["name"] for found in page["repositories"]] == ["alpha"]
+    rest = bench.ask("GET", f"/_search?after={page['after']}").json()
+    assert [found["name"] for found in rest["repositories"]] == ["gamma"]
+    assert rest["after"] is None
+    assert bench.ask("GET", "/_search?limit=0").status_code == 400
+    assert [found["name"] for found in bench.ask("GET", "/user/_repo").json()["repositories"]] == ["alpha", "gamma"]
+    assert len(bench.ask("GET", "/user/_repo", token=token).json()["repositories"]) == 3
+    assert bench.ask("GET", "/nobody/_repo").text == HIDDEN
+
+
+def test_who_asks_too_much_waits(authority: Authority) -> None:
+    """429 with Retry-After; counted for the subject where one is proven, else for the address."""
+    bench = Bench(authority, at=datetime.now(UTC), requests=8, uploads=100)
+    token = bench.claim(repo=True)
+    for _ in range(8):
+        bench.ask("GET", "/user/none/_tag")
+    limited = bench.ask("GET", "/user/repo/_tag")
+    assert (limited.status_code, int(limited.headers["retry-after"]) > 0) == (429, True)
+    assert bench.ask("GET", "/user", token=token).status_code == 200
+    bench.address = "192.0.2.2"
+    assert bench.ask("GET", "/user/repo/_tag").status_code == 200
+    tree = Tree.from_files({"main.wasm": b"x" * 200})
+    bench.put("/user/repo/_tag/1.0.0", tree.root.encode(), ENTRY, token=token)
+    answer = bench.put("/user/repo/_tag/1.0.0/tree", tree.nodes[0].source, DIRECTORY_TYPE, token=token)  # type: ignore[arg-type]  # bytes of a listing
+    assert (answer.status_code, "uploaded bytes" in answer.text) == (429, True)
+
+
+def test_every_moment_is_the_servers(bench: Bench) -> None:
+    """The bench can be at any time: nothing below the edge looks at a clock."""
+    bench.at = AT
+    assert bench.put("/user", {"subject": SUBJECT}, token=bench.token()).status_code == 201
+    assert bench.audit()[0]["time"].startswith("2026-06-01T12:00:00")
