@@ -12,6 +12,11 @@ highest     the highest numbers of vendors' documents, so that a rollback is ref
 ledger      what was issued and taken back, in a directory
 config      steward.toml and flags
 explain     a configuration in sentences
+stock       a directory of those documents to keep: add, refresh, export
+vendors     where vendors publish them
+metrics     what operators watch
+runner      a configuration put to work
+setup       making and renewing a CA on disk
 audit       one line a decision
 est         the bodies of EST
 http        POST /, GET /, EST, the CRL: media types and status, nothing more

@@ -15,6 +15,8 @@
     nonce = "claims"                            # who has to send one: claims, always, optional
     maximum_evidence_age = 300                  # seconds since the nonce; evidence without one is then refused
     crl_lifetime = 3600                         # seconds
+    metrics = "loopback"                        # who may GET /metrics: loopback, everybody, nobody
+    workers = 1                                 # processes
 
 and the tables of `enarx.steward.policy`. Paths are relative to the file. A flag counts before the file. The CA is
 loaded (key and crt), or generated (`--host NAME` as the originals, or `--dev`, which serves TLS with it as well),
@@ -30,7 +32,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, get_args
 from urllib.parse import urlsplit
 
 from enarx import toml
@@ -39,11 +41,11 @@ from enarx.pki import keys
 from enarx.pki.certificate import Certificate, certificates_from_pem, pem_blocks
 from enarx.steward import issuer as ca
 from enarx.steward.authority import Authority
-from enarx.steward.collateral import Directory
 from enarx.steward.highest import FILE as HIGHEST
 from enarx.steward.highest import Highest
 from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
+from enarx.steward.metrics import MetricsFor
 from enarx.steward.nonce import LIFETIME as NONCE_LIFETIME
 from enarx.steward.nonce import Nonces
 from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, operator_anchor, read_policy, simulated_anchor
@@ -53,6 +55,7 @@ from enarx.toml import Table
 from enarx.web.files import MAX_PEM, read_file, read_private, write_private
 from enarx.web.tls import ServerTls
 
+MAX_WORKERS: Final = 256
 DEFAULT_PORT: Final = 3000
 DEFAULT_CRL_LIFETIME: Final = timedelta(hours=1)
 DEVELOPMENT_NAME: Final = "Steward (development)"
@@ -75,6 +78,7 @@ class Flags:
     dev: bool = False
     dev_dir: Path | None = None
     behind_proxy: bool = False
+    workers: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +104,8 @@ class Config:
     audit: Path | None
     nonce_key: Path | None
     crl_lifetime: timedelta
+    metrics: MetricsFor
+    workers: int
 
     @classmethod
     def read(cls, path: Path | None, flags: Flags, judging: Judging = SERVING) -> Self:
@@ -120,6 +126,7 @@ class Config:
             return None if name is None else base / name
 
         addr, port = _listen(document)
+        workers = document.integer("workers", 1, minimum=1, maximum=MAX_WORKERS)
         lifetime = document.integer("crl_lifetime", None, minimum=60, maximum=30 * 86400)
         names = [flags.san] if flags.san else ()
         if judging is SERVING:  # whoever judges offline, perhaps for a moment long past, remembers nothing
@@ -148,6 +155,8 @@ class Config:
             audit=path("audit"),
             nonce_key=path("nonce_key"),
             crl_lifetime=DEFAULT_CRL_LIFETIME if lifetime is None else timedelta(seconds=lifetime),
+            metrics=_metrics(document),
+            workers=workers if flags.workers is None else flags.workers,
         )
         document.end()
         policy.require_something(document)
@@ -214,7 +223,9 @@ def load_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls | None:
     )
 
 
-def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Authority:
+def assemble(
+    config: Config, issuer: Issuer, origin: str, ledger: Ledger, collateral: Callable[[], Endorsements] = Endorsements
+) -> Authority:
     """The parts put together for one origin. Raises ConfigError, NotFoundError."""
     domain = config.trust_domain or (urlsplit(origin).hostname or "")
     if not _TRUST_DOMAIN.fullmatch(domain):
@@ -230,7 +241,7 @@ def assemble(config: Config, issuer: Issuer, origin: str, ledger: Ledger) -> Aut
         profile=Profile(trust_domain=domain, crl_url=crl_url),
         nonces=Nonces(origin=origin, key=nonce_key, lifetime=config.policy.maximum_age or NONCE_LIFETIME),
         random=secrets.token_bytes,
-        collateral=_collateral(config),
+        collateral=collateral,
         revocations=ledger.revocations,
     )
 
@@ -284,10 +295,6 @@ def _own_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls:
 def _clients(issuer: Issuer) -> bytes:
     """Whose clients may show who they are: those that were certified here, to be certified again."""
     return issuer.chain[-1].to_pem()
-
-
-def _collateral(config: Config) -> Callable[[], Endorsements]:
-    return Endorsements if config.collateral is None else Directory(config.collateral).current
 
 
 def _generated(config: Config, flags: Flags) -> str | None:
@@ -373,6 +380,14 @@ def _unspecified(host: str) -> bool:
         return ipaddress.ip_address(host).is_unspecified
     except ValueError:
         return False
+
+
+def _metrics(document: Table) -> MetricsFor:
+    said = document.string("metrics", "loopback")
+    for word in get_args(MetricsFor):
+        if said == word:
+            return word  # type: ignore[no-any-return]  # one of the literals
+    raise document.error("metrics", f"expected loopback, everybody or nobody, found {said!r}")
 
 
 def _loopback(host: str) -> bool:

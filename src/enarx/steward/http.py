@@ -8,6 +8,8 @@
     POST /.well-known/est/simpleenroll  as POST /, base64 in and PKCS#7 out
     POST /.well-known/est/simplereenroll    the same for whoever shows the certificate to renew, with fresh evidence
     GET /.well-known/est/csrattrs       what a request should carry, DER in base64
+    GET /health  GET /ready             that the process lives, and that it can certify
+    GET /metrics                        for Prometheus, to loopback unless configuration says otherwise
     GET /ca.pem                         the CA's chain, PEM
 
 Status codes are the originals': 400 for evidence refused at whatever gate, 401 for none at all, 404, 405, 413. The
@@ -15,6 +17,7 @@ bodies, empty there, say here which gate refused and why, with every check.
 """
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -28,15 +31,20 @@ from starlette.routing import Route
 
 from enarx import der
 from enarx.attested.relying import Expectation, Peer, judge_peer
-from enarx.errors import MalformedError, NotFoundError, UntrustedError
+from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.steward import est
 from enarx.steward.audit import AuditLog, record
 from enarx.steward.authority import Authority, Decision, Issuance
+from enarx.steward.collateral import Document
 from enarx.steward.ledger import Ledger
+from enarx.steward.metrics import MEDIA_TYPE as METRICS
+from enarx.steward.metrics import Metrics, MetricsFor
+from enarx.steward.profile import validity
 from enarx.steward.request import parse_bundle
 from enarx.steward.revocation import Issued
 from enarx.web import app as web
+from enarx.web.client import is_loopback
 from enarx.web.problems import MEDIA_TYPE, TITLES, Problem
 
 PKCS10: Final = "application/pkcs10"
@@ -55,7 +63,22 @@ class Service:
     ledger: Ledger
     audit: AuditLog
     crl_lifetime: timedelta
+    metrics: Metrics
+    metrics_for: MetricsFor = "loopback"
+    collateral: Callable[[], Sequence[Document]] = tuple
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
+
+    def require_ready(self) -> None:
+        """Raises UnavailableError when no certificate could be issued now, whatever the evidence."""
+        authority = self.authority()
+        try:
+            self.ledger.require_writable()
+            self.ledger.revocations()
+            self.collateral()
+        except EnarxError as error:
+            raise UnavailableError(str(error)) from error
+        certificate = authority.issuer.certificate
+        validity(self.now(), lifetime=timedelta(), issuer=certificate, expires=certificate.not_after)
 
     async def issue(self, requests: Sequence[bytes], request_id: str, renewed: Peer | None = None) -> Issuance:
         if len(requests) <= INLINE:
@@ -77,6 +100,7 @@ class Service:
     def _issue(self, requests: Sequence[bytes], request_id: str, renewed: Peer | None) -> Issuance:
         """Judge, remember, tell; only then may the certificates leave."""
         at = self.now()
+        begun = time.perf_counter()
         authority = self.authority()
         issuance = authority.issue(requests, at, renewed)
         results = [decision.result for decision in issuance.decisions]
@@ -86,6 +110,7 @@ class Service:
             if result is not None
         )
         record(self.audit, authority, issuance, at, request_id)
+        self.metrics.decided(issuance.decisions, len(issuance.issued), time.perf_counter() - begun)
         return issuance
 
 
@@ -99,6 +124,8 @@ def build(service: Service) -> Starlette:
             Route("/", routes.attest, methods=["POST"]),
             Route("/crl", routes.crl, methods=["GET"]),
             Route("/ca.pem", routes.ca_pem, methods=["GET"]),
+            Route("/ready", routes.ready, methods=["GET"]),
+            Route("/metrics", routes.metrics, methods=["GET"]),
             Route(f"{well_known}/nonce", routes.nonce, methods=["GET", "POST"]),
             Route(f"{well_known}/cacerts", routes.cacerts, methods=["GET"]),
             Route(f"{well_known}/csrattrs", routes.csrattrs, methods=["GET"]),
@@ -118,6 +145,18 @@ class _Routes:
 
     async def health(self, _: Request) -> Response:
         return Response()
+
+    async def ready(self, _: Request) -> Response:
+        self._service.require_ready()
+        return JSONResponse({"status": "ready"}, headers={"Cache-Control": "no-store"})
+
+    async def metrics(self, request: Request) -> Response:
+        service = self._service
+        who = request.client.host if request.client else ""
+        if service.metrics_for == "nobody" or (service.metrics_for == "loopback" and not is_loopback(who)):
+            raise NotFoundError("metrics are not for everybody")
+        ends = [document.end for document in service.collateral()]
+        return PlainTextResponse(service.metrics.text(service.authority(), ends, service.now()), media_type=METRICS)
 
     async def attest(self, request: Request) -> Response:
         kind = _media_type(request)
@@ -157,6 +196,7 @@ class _Routes:
             _require_type(request, FRESHNESS, "application/json")
             wished = est.NonceRequest.parse(await request.body(), authority.policy.oids)
         value = authority.nonce(self._service.now(), wished.length)
+        self._service.metrics.add("steward_nonces_total")
         content = est.nonce_answer(value, int(authority.nonces.lifetime.total_seconds()), wished)
         return JSONResponse(content, media_type=FRESHNESS, headers={"Cache-Control": "no-store"})
 

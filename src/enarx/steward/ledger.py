@@ -1,24 +1,30 @@
 """What a Steward has to remember, in a directory: what it issued, and what the operator took back.
 
-    issued.jsonl    one line for every certificate, appended in one write each
-    revoked.json    the rules of `steward revoke`, replaced as a whole
+    issued-2026-01-31.jsonl     one line for every certificate that ends on that day, appended in one write each;
+                                removed two days later, for what has ended needs no revoking
+    revoked.json                the rules of `steward revoke`, replaced as a whole, under a lock
 
 Rules are read again when their file changes, so that a revocation counts at once and in every process. Without a
 directory nothing is remembered, and nothing can be revoked.
 """
 
+import fcntl
 import os
-from collections.abc import Iterable
-from datetime import datetime, timedelta
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from enarx.errors import ConflictError
+from enarx.errors import ConflictError, NotFoundError, UnavailableError
 from enarx.steward.issuer import Issuer
 from enarx.steward.revocation import Issued, Kind, Revocations
 
 CRL_AGE: Final = timedelta(minutes=1)  # how long one signed list is handed out unchanged
 _NOTHING: Final = Revocations()
+_DAY: Final = re.compile(r"issued-(\d{4}-\d{2}-\d{2})\.jsonl")
 
 
 class Ledger:
@@ -30,28 +36,42 @@ class Ledger:
         self._revocations = _NOTHING
         self._list: tuple[Revocations, datetime, bytes] | None = None
         if directory is not None:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            try:
+                directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            except OSError as error:
+                raise NotFoundError(f"{directory}: {error.strerror or 'cannot be made'}") from error
 
     def record(self, issued: Iterable[Issued]) -> None:
-        """Append to what was issued. Raises OSError when it cannot be written: then nothing may be handed out."""
-        lines = "".join(item.encode() + "\n" for item in issued)
-        if self._directory is None or not lines:
+        """Append to what was issued. Raises UnavailableError when it cannot be written: then nothing is handed out."""
+        if self._directory is None:
             return
-        descriptor = os.open(self._directory / "issued.jsonl", os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
-        try:
-            os.write(descriptor, lines.encode())
-        finally:
-            os.close(descriptor)
+        lines: dict[date, str] = defaultdict(str)
+        for item in issued:
+            lines[item.not_after.astimezone(UTC).date()] += item.encode() + "\n"
+        for day, text in lines.items():
+            _append(self._directory / f"issued-{day.isoformat()}.jsonl", text.encode())
+
+    def require_writable(self) -> None:
+        """Raises UnavailableError when nothing could be remembered now."""
+        if self._directory is not None and not os.access(self._directory, os.W_OK | os.X_OK):
+            raise UnavailableError(f"{self._directory}: cannot be written")
 
     def issued(self) -> tuple[Issued, ...]:
-        """Everything that was issued, the ended as well. Raises MalformedError when the file was damaged."""
+        """What was issued and has not ended long ago. Raises MalformedError when a file was damaged."""
         if self._directory is None:
             return ()
-        try:
-            text = (self._directory / "issued.jsonl").read_text()
-        except FileNotFoundError:
-            return ()
-        return tuple(Issued.parse(line) for line in text.splitlines())
+        files = sorted(self._directory.glob("issued-*.jsonl"))
+        return tuple(Issued.parse(line) for file in files for line in file.read_text().splitlines())
+
+    def forget(self, at: datetime) -> None:
+        """Remove the files of days that are over."""
+        if self._directory is None:
+            return
+        last = (at.astimezone(UTC) - timedelta(days=2)).date().isoformat()
+        for file in self._directory.glob("issued-*.jsonl"):
+            day = _DAY.fullmatch(file.name)
+            if day is not None and day[1] <= last:
+                file.unlink(missing_ok=True)
 
     def revocations(self) -> Revocations:
         """The rules as they stand now. Raises MalformedError when the file was damaged: then nothing is issued."""
@@ -71,14 +91,15 @@ class Ledger:
         """Add a rule; returns the certificates, not yet ended, that it takes back."""
         if self._directory is None:
             raise ConflictError('this Steward remembers nothing: say where with state = "DIRECTORY"')
-        rules = self.revocations().adding(kind, value, at)
-        fresh = self._directory / f".revoked.{os.getpid()}"
-        descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(rules.encode())
-            file.flush()
-            os.fsync(file.fileno())
-        fresh.replace(self._directory / "revoked.json")
+        with _locked(self._directory / ".lock"):
+            rules = self.revocations().adding(kind, value, at)
+            fresh = self._directory / f".revoked.{os.getpid()}"
+            descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(rules.encode())
+                file.flush()
+                os.fsync(file.fileno())
+            fresh.replace(self._directory / "revoked.json")
         only = Revocations().adding(kind, value, at)
         serials = {entry.serial for entry in only.entries(self.issued(), at)}
         return tuple(item for item in self.issued() if int(item.serial, 16) in serials)
@@ -90,8 +111,32 @@ class Ledger:
             known, signed, data = self._list
             if known == rules and timedelta(0) <= at - signed < CRL_AGE:
                 return data
+        self.forget(at)
         number = int(at.timestamp() * 1000)  # grows by itself, for all processes alike
         entries = rules.entries(self.issued(), at)
         data = issuer.sign_crl(entries, number=number, begin=at - timedelta(minutes=1), end=at + lifetime)
         self._list = (rules, at, data)
         return data
+
+
+def _append(path: Path, data: bytes) -> None:
+    try:
+        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            written = os.write(descriptor, data)
+        finally:
+            os.close(descriptor)
+    except OSError as error:
+        raise UnavailableError(f"what is issued cannot be remembered: {error.strerror}") from error
+    if written != len(data):
+        raise UnavailableError("what is issued cannot be remembered: no room for the whole line")
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

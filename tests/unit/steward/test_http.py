@@ -3,6 +3,9 @@
 import base64
 import io
 import json
+import re
+import shutil
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -21,6 +24,7 @@ from enarx.steward.audit import AuditLog
 from enarx.steward.authority import Authority
 from enarx.steward.http import BUNDLE, PKCS10, Service, build
 from enarx.steward.ledger import Ledger
+from enarx.steward.metrics import Counted, Metrics
 from tests.unit.steward import support
 
 AT = support.AT
@@ -33,14 +37,16 @@ class Bench:
         self.authority = authority
         self.ledger = Ledger(directory / "state")
         self.log = io.StringIO()
-        service = Service(
+        self.directory = directory
+        self.service = Service(
             authority=lambda: authority,
             ledger=self.ledger,
-            audit=AuditLog(self.log),
+            audit=AuditLog.to(self.log),
             crl_lifetime=timedelta(hours=1),
+            metrics=Metrics(),
             now=lambda: AT,
         )
-        self.client = TestClient(build(service))
+        self.client = TestClient(Counted(build(self.service), self.service.metrics), client=("127.0.0.1", 1))
 
     def post(self, body: bytes, kind: str | None = PKCS10, path: str = "/") -> tuple[int, bytes]:
         answer = self.client.post(path, content=body, headers={} if kind is None else {"Content-Type": kind})
@@ -347,3 +353,88 @@ def test_the_certificate_has_the_profile(bench: Bench) -> None:
     names = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     assert names.get_values_for_type(x509.UniformResourceIdentifier) == ["spiffe://example.com/keep/nil"]
     assert leaf.serial_number.bit_length() > 120
+
+
+def test_what_happens_is_counted(bench: Bench) -> None:
+    """Decisions, failed checks, certificates, nonces, answers and times; the CA's end; and no word of a requester."""
+    claims = support.claims_for(bench.authority, audience="https://other.example.com")
+    bench.post(nil_request())
+    bench.post(bundle(nil_request(), nil_request()), BUNDLE)
+    bench.post(support.request(support.nil_evidence(), support.claims_extension(claims)))
+    bench.post(support.request())
+    bench.post(b"nonsense")
+    bench.client.get("/.well-known/est/nonce")
+    answer = bench.client.get("/metrics")
+    assert answer.headers["content-type"] == "text/plain; version=0.0.4; charset=utf-8"
+    lines = answer.text.splitlines()
+    for line in (
+        'steward_decisions_total{technology="nil",verdict="accepted"} 3',
+        'steward_decisions_total{technology="nil",verdict="untrusted"} 1',
+        'steward_decisions_total{technology="none",verdict="untrusted"} 1',
+        'steward_decisions_total{technology="none",verdict="malformed"} 1',
+        'steward_failed_checks_total{check="claims.audience"} 1',
+        'steward_certificates_issued_total{technology="nil"} 3',
+        "steward_nonces_total 1",
+        'steward_http_responses_total{code="200"} 3',
+        'steward_http_responses_total{code="400"} 2',
+        'steward_http_responses_total{code="401"} 1',
+        "steward_decision_seconds_count 5",
+        f"steward_issuer_not_after_seconds {int(bench.authority.issuer.certificate.not_after.timestamp())}",
+    ):
+        assert line in lines, line
+    assert "other.example.com" not in answer.text
+    assert all(re.fullmatch(r"# (HELP|TYPE) .*|[a-z_]+(\{[^{}]*\})? [0-9.e+-]+", line) for line in lines)
+
+
+def test_metrics_are_for_loopback_unless_said_otherwise(bench: Bench, tmp_path: Path) -> None:
+    """Others are told that there is nothing."""
+    app = bench.client.app
+    assert TestClient(app, client=("192.0.2.1", 1)).get("/metrics").status_code == 404
+    open_to_all = TestClient(build(replace(bench.service, metrics_for="everybody")), client=("192.0.2.1", 1))
+    assert open_to_all.get("/metrics").status_code == 200
+    closed = TestClient(build(replace(bench.service, metrics_for="nobody")), client=("127.0.0.1", 1))
+    assert closed.get("/metrics").status_code == 404
+
+
+def test_readiness_is_more_than_life(bench: Bench) -> None:
+    """A Steward whose CA has ended, or whose memory is damaged, lives and is not ready."""
+    assert bench.client.get("/ready").json() == {"status": "ready"}
+    late = TestClient(build(replace(bench.service, now=lambda: AT + timedelta(days=400))))
+    assert (late.get("/health").status_code, late.get("/ready").status_code) == (200, 503)
+    assert "the issuing certificate is valid from" in late.get("/ready").json()["detail"]
+    (bench.directory / "state" / "revoked.json").write_text("{")
+    assert bench.client.get("/ready").status_code == 503
+
+
+def test_nothing_is_issued_that_is_not_written_down(bench: Bench) -> None:
+    """Without room for the line of the audit log, or of the ledger, the answer is 503 and there is no certificate."""
+    full = replace(bench.service, audit=AuditLog(lambda _: 0))
+    answer = TestClient(build(full)).post("/", content=nil_request(), headers={"Content-Type": PKCS10})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        503,
+        "the audit log cannot be written: no room for the whole line",
+    )
+
+    def broken(_: bytes) -> int:
+        raise OSError(28, "No space left on device")
+
+    answer = TestClient(build(replace(bench.service, audit=AuditLog(broken)))).post(
+        "/", content=nil_request(), headers={"Content-Type": PKCS10}
+    )
+    assert (answer.status_code, answer.json()["detail"]) == (
+        503,
+        "the audit log cannot be written: No space left on device",
+    )
+    shutil.rmtree(bench.directory / "state")
+    assert bench.post(nil_request())[0] == 503
+
+
+def test_what_has_ended_is_forgotten(bench: Bench) -> None:
+    """Two days after the end of what was issued its record goes, when a list is signed."""
+    bench.post(nil_request())
+    assert len(bench.ledger.issued()) == 1
+    issuer = bench.authority.issuer
+    bench.ledger.crl(issuer, AT + timedelta(days=1), timedelta(hours=1))
+    assert len(bench.ledger.issued()) == 1
+    bench.ledger.crl(issuer, AT + timedelta(days=3), timedelta(hours=1))
+    assert bench.ledger.issued() == ()
