@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
     from enarx.web.tls import ServerTls
+    from enarx.web.workers import Make
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -43,22 +44,53 @@ class Serving:
 
         Raises a usage error for plain HTTP that would leave the machine, UnavailableError when the port is taken.
         """
-        from enarx.web.log import Log, configure
-        from enarx.web.server import serve, write_ready
+        from enarx.web.server import serve
 
-        self.require_safe(tls=tls is not None)
-        configure(self.log_format)
-        log = Log("web")
+        told = self._prepare(tls)
 
         def ready(port: int) -> None:
             if on_ready is not None:
                 on_ready(port)
-            log.info("listening", scheme="http" if tls is None else "https", host=self.host, port=port)
+            told(port)
+
+        serve(app, host=self.host, port=self.port, tls=tls, on_ready=ready, grace_seconds=self.grace_seconds)
+        self._ended()
+
+    def run_workers(self, make: "Make", workers: int, tls: "ServerTls | None") -> None:
+        """The same in several processes, each with an application that `make` gives for its number."""
+        from enarx.web.workers import serve_workers
+
+        serve_workers(
+            make,
+            workers=workers,
+            host=self.host,
+            port=self.port,
+            tls=tls,
+            on_ready=self._prepare(tls),
+            grace_seconds=self.grace_seconds,
+            not_for_children=() if self.ready_fd is None else (self.ready_fd,),
+        )
+        self._ended()
+
+    def _prepare(self, tls: "ServerTls | None") -> Callable[[int], None]:
+        """Refuse what would be unsafe, start the log; gives what tells the port once there is one."""
+        from enarx.web.log import Log, configure
+        from enarx.web.server import write_ready
+
+        self.require_safe(tls=tls is not None)
+        configure(self.log_format)
+
+        def told(port: int) -> None:
+            Log("web").info("listening", scheme="http" if tls is None else "https", host=self.host, port=port)
             if self.ready_fd is not None:
                 write_ready(self.ready_fd, port)
 
-        serve(app, host=self.host, port=self.port, tls=tls, on_ready=ready, grace_seconds=self.grace_seconds)
-        log.info("ended")
+        return told
+
+    def _ended(self) -> None:
+        from enarx.web.log import Log
+
+        Log("web").info("ended")
 
     def require_safe(self, *, tls: bool) -> None:
         """Raises a usage error when tokens and evidence would cross a network in the clear."""

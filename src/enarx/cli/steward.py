@@ -7,7 +7,7 @@ table of option names. Commands parse, call one function, print and exit; what i
 import json
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -20,6 +20,8 @@ from enarx.cli.options import ServesByDefault
 from enarx.cli.serving import Serving
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp
+
     from enarx.steward.collateral import Reading
     from enarx.steward.offline import Judgement
     from enarx.steward.stock import Kept, Stock
@@ -60,6 +62,9 @@ def main() -> None:
 )
 @click.option("--dev-dir", type=FILE, help="As --dev, but keep the CA in this directory.")
 @click.option("--behind-proxy", is_flag=True, help="Plain HTTP is fine: a proxy in front ends TLS.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Processes that serve.  [default: workers of --config, or 1]"
+)
 @click.option("--write-ca", type=FILE, help="Write the CA's certificate chain (PEM) here before listening.")
 @click.option("--ready-fd", type=click.IntRange(0), metavar="FD", help="Write the port here once listening.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -74,12 +79,14 @@ def serve(
 ) -> None:
     """Serve certificates for evidence."""
     from enarx.steward.config import Config, Flags, load_issuer, load_tls
+    from enarx.steward.metrics import Metrics
     from enarx.steward.runner import prepare
 
     read = Config.read(config, Flags(**flags))
     issuer = load_issuer(read, datetime.now(UTC), _passphrase())
     tls = load_tls(read, issuer, datetime.now(UTC))
-    app, ready = prepare(read, issuer)
+    metrics = Metrics(read.workers)
+    app, ready = prepare(read, issuer, metrics)
     if write_ca is not None:
         write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in issuer.chain))
     serving = Serving(
@@ -90,7 +97,15 @@ def serve(
         grace_seconds=grace_seconds,
         behind_proxy=read.behind_proxy,
     )
-    serving.run(app, tls, on_ready=ready)
+    if read.workers == 1:
+        serving.run(app, tls, on_ready=ready)
+        return
+
+    def make(number: int) -> "tuple[ASGIApp, Callable[[int], None]]":
+        metrics.worker = number
+        return prepare(read, issuer, metrics)
+
+    serving.run_workers(make, read.workers, tls)
 
 
 @main.command()

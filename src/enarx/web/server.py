@@ -72,14 +72,16 @@ def serve(
     grace_seconds: float = 30.0,
     limits: Limits = DEFAULT_LIMITS,
     stop: threading.Event | None = None,
+    listener: socket.socket | None = None,
 ) -> None:
     """Serve until SIGTERM or SIGINT (or `stop`, for a server in a thread), then finish what is under way.
 
     Port 0 takes a free one. `on_ready` is called with the port once connections are accepted. Requests still
-    running `grace_seconds` after the signal are cancelled. Raises UnavailableError when the address can not be had.
+    running `grace_seconds` after the signal are cancelled. A `listener` that is open already takes the place of host
+    and port. Raises UnavailableError when the address can not be had.
     """
     context = None if tls is None else server_context(tls)
-    listener = _listen(host, port)
+    listener = listener or listen(host, port)
     _silence_uvicorn()
     config = Config(
         app=Guard(app, limits),
@@ -441,7 +443,8 @@ def _address(connection: socket.socket) -> str | None:
     return None
 
 
-def _listen(host: str, port: int) -> socket.socket:
+def listen(host: str, port: int) -> socket.socket:
+    """A socket that accepts connections; port 0 takes a free one. Raises UnavailableError."""
     try:
         family, kind, protocol, _, address = socket.getaddrinfo(
             host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
