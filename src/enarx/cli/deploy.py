@@ -20,10 +20,10 @@ import click
 from enarx.cli.exits import describe, exit_code
 from enarx.cli.run import environment
 from enarx.cli.store import Store, read_file, store_options
-from enarx.errors import MalformedError, RejectedError
+from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedError, UntrustedError
 
 if TYPE_CHECKING:
-    from enarx.drawbridge.client import Published
+    from enarx.drawbridge.client import Published, Registry
     from enarx.drawbridge.names import PackageSlug
     from enarx.keep.backends import Backend
     from enarx.keep.channel import Hello, Phase
@@ -297,7 +297,7 @@ def _order(
     slug = parse_package(package)
     host = store.host(slug.host)
     with gate("tag"):
-        published = _published(store, host, slug, token)
+        published, token = _published(store, host, slug, token)
         workload = published.entry.sha256
         if workload is None:
             raise MalformedError(f"{host}: {package}: the tag names no SHA-256, which certificates carry")
@@ -339,15 +339,36 @@ def parse_package(text: str) -> "PackageSlug":
     return PackageSlug.parse(text)
 
 
-def _published(store: Store, host: str, slug: "PackageSlug", token: str | None) -> "Published":
-    """What the registry says of the version: as the deploy token, as whoever is logged in, or as nobody."""
+def _published(store: Store, host: str, slug: "PackageSlug", token: str | None) -> "tuple[Published, str | None]":
+    """What the registry says of the version, and the deploy token for the Keep.
+
+    We ask as the deploy token that was given; else as whoever is logged in, who gets a token for this workload, ten
+    minutes long, where the repository is private: the Keep never sees a user's own token. Else as nobody.
+    """
     from enarx.drawbridge.client import Registry
 
     with store.client(host, token) if token is not None else store.connect(host) as http:
-        published = Registry(http).tag(slug)
-    if published.yanked is not None:
-        raise RejectedError(f"{host}: {slug} was yanked: {published.yanked or 'no reason is given'}")
-    return published
+        registry = Registry(http)
+        published = registry.tag(slug)
+        if published.yanked is not None:
+            raise RejectedError(f"{host}: {slug} was yanked: {published.yanked or 'no reason is given'}")
+        if token is None and not http.anonymous:
+            token = _made_token(registry, slug, published)
+    return published, token
+
+
+def _made_token(registry: "Registry", slug: "PackageSlug", published: "Published") -> str | None:
+    """A token for this workload. None where none is needed, or where who is logged in may read and not make any."""
+    from enarx.drawbridge.management import Management, Place
+
+    workload = published.entry.sha256
+    try:
+        if workload is None or registry.repository(slug.user, slug.repository):
+            return None
+        place = Place(user=slug.user, repository=slug.repository)
+        return Management(registry).make_token(place, digest=workload, label="enarx deploy").text
+    except (DeniedError, UntrustedError, NotFoundError):
+        return None  # an older registry has no such thing; a certificate may be enough
 
 
 def _backend(name: str | None, tee: str | None) -> str | None:
