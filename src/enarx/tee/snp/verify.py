@@ -269,8 +269,8 @@ def _chain(
             path = (leaf, intermediate, root)
             try:
                 _require_path(vek, path, anchor, at)
-            except UntrustedError as error:
-                refusal = refusal or error  # another of the same name may be the right one
+            except (MalformedError, UntrustedError) as error:
+                refusal = refusal or UntrustedError(str(error))  # another of the same name may be the right one
             else:
                 return path, anchor
     raise refusal or _no_root(named[0], anchors)

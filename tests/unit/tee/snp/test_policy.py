@@ -1,9 +1,11 @@
 """Which guests are acceptable: every key of `[snp]`, each with the report that only this key refuses."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
+from enarx import toml
 from enarx.tee.model import Outcome
 from enarx.tee.snp.policy import FLAGS, PLATFORM_BITS, POLICY_BITS, Policy
 from enarx.tee.snp.report import HOST
@@ -311,6 +313,18 @@ platform_info_flags = "SME"
     )
     assert guest.judge(f"{text}minimum_report_version = 2").accepted
     assert guest.refused(text) == ("rejected", "policy.report_version")
+
+
+def test_the_documentation_names_every_key_and_every_check() -> None:
+    """docs/snp.md and the code are of one mind."""
+    from enarx.tee import snp
+
+    text = (Path(__file__).parents[4] / "docs" / "snp.md").read_text()
+    table = toml.parse("[snp]\nhash = []", source="steward.toml").table("snp")
+    snp.TECHNOLOGY.read_policy(table)
+    assert [key for key in table._asked if f"`{key}" not in text] == []
+    always = [name for gate, name in snp.TECHNOLOGY.check_names if gate == "untrusted"]
+    assert [name for name in always if f"`{name}`" not in text] == []
 
 
 @pytest.mark.parametrize(

@@ -5,7 +5,8 @@ from dataclasses import replace
 from datetime import timedelta
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from enarx.pki import keys
 from enarx.pki.certificate import BASIC_CONSTRAINTS, Certificate, Extension
@@ -112,7 +113,11 @@ def test_s7_of_intermediates_with_one_name_the_right_one_is_found() -> None:
     """A pool holds the intermediate of another vendor of the same name in front of ours."""
     other = Vendor.create(AT).ask.certificate
     good = case().endorsements
-    assert case().with_endorsements(certificates=(good.certificates[0], other, *good.certificates[1:])).judge().accepted
+    strange = support.vendor().ark.issue("SEV-Milan", _strange_spki(), AT, serial=2, extensions=ca_extensions(0))
+    for before in (other, strange):
+        pool = (good.certificates[0], before, *good.certificates[1:])
+        assert case().with_endorsements(certificates=pool).judge().accepted
+        refused_at(case().with_endorsements(certificates=pool[:2]), "vek.chain")
 
 
 def test_s7_an_endorsement_is_never_an_anchor() -> None:
@@ -570,6 +575,12 @@ def test_the_verdict_lists_every_check() -> None:
     early = case().with_endorsements(certificates=()).judge()
     assert sorted(check.name for check in early.checks) == sorted(names)
     assert [check.outcome for check in early.checks if check.found == "not reached"] == [Outcome.SKIPPED] * 41
+
+
+def _strange_spki() -> bytes:
+    """A key of a kind that no vendor has."""
+    key = ed25519.Ed25519PrivateKey.generate().public_key()
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
 def _spki(authority: Authority) -> bytes:
