@@ -5,14 +5,18 @@ of option names. Commands parse, call one function, print and exit; what is heav
 """
 
 import json
-from datetime import UTC, datetime
+import logging
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, Final, Literal
+from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from enarx.cli.options import ServesByDefault
 from enarx.cli.serving import Serving
+
+if TYPE_CHECKING:
+    from enarx.drawbridge.registry import Registry
 
 FILE: Final = click.Path(path_type=Path)
 DEV_DIR: Final = "DRAWBRIDGE_DEV_DIR"
@@ -104,6 +108,57 @@ def check_config(file: Path, as_json: bool) -> None:
     click.echo(json.dumps(said, indent=2) if as_json else "\n".join(said))
 
 
+@main.command()
+@click.option("--config", type=FILE, help="drawbridge.toml of the server.")
+@click.option("--store", help="Directory, or URL of a bucket, that holds everything.")
+@click.option("--quick", is_flag=True, help="Do not read contents: look at names, records and sizes alone.")
+@click.option("--repair", is_flag=True, help="Make anew what can be made from what is whole.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object for each finding.")
+def fsck(config: Path | None, store: str | None, quick: bool, repair: bool, as_json: bool) -> None:
+    """Read everything that a registry keeps, and say what is damaged, missing, orphaned or unfinished.
+
+    Servers may go on serving. Exits with 65 when something that was published can not be read or trusted.
+    """
+    from enarx.drawbridge import upkeep
+    from enarx.errors import MalformedError
+    from enarx.web.log import configure
+
+    configure(level=logging.ERROR)  # every finding is printed; the log would only repeat it
+    serious = 0
+    for finding in upkeep.fsck(_registry(config, store), contents=not quick, repair=repair):
+        serious += finding.is_serious
+        said = {"kind": finding.kind, "key": str(finding.key), "detail": finding.detail}
+        click.echo(json.dumps(said) if as_json else "{kind:<10} {key}: {detail}".format(**said))
+    if serious:
+        raise MalformedError(f"storage: {serious} findings need your attention")
+    if not as_json:
+        click.echo("nothing is damaged or missing")
+
+
+@main.command()
+@click.option("--config", type=FILE, help="drawbridge.toml of the server.")
+@click.option("--store", help="Directory, or URL of a bucket, that holds everything.")
+@click.option(
+    "--grace-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Leave what is newer."
+)
+@click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
+@click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")
+def gc(config: Path | None, store: str | None, grace_hours: float, dry_run: bool, as_json: bool) -> None:
+    """Remove content that no tree has, and what uploads that broke off left behind. Servers may go on serving."""
+    from enarx.drawbridge import upkeep
+
+    collected = upkeep.gc(_registry(config, store), grace=timedelta(hours=grace_hours), dry_run=dry_run)
+    removed = [str(item.key) for item in collected.removed]
+    if as_json:
+        said = {"removed": removed, "bytes": collected.size, "leftovers": collected.leftovers, "dry-run": dry_run}
+        click.echo(json.dumps(said, indent=2))
+        return
+    for key in removed:
+        click.echo(key)
+    what = "would be" if dry_run else "were"
+    click.echo(f"{len(removed)} objects of {collected.size} bytes {what} removed, {collected.leftovers} leftovers")
+
+
 @main.group()
 def dev() -> None:
     """Be somebody at a `serve --dev` on this machine."""
@@ -136,6 +191,21 @@ def token(user: str, dev_dir: Path | None, as_json: bool) -> None:
     issuer = DevelopmentIssuer(origin=origin, audience=f"{origin}/", key=load_key(directory), directory=directory)
     made = issuer.mint(user, datetime.now(UTC))
     click.echo(json.dumps({"access_token": made, "issuer": issuer.url}) if as_json else made)
+
+
+def _registry(config: Path | None, store: str | None) -> "Registry":
+    """What `serve` with the same options keeps things in. It must be there: looking makes no new one."""
+    from enarx.drawbridge.config import Config, Flags
+    from enarx.drawbridge.registry import Registry
+    from enarx.drawbridge.store import open_store
+    from enarx.errors import NotFoundError
+
+    location = store or (Config.read(config, Flags()).store if config is not None else None)
+    if location is None:
+        raise click.UsageError("say where everything is kept: --store, or --config with `store`")
+    if "://" not in location and not Path(location).is_dir():
+        raise NotFoundError(f"{location}: no such directory")
+    return Registry(open_store(location))
 
 
 def _host_and_port(addr: str | None) -> tuple[str | None, int | None]:

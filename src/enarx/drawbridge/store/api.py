@@ -2,7 +2,7 @@
 
     get      the bytes of an object, or a range of them, as they stream
     stat     how large an object is, and since when; None when there is none
-    list     the objects under a prefix, in the order of their keys
+    list     the objects under a prefix
     create   a small object, if there is none by that key, in one step: one of many writers wins, the rest learn of it
     upload   an object of any size for a key that its content decides: it appears whole when committed, or never
     delete   for `gc` alone; nothing that anybody can name is ever deleted
@@ -105,9 +105,10 @@ class Store(Protocol):
     def stat(self, key: Key) -> Item | None: ...
 
     def list(self, prefix: Key, after: Key | None = None) -> Iterator[Item]:
-        """What is under `prefix`, at any depth, in the order of the keys' characters, from behind `after` on.
+        """What is under `prefix`, at any depth. Objects right under it come in the order of their names.
 
-        An object that is created or deleted meanwhile may be missing or not; every other is there.
+        `after` leaves out what comes up to that key, under a prefix that has objects right under it alone. An object
+        that is created or deleted meanwhile may be missing or not; every other is there.
         """
         ...
 

@@ -30,9 +30,12 @@ class FilesystemStore:
         self._root = root
         self._unnamed_files = unnamed_files
         self._known: set[Path] = set()  # directories that are durable
-        with _translated("open"):
-            root.mkdir(mode=0o700, exist_ok=True)
-            self._make_directory(root / _HIDDEN)
+        try:
+            with _translated("open"):
+                root.mkdir(mode=0o700, exist_ok=True)
+                self._make_directory(root / _HIDDEN)
+        except OSError as error:
+            raise UnavailableError(f"storage: open: {root}: {error.strerror}") from error
 
     @classmethod
     def open(cls, location: str) -> Self:
