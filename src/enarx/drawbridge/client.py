@@ -49,6 +49,10 @@ ACCEPT: Final = f"*/*, {PROBLEM_TYPE}"  # an older registry answers with its sen
 MAX_DOCUMENT: Final = 1_000_000  # bytes of a record or a tag
 MAX_LISTING: Final = 16_000_000  # bytes of a list of tags
 YANKED: Final = "enarx-yanked"  # header of a tag that was taken back; its value is the reason
+UPLOADS: Final = "enarx-uploads"  # header of a tag: whether files may come in parts
+RESUMABLE: Final = "resumable"  # its value where they may
+UPLOAD_OFFSET: Final = "upload-offset"  # header: how many bytes of a file have arrived
+RESUMED_FROM: Final = 16 * 1024 * 1024  # bytes from which a file is sent so that it can go on where it broke
 REFUSALS: Final = range(300, 600)
 PASSING: Final = frozenset({429, 502, 503, 504})  # statuses that a second attempt may not meet again
 ATTEMPTS: Final = 4  # of one transfer without any progress between them
@@ -157,6 +161,7 @@ class Registry:
         self._http = http
         self._opening = opening
         self._sleep = sleep
+        self._resumable = False  # until the registry says that it is
 
     @property
     def host(self) -> str:
@@ -445,6 +450,7 @@ class Registry:
     def _put_tag(self, slug: PackageSlug, name: TagName, tag: Tag) -> bool:
         url = f"{_repository_url(slug)}/_tag/{name}"
         known = self._http.get(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS, limit=MAX_TAG)
+        self._resumable = known.headers.get(UPLOADS) == RESUMABLE
         if known.status == 200:
             bound = Tag.parse(known.body)
             what = f"{self.host}: {_shown(slug)}: this version is published"
@@ -464,32 +470,36 @@ class Registry:
         return known is not None
 
     def _put_node(self, slug: PackageSlug, node: Node, on_bytes: OnBytes) -> None:
-        """Send one node, again if the connection breaks."""
+        """Send one node, again or from where it broke if the connection breaks."""
         url, meta = _node_url(slug, node.path), node.entry.meta
         headers = {"Content-Type": meta.media_type, "Content-Digest": meta.digests.header(), "Accept": ACCEPT}
-
-        def send() -> Response:
-            sent = 0
-
-            def count(size: int) -> None:
-                nonlocal sent
-                sent += size
-                on_bytes(size)
-
-            with node.open() as file:
-                try:
-                    return self._http.put_stream(
-                        API + url, _chunks(file, count), length=meta.length, headers=headers, allow=REFUSALS
-                    )
-                except EnarxError:
-                    on_bytes(-sent)
-                    raise
-
-        answer = self._repeated(send)
+        parts = self._resumable and not meta.is_directory and meta.length >= RESUMED_FROM
+        upload = _Upload(http=self._http, url=API + url, node=node, headers=headers, on_bytes=on_bytes, parts=parts)
+        answer = self._resumed(upload) if parts else self._repeated(lambda: upload.send(0))
         if answer.status == 409 and self._has(slug, node):
             return  # an older registry says so of the same bytes, too
         if answer.status >= 300:
             self._refuse("PUT", url, answer.status, answer.headers, answer.body)
+
+    def _resumed(self, upload: "_Upload") -> Response:
+        """Send a file from where it is, as long as something of it arrives."""
+        failures, arrived = 0, 0
+        while True:
+            try:
+                answer = upload.ask()
+                if answer.status == 202:
+                    offset = _offset(answer, self.host)
+                    failures, arrived = (0, offset) if offset > arrived else (failures, arrived)
+                    answer = upload.send(offset)
+                if answer.status not in PASSING and not (answer.status == 409 and UPLOAD_OFFSET in answer.headers):
+                    return answer
+            except UnavailableError:
+                if failures >= ATTEMPTS - 1:
+                    raise
+            if failures == ATTEMPTS:
+                return answer
+            self._sleep(PAUSE * 2**failures)
+            failures += 1
 
     # -- what else there is of a repository
 
@@ -552,6 +562,7 @@ class Registry:
         answer = self._repeated(lambda: self._http.put(API + url, body, headers=headers, allow=REFUSALS))
         if answer.status >= 300:
             self._refuse("PUT", url, answer.status, answer.headers, answer.body)
+        self._resumable = self._resumable or answer.headers.get(UPLOADS) == RESUMABLE
         return answer.status == 201
 
     def _repeated(self, send: Callable[[], Response]) -> Response:
@@ -578,6 +589,47 @@ class Registry:
         raise _family(said, f"{self.host}: {method} {url}: {status}: {sentence}") from AnsweredError(
             method=method, status=status, sentence=sentence, anonymous=self._http.anonymous
         )
+
+
+@dataclass(slots=True, kw_only=True)
+class _Upload:
+    """One file on its way up. `on_bytes` hears of what arrived, and takes back what did not."""
+
+    http: Client
+    url: str
+    node: Node
+    headers: Mapping[str, str]
+    on_bytes: OnBytes
+    parts: bool
+    told: int = 0
+
+    def ask(self) -> Response:
+        """How much has arrived: 202 and the offset; or what became of it when all has."""
+        length = self.node.entry.meta.length
+        headers = {**self.headers, "Content-Range": f"bytes */{length}"}
+        answer = self.http.put(self.url, b"", headers=headers, allow=REFUSALS)
+        if answer.status in {200, 201}:
+            self._tell(length - self.told)
+        return answer
+
+    def send(self, start: int) -> Response:
+        """All from `start`."""
+        length = self.node.entry.meta.length
+        ranged = {"Content-Range": f"bytes {start}-{length - 1}/{length}"} if self.parts else {}
+        self._tell(start - self.told)
+        with self.node.open() as file:
+            file.seek(start)
+            return self.http.put_stream(
+                self.url,
+                _chunks(file, self._tell),
+                length=length - start,
+                headers={**self.headers, **ranged},
+                allow=REFUSALS,
+            )
+
+    def _tell(self, size: int) -> None:
+        self.told += size
+        self.on_bytes(size)
 
 
 def require_digest(entry: Entry, digest: Digest, where: str) -> None:
@@ -657,6 +709,13 @@ def _beginning(answer: StreamedResponse) -> bytes:
         if len(found) >= MAX_PROBLEM:
             break
     return bytes(found[:MAX_PROBLEM])
+
+
+def _offset(answer: Response, host: str) -> int:
+    text = answer.headers.get(UPLOAD_OFFSET, "")
+    if not text.isascii() or not text.isdigit() or len(text) > 18:
+        raise MalformedError(f"{host}: expected how many bytes have arrived, found {text[:40]!r}")
+    return int(text)
 
 
 def _require_range(header: str, start: int, host: str) -> None:

@@ -8,15 +8,22 @@ Status codes and sentences are the originals' where they had one: `text/plain`, 
     404  nothing there, said to who belongs to the name space     409  there already, and not the same
     413, 429, 503  too much, too often, somebody we need is silent
 
+A file may arrive in several requests, so that a long upload survives a broken connection. Each is a PUT whose headers
+declare the whole file but for Content-Length, and `Content-Range: bytes FIRST-LAST/TOTAL` for what it brings, or
+`bytes */TOTAL` to ask. The answer is 202 with `Upload-Offset`, the number of bytes that are here to stay, until the last
+one is; 409 with the same header where FIRST is not that number. `Enarx-Uploads: resumable` at a tag says that a server
+can do this: others would take a part for the whole.
+
 Whatever touches storage or an issuer runs in a thread; an upload passes through in pieces and is never held. A Keep
 whose certificate names a sealing key gets sealed answers from tree paths, always. Downloads that are not sealed have
 an ETag and ranges. What publishers uploaded is never run in a browser: `Content-Security-Policy: sandbox`.
 """
 
 import json
+import re
 import tomllib
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final, TypeVar
@@ -40,6 +47,7 @@ from enarx.drawbridge.auth.oidc import Issuers, TokenError
 from enarx.drawbridge.governance import TOKEN_PREFIX, Governance
 from enarx.drawbridge.limits import Buckets, TooManyError, address_identity
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
+from enarx.drawbridge.parts import PartWriter
 from enarx.drawbridge.registry import (
     JSON_TYPE,
     MAX_DOCUMENT,
@@ -47,6 +55,7 @@ from enarx.drawbridge.registry import (
     Outcome,
     Registry,
     RepositoryRecord,
+    ResumableUpload,
     Stored,
     StoredNode,
     UserRecord,
@@ -72,15 +81,26 @@ DOCUMENT_LIMIT: Final = 2 * 1024 * 1024  # bytes of a body that is no file, as t
 BATCH: Final = 1 << 20  # bytes of an upload that are handed to a thread at once
 YANKED: Final = "Enarx-Yanked"  # header of a tag that was taken back; its value is the reason
 WORKLOAD: Final = "Enarx-Workload"  # header of a tag: its workload digest, also where its publisher did not send one
+UPLOADS: Final = "Enarx-Uploads"  # header of a tag: files may come in parts
+OFFSET: Final = "Upload-Offset"  # header: how many bytes of a file have arrived
 SEARCHED: Final = 1000  # repositories that one search looks at before it hands on where to go on
 MAX_FOUND: Final = 100
 
 _UPLOADED: Final = {"Content-Security-Policy": "sandbox; default-src 'none'", "Referrer-Policy": "no-referrer"}
+_CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})")
 _OURS: Final = {**_UPLOADED, "Cache-Control": "no-store"}
 
 
 class UnprocessableError(MalformedError):
     """JSON that is not the record it should be: 422."""
+
+
+class OffsetError(ConflictError):
+    """A part that does not begin where the last one ended."""
+
+    def __init__(self, offset: int) -> None:
+        super().__init__(f"Upload: {offset} bytes have arrived, go on from there")
+        self.offset = offset
 
 
 class UnsupportedTypeError(MalformedError):
@@ -150,6 +170,8 @@ def _error_headers(error: EnarxError) -> Mapping[str, str]:
         return {"WWW-Authenticate": 'Bearer error="insufficient_scope"'}
     if isinstance(error, UntrustedError):
         return {"WWW-Authenticate": "Bearer"}
+    if isinstance(error, OffsetError):
+        return {OFFSET: str(error.offset)}
     if isinstance(error, TooManyError):
         return {"Retry-After": str(error.seconds)}
     return {}
@@ -298,7 +320,7 @@ class _Api:
             raise HTTPException(405, f"Method not allowed for {target.kind} endpoint", {"Allow": allowed})
         visit = Visit(self._service, request, target)
         if target.kind == "tree" and request.method == "PUT":
-            return await self._upload(request, visit)
+            return await (self._part if "content-range" in request.headers else self._upload)(request, visit)
         body = await request.body() if web.has_body(request.scope) else b""
         return await run_in_threadpool(self._resources.answer, visit, body)
 
@@ -316,6 +338,18 @@ class _Api:
                 upload.abort()
                 self._service.uploads.give_back(visit.identity, length)
 
+    async def _part(self, request: Request, visit: Visit) -> Response:
+        """Whatever of a part arrives is kept, however the request ends."""
+        part = await run_in_threadpool(self._resources.begin_part, visit)
+        if part.writer is not None:
+            try:
+                async for batch in _batches(request):
+                    await run_in_threadpool(part.writer.write, batch)
+            finally:
+                await run_in_threadpool(part.writer.keep)
+                self._service.uploads.give_back(visit.identity, part.end - part.writer.offset)
+        return await run_in_threadpool(self._resources.finish_part, visit, part)
+
 
 async def _batches(request: Request) -> AsyncIterator[bytes]:
     """The body in pieces that are worth a thread."""
@@ -327,6 +361,15 @@ async def _batches(request: Request) -> AsyncIterator[bytes]:
             held.clear()
     if held:
         yield bytes(held)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Part:
+    """A part of a file on its way in; `writer` None: only a question."""
+
+    upload: ResumableUpload
+    writer: PartWriter | None
+    end: int
 
 
 class Resources:
@@ -511,7 +554,7 @@ class Resources:
             access.require_tag(visit.principal(), facts, str(tag), workload, self._service.leave, visit.at)
         with _nothing_there():
             found = self._registry.tag(user, repository, tag)
-        headers = {} if workload is None else {WORKLOAD: str(workload)}
+        headers = {UPLOADS: "resumable"} | ({} if workload is None else {WORKLOAD: str(workload)})
         steward = (facts.policy.steward if facts.policy else None) or self._service.steward
         if steward is not None:
             headers["Link"] = f'<{steward}>; rel="steward"'
@@ -525,7 +568,9 @@ class Resources:
         meta = _declared(visit)
         facts = self._governance.facts(user, repository)
         access.require_in_repository(visit.principal(), access.PUBLISH, facts)
-        return self._put(visit, self._registry.put_tag(user, repository, tag, body, meta, by=visit.by))
+        response = self._put(visit, self._registry.put_tag(user, repository, tag, body, meta, by=visit.by))
+        response.headers[UPLOADS] = "resumable"
+        return response
 
     def _workload(
         self, facts: RepositoryFacts, user: UserName, repository: RepositoryName, tag: TagName
@@ -584,6 +629,35 @@ class Resources:
             upload.abort()
             raise
         return upload, meta.length
+
+    def begin_part(self, visit: Visit) -> "Part":
+        """As `begin_upload`, for one part of a file, or the question how much has arrived."""
+        found: Part = self._told(visit, lambda: self._begin_part(visit))
+        return found
+
+    def _begin_part(self, visit: Visit) -> "Part":
+        (user, repository), tag = _repository(visit), _tag(visit)
+        access.require_person(visit.principal())
+        start, total = _content_range(visit)
+        meta = replace(_declared(visit), length=total)
+        if meta.is_directory:
+            raise MalformedError("Content-Range: expected a listing to come as a whole")
+        access.require_in_repository(visit.principal(), access.PUBLISH, self._governance.facts(user, repository))
+        if total > self._service.upload_bytes:
+            raise HTTPException(413, f"The body may have at most {self._service.upload_bytes} bytes")
+        upload = self._registry.resume_node(user, repository, tag, visit.target.path, meta, by=visit.by)
+        if start is None:
+            return Part(upload=upload, writer=None, end=0)
+        size = visit.length or 0
+        if start != upload.offset:
+            raise OffsetError(upload.offset)
+        self._service.uploads.take(visit.identity, size)
+        return Part(upload=upload, writer=upload.append(start, size), end=start + size)
+
+    def finish_part(self, visit: Visit, part: "Part") -> Response:
+        if part.upload.is_complete:
+            return self._put(visit, part.upload.finish())
+        return Response(status_code=202, headers={**_OURS, OFFSET: str(part.upload.offset)})
 
     def finish_upload(self, visit: Visit, upload: NodeUpload) -> Response:
         return self._put(visit, upload.finish())
@@ -766,6 +840,22 @@ def _declared(visit: Visit) -> Meta:
         raise MalformedError("Content-Type header missing")
     digests = Digests.parse_header(",".join(visit.headers.getlist("content-digest")))
     return Meta(digests=digests, length=visit.length, media_type=media_type)
+
+
+def _content_range(visit: Visit) -> tuple[int | None, int]:
+    """Where a part begins, None for a question, and the length of the whole (RFC 9110, 14.4)."""
+    text = visit.headers.get("content-range", "")
+    found = _CONTENT_RANGE.fullmatch(text)
+    if found is None:
+        raise MalformedError(
+            f"Content-Range: expected `bytes FIRST-LAST/TOTAL` or `bytes */TOTAL`, found {text[:80]!r}"
+        )
+    if found[1] is None:
+        return None, int(found[3])
+    start, last, total = (int(part) for part in found.groups())
+    if not start <= last < total or visit.length != last - start + 1:
+        raise MalformedError(f"Content-Range: expected a range of Content-Length in TOTAL, found {text[:80]!r}")
+    return start, total
 
 
 def _record(meta: Meta, body: bytes, parse: Callable[[bytes], Any], what: str) -> Any:  # Any: what `parse` gives
