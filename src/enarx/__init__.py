@@ -13,9 +13,20 @@ cli         parse, call one function, print, exit
 Imports point down this list reversed (`pyproject.toml`, import contracts). ARCHITECTURE.md says why.
 """
 
-from importlib.metadata import PackageNotFoundError, version
+from typing import Final
 
-try:
-    __version__ = version("enarx")
-except PackageNotFoundError:  # run from a source tree that was never installed
-    __version__ = "0+source"
+__all__ = ["__version__"]
+
+_NAME: Final = "enarx"
+
+
+def __getattr__(name: str) -> str:
+    """`__version__`, looked up when somebody asks: that takes longer than starting a small program."""
+    if name != "__version__":
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib.metadata import PackageNotFoundError, version  # noqa: PLC0415 - see above
+
+    try:
+        return version(_NAME)
+    except PackageNotFoundError:  # run from a source tree that was never installed
+        return "0+source"

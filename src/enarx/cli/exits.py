@@ -6,11 +6,8 @@ with 64, Ctrl-C with 130. What is no error of ours is a bug and exits with 70: i
 that may hold a secret; ENARX_LOG=debug shows all of it. Everything here goes to standard error.
 """
 
-import json
-import logging
 import os
 import sys
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
 from typing import Any, Final
@@ -124,6 +121,9 @@ class Program(click.Group):
 
 
 def _tell_bug(error: Exception, *, as_json: bool) -> None:
+    import logging
+    import traceback
+
     if logging.getLogger("enarx").isEnabledFor(logging.DEBUG) or "debug" in os.environ.get(LOG_VARIABLE, ""):
         traceback.print_exception(error)
     frames = traceback.extract_tb(error.__traceback__)
@@ -134,7 +134,11 @@ def _tell_bug(error: Exception, *, as_json: bool) -> None:
 
 
 def _say(text: str, members: Mapping[str, object], *, as_json: bool) -> None:
-    click.echo(json.dumps({"error": members}, ensure_ascii=False) if as_json else text, err=True)
+    if as_json:
+        import json
+
+        text = json.dumps({"error": members}, ensure_ascii=False)
+    click.echo(text, err=True)
 
 
 def _object(family: str, message: str, code: int, **more: Sequence[str]) -> dict[str, object]:

@@ -3,7 +3,6 @@
 No command is imported before it is called: a new one is a line here and a module beside this one.
 """
 
-import logging
 import re
 import sys
 from collections.abc import Mapping
@@ -11,7 +10,6 @@ from typing import Final, TextIO
 
 import click
 
-from enarx import __version__
 from enarx.cli.exits import LOG_VARIABLE, Program
 from enarx.cli.lazy import Lazy, LazyGroup
 
@@ -30,13 +28,13 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
     "demo": Lazy("enarx.cli.demo:demo", "The whole story on this machine, attacks included."),
     "completion": Lazy("enarx.cli.completion:completion", "Print what makes a shell complete commands."),
 }
-LEVELS: Final[Mapping[str, int]] = {
-    "off": logging.CRITICAL + 10,
-    "error": logging.ERROR,
-    "warn": logging.WARNING,
-    "info": logging.INFO,
-    "debug": logging.DEBUG,
-    "trace": logging.DEBUG,
+LEVELS: Final[Mapping[str, int]] = {  # numbers of `logging`, which is not imported before somebody logs
+    "off": 60,
+    "error": 40,
+    "warn": 30,
+    "info": 20,
+    "debug": 10,
+    "trace": 10,
 }
 
 
@@ -58,6 +56,15 @@ def _levels(_: click.Context, __: click.Parameter, text: str | None) -> dict[str
     return found
 
 
+def _version(context: click.Context, _: click.Parameter, wanted: bool) -> None:
+    """Looked up only when it is asked for: that takes longer than starting a small program."""
+    if wanted and not context.resilient_parsing:
+        from enarx import __version__
+
+        click.echo(f"enarx, version {__version__}")
+        context.exit()
+
+
 @click.group(cls=Enarx, lazy=COMMANDS, context_settings={"help_option_names": ["-h", "--help"]})
 @click.option(
     "--log-filter",
@@ -75,7 +82,9 @@ def _levels(_: click.Context, __: click.Parameter, text: str | None) -> dict[str
     show_default=True,
     help="Where the log goes.",
 )
-@click.version_option(__version__, prog_name="enarx")
+@click.option(
+    "--version", is_flag=True, expose_value=False, is_eager=True, callback=_version, help="Show the version and exit."
+)
 def main(levels: dict[str, int], log_target: str) -> None:
     """Run WebAssembly in hardware-isolated Keeps, and publish it for them.
 
@@ -90,6 +99,8 @@ def main(levels: dict[str, int], log_target: str) -> None:
 
 
 def _configure(levels: Mapping[str, int], stream: TextIO) -> None:
+    import logging
+
     from enarx.web import log
 
     log.configure("text", stream=stream, level=levels.get("enarx", logging.WARNING))

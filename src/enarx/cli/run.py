@@ -5,7 +5,6 @@ Where a file speaks TLS the certificate comes from the configured Steward (evide
 key for `localhost`, as with the originals.
 """
 
-import json
 import os
 import stat
 import sys
@@ -19,6 +18,7 @@ from enarx.errors import MalformedError, NotFoundError
 
 if TYPE_CHECKING:
     from enarx.keep.runtime import Listening, TlsIdentity
+    from enarx.keep.runtime.cache import Cache
     from enarx.keep.workload import Workload
 
 NOTICE = "nothing is protected: this machine sees the program, its data and its keys"
@@ -76,6 +76,17 @@ def _directories(_: click.Context, __: click.Parameter, values: Sequence[str]) -
     envvar="ENARX_CA_BUNDLE",
     help="Certificates (PEM) to trust instead of the system's: for the Steward, and for outgoing TLS.",
 )
+@click.option(
+    "--invoke", metavar="NAME", help="Call this exported function with ARGS, which are numbers, and print its result."
+)
+@click.option(
+    "--grace",
+    type=click.FloatRange(min=0),
+    default=10.0,
+    show_default=True,
+    help="Seconds that a server may take to finish with its clients after SIGTERM.",
+)
+@click.option("--no-cache", is_flag=True, help="Compile anew, and keep no compiled code.")
 @click.option("--no-fd-env", is_flag=True, help="Leave FD_COUNT and FD_NAMES out of the environment.")
 @click.option("--json", "as_json", is_flag=True, help="Say what happens as JSON lines on standard error.")
 def run(
@@ -87,17 +98,21 @@ def run(
     directories: list[tuple[Path, str]],
     backend: str,
     ca_bundle: Path | None,
+    invoke: str | None,
+    grace: float,
+    no_cache: bool,
     no_fd_env: bool,
     as_json: bool,
 ) -> None:
-    """Run MODULE, a .wasm or .wat file or a package directory, with ARGS after `--`.
+    """Run MODULE, a .wasm or .wat file or a package directory, with ARGS; those that begin with '-' after `--`.
 
     The program's exit code is this command's. A directory is taken for a package: its main.wasm runs, its Enarx.toml
-    configures, everything else is data under /package.
+    configures, everything else is data under /package. Compiled code is kept for the next time.
 
     \b
       enarx run hello.wasm -- --verbose
       enarx run --wasmcfgfile Enarx.toml --dir .::/data server.wasm
+      enarx run --invoke add sums.wat 2 3
       enarx run examples/hello-keep
     """  # noqa: D301 - \b is for click
     from enarx.keep.runtime import Stdio
@@ -120,10 +135,31 @@ def run(
         fd_env=not no_fd_env,
         roots_pem=roots,
         on_ready=ready,
+        invoke=invoke,
+        cache=None if no_cache else _cache(),
+        grace=grace,
+        workload_digest=_digest(module, workload) if workload.config.identity is not None else None,
     )
     if as_json:
         _say({"event": "exit", "source": "program", "code": code})
     sys.exit(code)
+
+
+def _cache() -> "Cache | None":
+    """Compiled code of this user, where the XDG directories say."""
+    from enarx.keep.runtime.cache import Cache
+
+    home = os.path.expanduser("~")  # noqa: PTH111 - a string is all that is needed
+    kept = os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
+    state = os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
+    return Cache.of_user(Path(kept, "enarx", "code"), Path(state, "enarx", "code.key"))
+
+
+def _digest(module: Path, workload: "Workload") -> str | None:
+    """The digest under which a registry would know a lone file; that of a directory is for whoever publishes it."""
+    from enarx.digest import Digest
+
+    return None if module.is_dir() else str(Digest.of(workload.wasm))
 
 
 def load(module: Path, config: Path | None) -> "Workload":
@@ -195,6 +231,8 @@ def _join(addr: str, port: int) -> str:
 
 
 def _say(event: dict[str, object]) -> None:
+    import json
+
     click.echo(json.dumps(event), err=True)
 
 

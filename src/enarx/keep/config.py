@@ -15,16 +15,14 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Final, Literal, Self, TypeVar, get_args
-from urllib.parse import urlsplit
 
-from enarx import toml
 from enarx.errors import MalformedError
 from enarx.keep import network
 from enarx.keep.network import Network
-from enarx.toml import Table
 
 if TYPE_CHECKING:
     from enarx.attested.relying import Expectation
+    from enarx.toml import Table
 
 T = TypeVar("T")
 
@@ -166,6 +164,8 @@ class Config:
     @classmethod
     def parse(cls, text: str | bytes, *, source: str = "Enarx.toml") -> Self:
         """Read at most 1,000,000 bytes of TOML. Raises ConfigError with source, line, path, expected, found."""
+        from enarx import toml  # noqa: PLC0415 - a program without Enarx.toml starts without a reader for it
+
         document = toml.parse(text, source=source)
         if isinstance(document.values.get("files"), dict):
             raise document.error("files", "expected entries under [[files]], found a table; directories are [storage]")
@@ -224,10 +224,12 @@ class Config:
                 yield index, f"{file.name!r} connects to {file.host}:{file.port}, which network.outgoing does not allow"
 
 
-def _steward(document: Table) -> str | None:
+def _steward(document: "Table") -> str | None:
     url = document.string("steward", None)
     if url is None:
         return None
+    from urllib.parse import urlsplit  # noqa: PLC0415 - as above
+
     try:
         parts = urlsplit(url)
         valid = parts.scheme in {"https", "http"} and bool(parts.hostname) and parts.port != 0
@@ -238,7 +240,7 @@ def _steward(document: Table) -> str | None:
     return url
 
 
-def refuse_nul(document: Table, args: tuple[str, ...], env: Mapping[str, str]) -> None:
+def refuse_nul(document: "Table", args: tuple[str, ...], env: Mapping[str, str]) -> None:
     """A program receives C strings: what follows a NUL would be lost without a word."""
     for index, argument in enumerate(args):
         if "\0" in argument:
@@ -248,7 +250,7 @@ def refuse_nul(document: Table, args: tuple[str, ...], env: Mapping[str, str]) -
             raise document.error(f"env.{name}"[:100], "expected a name without '=' and no NUL in name or value")
 
 
-def _file(table: Table) -> File:
+def _file(table: "Table") -> File:
     kind = table.string("kind")
     if kind == "listen":
         return _listen(table)
@@ -261,7 +263,7 @@ def _file(table: Table) -> File:
     raise table.error("kind", f"expected one of {known}, found {kind[:100]!r}")
 
 
-def _listen(table: Table) -> Listen:
+def _listen(table: "Table") -> Listen:
     name = _name(table)
     prot = _protocol(table)
     addr = table.string("addr", "::")
@@ -276,7 +278,7 @@ def _listen(table: Table) -> Listen:
     return Listen(name=name, prot=prot, addr=_host(table, "addr", addr), port=_port(table, prot), peers=peers)
 
 
-def _connect(table: Table) -> Connect:
+def _connect(table: "Table") -> Connect:
     prot = _protocol(table)
     host = _host(table, "host", table.string("host"))
     if "name" not in table and ":" in host:
@@ -287,7 +289,7 @@ def _connect(table: Table) -> Connect:
     return Connect(name=_name(table, default=host), prot=prot, host=host, port=_port(table, prot), peers=peers)
 
 
-def _peers(table: Table, prot: Protocol, client: Client) -> Peers:
+def _peers(table: "Table", prot: Protocol, client: Client) -> Peers:
     """The keys that mean something with TLS alone."""
     for key in ("client", "roots", "pins", "attestation", "alpn"):
         if key in table and prot != "tls":
@@ -305,13 +307,13 @@ def _peers(table: Table, prot: Protocol, client: Client) -> Peers:
     )
 
 
-def _expectation(table: Table) -> "Expectation":
+def _expectation(table: "Table") -> "Expectation":
     from enarx.attested.relying import Expectation  # noqa: PLC0415 - costs the start of every program otherwise
 
     return Expectation.from_table(table.table("attestation"))
 
 
-def _alpn(table: Table) -> tuple[str, ...]:
+def _alpn(table: "Table") -> tuple[str, ...]:
     names = table.strings("alpn")
     for index, name in enumerate(names):
         if not 0 < len(name.encode()) <= 255 or not name.isascii():
@@ -319,14 +321,14 @@ def _alpn(table: Table) -> tuple[str, ...]:
     return names
 
 
-def _network(table: Table) -> Network:
+def _network(table: "Table") -> Network:
     return Network(
         incoming=_rules(table, "incoming", network.incoming),
         outgoing=_rules(table, "outgoing", network.outgoing),
     )
 
 
-def _rules(table: Table, key: str, parse: Callable[[Iterable[str]], tuple[T, ...]]) -> tuple[T, ...] | None:
+def _rules(table: "Table", key: str, parse: Callable[[Iterable[str]], tuple[T, ...]]) -> tuple[T, ...] | None:
     if key not in table:
         table.strings(key)  # asked for, and so known where a key is misspelt
         return None
@@ -341,7 +343,7 @@ def _rules(table: Table, key: str, parse: Callable[[Iterable[str]], tuple[T, ...
         raise table.error(f"{key}{str(error).partition(': ')[0]}", str(error).partition(": ")[2], at=key) from error
 
 
-def _storage(table: Table) -> Storage:
+def _storage(table: "Table") -> Storage:
     path = _directory(table, "path", Storage().path)
     memory = _size(table, "memory")
     if "path" in table and memory is None:
@@ -349,7 +351,7 @@ def _storage(table: Table) -> Storage:
     return Storage(package=table.boolean("package", default=True), memory=memory, path=path)
 
 
-def _limits(table: Table) -> Limits:
+def _limits(table: "Table") -> Limits:
     return Limits(
         memory=_size(table, "memory", minimum=65536),
         instances=table.integer("instances", DEFAULT_INSTANCES, minimum=1, maximum=10_000),
@@ -360,7 +362,7 @@ def _limits(table: Table) -> Limits:
     )
 
 
-def _certificate(table: Table) -> Wishes:
+def _certificate(table: "Table") -> Wishes:
     names = tuple(network.fold(name) for name in table.strings("names"))
     if len(names) > MAX_NAMES:
         raise table.error("names", f"expected at most {MAX_NAMES} names, found {len(names)}")
@@ -370,27 +372,27 @@ def _certificate(table: Table) -> Wishes:
     return Wishes(lifetime=table.integer("lifetime", None, minimum=60, maximum=10**8), names=names)
 
 
-def _identity(document: Table) -> str | None:
+def _identity(document: "Table") -> str | None:
     table = document.table("identity")
     path = _directory(table, "path", "/enarx")
     return path if "identity" in document else None
 
 
-def _directory(table: Table, key: str, default: str) -> str:
+def _directory(table: "Table", key: str, default: str) -> str:
     path = table.string(key, default)
     if not re.fullmatch(r"(/[^/\0]+)+", path) or {".", ".."} & set(path.split("/")) or len(path) > 255:
         raise table.error(key, f"expected an absolute path such as {default}, found {path[:100]!r}")
     return path
 
 
-def _log(table: Table) -> Log:
+def _log(table: "Table") -> Log:
     return Log(
         level=_one_of(table, "level", get_args(Level), "warn"),
         format=_one_of(table, "format", ("text", "json"), "text"),
     )
 
 
-def _deploy(table: Table) -> Overridable:
+def _deploy(table: "Table") -> Overridable:
     anything = table.values.get("env") == "*"
     if anything:
         table.string("env")
@@ -402,7 +404,7 @@ def _deploy(table: Table) -> Overridable:
     )
 
 
-def _one_of(table: Table, key: str, allowed: tuple[T, ...], default: T) -> T:
+def _one_of(table: "Table", key: str, allowed: tuple[T, ...], default: T) -> T:
     found = table.string(key, default)
     for known in allowed:
         if found == known:
@@ -410,7 +412,7 @@ def _one_of(table: Table, key: str, allowed: tuple[T, ...], default: T) -> T:
     raise table.error(key, f"expected one of {', '.join(map(str, allowed))}, found {str(found)[:100]!r}")
 
 
-def _size(table: Table, key: str, *, minimum: int = 1) -> int | None:
+def _size(table: "Table", key: str, *, minimum: int = 1) -> int | None:
     """Bytes, as an integer or with a unit: "64 MiB"."""
     if key not in table:
         return table.integer(key, None)
@@ -426,7 +428,7 @@ def _size(table: Table, key: str, *, minimum: int = 1) -> int | None:
     return size
 
 
-def _name(table: Table, default: str | None = None) -> str:
+def _name(table: "Table", default: str | None = None) -> str:
     name = table.string("name") if default is None else table.string("name", default)
     if ":" in name:
         raise table.error("name", f"file name must not contain ':', found {name[:100]!r}")
@@ -435,7 +437,7 @@ def _name(table: Table, default: str | None = None) -> str:
     return name
 
 
-def _protocol(table: Table) -> Protocol:
+def _protocol(table: "Table") -> Protocol:
     prot = table.string("prot")
     if prot == "tcp":
         return "tcp"
@@ -444,11 +446,11 @@ def _protocol(table: Table) -> Protocol:
     raise table.error("prot", f"expected 'tcp' or 'tls', found {prot[:100]!r}")
 
 
-def _host(table: Table, key: str, host: str) -> str:
+def _host(table: "Table", key: str, host: str) -> str:
     if not host or len(host) > 255 or any(ord(letter) <= 32 or letter in "/@[]" for letter in host):
         raise table.error(key, f"expected a host name or an address, found {host[:100]!r}")
     return host
 
 
-def _port(table: Table, prot: Protocol) -> int:
+def _port(table: "Table", prot: Protocol) -> int:
     return table.integer("port", DEFAULT_PORTS[prot], minimum=0, maximum=65535)

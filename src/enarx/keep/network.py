@@ -7,13 +7,15 @@ are different things: whoever may reach a name may reach the addresses that the 
 A `Network` may be narrowed by another: then both have to allow. Nothing is opened or resolved here.
 """
 
-import ipaddress
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Final, Self, TypeVar
+from typing import TYPE_CHECKING, Final, Self, TypeVar
 
 from enarx.errors import MalformedError
+
+if TYPE_CHECKING:
+    import ipaddress
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -80,6 +82,8 @@ class Endpoint:
         address = _address(host)
         if address is None or "/" not in self.host:
             return False
+        import ipaddress  # noqa: PLC0415 - as below
+
         network = ipaddress.ip_network(self.host)
         return address.version == network.version and address in network
 
@@ -141,7 +145,9 @@ def fold(host: str) -> str:
     return str(mapped or address)
 
 
-def _address(host: str) -> ipaddress.IPv4Address | ipaddress.IPv6Address | None:
+def _address(host: str) -> "ipaddress.IPv4Address | ipaddress.IPv6Address | None":
+    import ipaddress  # noqa: PLC0415 - few programs need it
+
     try:
         return ipaddress.ip_address(host)
     except ValueError:
@@ -154,6 +160,8 @@ def _host(text: str) -> str:
         if _address(text) is None and "/" not in text:
             raise MalformedError(f"expected an IPv6 address in brackets, found {text[:100]!r}")
     if "/" in text:
+        import ipaddress  # noqa: PLC0415 - as below
+
         try:
             return str(ipaddress.ip_network(text))
         except ValueError as error:

@@ -1,6 +1,6 @@
 """Workload: the program, its configuration and its data, checked against limits and ready to run.
 
-Decides what of a package is the program: `main.wasm` is the module, `Enarx.toml` beside it the configuration,
+Decides what of a package is the program: `main.wasm` is the program, `Enarx.toml` beside it the configuration,
 every other file is data by its path, for the program to read under /package. The limits are those of the
 originals for the first two and ours for the data. Where the bytes come from, and whether they are the right ones,
 is decided before (`enarx.keep.provision`, `enarx.cli.run`); whether the module runs, after (`enarx.keep.runtime`).
@@ -13,10 +13,9 @@ from typing import Final, Self
 
 from enarx.errors import MalformedError
 from enarx.keep.config import Config
-from enarx.toml import MAX_DOCUMENT
 
 MAX_WASM: Final = 100_000_000  # bytes of main.wasm, as the originals
-MAX_CONFIG: Final = MAX_DOCUMENT  # bytes of Enarx.toml, as the originals
+MAX_CONFIG: Final = 1_000_000  # bytes of Enarx.toml, as the originals; `enarx.toml` refuses more
 MAX_DATA: Final = 500_000_000  # bytes of all data files: they live in the Keep's memory
 MAX_DATA_FILES: Final = 10_000
 
@@ -39,6 +38,11 @@ class Workload:
         _check_module(self.wasm)
         _check_data(self.files)
 
+    @property
+    def is_component(self) -> bool:
+        """Whether the program is a component (WASI 0.2); else it is a module (WASI preview 1)."""
+        return self.wasm.startswith(_COMPONENT)
+
     @classmethod
     def from_package(cls, files: Mapping[str, bytes]) -> Self:
         """Take a package apart. Raises MalformedError without main.wasm, beyond a limit, or on a bad Enarx.toml."""
@@ -56,9 +60,7 @@ class Workload:
 def _check_module(wasm: bytes) -> None:
     if len(wasm) > MAX_WASM:
         raise MalformedError(f"{WASM_NAME}: expected at most {MAX_WASM} bytes, found {len(wasm)}")
-    if wasm.startswith(_COMPONENT):
-        raise MalformedError(f"{WASM_NAME}: expected a core module (WASI preview 1), found a component")
-    if not wasm.startswith(_CORE_MODULE):
+    if not wasm.startswith((_CORE_MODULE, _COMPONENT)):
         raise MalformedError(f"{WASM_NAME}: expected a WebAssembly module, found {wasm[:8].hex() or 'nothing'}")
 
 

@@ -34,7 +34,6 @@ def test_a_lone_module_gets_the_standard_streams() -> None:
         ({"app.wasm": EMPTY}, "package: main.wasm is missing; found app.wasm"),
         ({}, "package: main.wasm is missing; found no files"),
         ({"main.wasm": b"\x7fELF"}, "main.wasm: expected a WebAssembly module, found 7f454c46"),
-        ({"main.wasm": b"\0asm\x0d\0\x01\0"}, "found a component"),
         ({"main.wasm": EMPTY, "Enarx.toml": b"arg = 1"}, "Enarx.toml:1: arg: unknown key; did you mean 'args'?"),
         ({"main.wasm": EMPTY, "../x": b""}, "not a relative path: '../x'"),
         ({"main.wasm": EMPTY, "/x": b""}, "not a relative path"),

@@ -6,16 +6,33 @@ memory       the program's memory: every address is checked here
 wasi         the operations that Python serves
 poll         poll_oneoff
 waiting      blocking, and being called away from it
-descriptors  what a descriptor can be asked; streams, tls, package: the kinds
+descriptors  what a descriptor can be asked; stdio, streams, tls, package, volume, identity: the kinds
 sockets      opening what `files` asks for
 engine       wasmtime: compile, link, run
+threads      more than one thread in a program
+cache        compiled code that need not be compiled again
+components   programs that are components, and those that serve HTTP
+log          what the Keep itself says
 runner       a workload from start to exit code
+
+TLS is imported by whoever needs it: most programs do not.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from enarx.keep.runtime.descriptors import Listening
 from enarx.keep.runtime.runner import run
-from enarx.keep.runtime.sockets import Listening
-from enarx.keep.runtime.streams import Output, Stdio
-from enarx.keep.runtime.tls import TlsIdentity
+from enarx.keep.runtime.stdio import Output, Stdio
 from enarx.keep.runtime.waiting import Interrupt
 
-__all__ = ["Interrupt", "Listening", "Output", "Stdio", "TlsIdentity", "run"]
+if TYPE_CHECKING:
+    from enarx.keep.runtime.tls import LiveIdentity, TlsIdentity
+
+__all__ = ["Interrupt", "Listening", "LiveIdentity", "Output", "Stdio", "TlsIdentity", "run"]
+
+
+def __getattr__(name: str) -> object:
+    if name in {"LiveIdentity", "TlsIdentity"}:
+        return getattr(import_module("enarx.keep.runtime.tls"), name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

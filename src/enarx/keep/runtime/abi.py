@@ -44,6 +44,7 @@ class Errno(IntEnum):
     NOSPC = 51
     NOTCONN = 53
     NOTDIR = 54
+    NOTEMPTY = 55
     NOTSOCK = 57
     NOTSUP = 58
     PERM = 63

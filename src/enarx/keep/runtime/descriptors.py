@@ -6,11 +6,22 @@ data in `package`. Buffers are views of the program's memory, already checked; t
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NoReturn
 
 from enarx.keep.runtime.abi import NONBLOCK, Errno, FileType, Refused, Right
 
 Stat = tuple[int, int, int, int, int, int, int, int]  # dev, ino, filetype, nlink, size, atim, mtim, ctim
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """A listener that is open: where, and what it speaks."""
+
+    name: str
+    prot: str
+    addr: str
+    port: int
 
 
 class Descriptor:
@@ -94,6 +105,24 @@ class Descriptor:
     def stat(self) -> Stat:
         return (0, 0, self.filetype, 0, 0, 0, 0, 0)
 
+    def pwrite(self, buffers: Sequence[memoryview], offset: int) -> int:
+        del buffers, offset
+        if self.filetype not in {FileType.REGULAR_FILE, FileType.DIRECTORY}:
+            raise Refused(Errno.SPIPE)
+        self.change()
+
+    def allocate(self, offset: int, length: int) -> None:
+        del offset, length
+        self.change()
+
+    def set_size(self, size: int) -> None:
+        del size
+        self.change()
+
+    def set_times(self, accessed: int, modified: int, which: int) -> None:
+        del accessed, modified, which
+        self.change()
+
     def set_flags(self, flags: int) -> None:
         if flags & ~self.settable:
             raise Refused(Errno.INVAL)
@@ -117,9 +146,33 @@ class Descriptor:
         del path
         raise Refused(Errno.NOTDIR)
 
-    def readlink(self, path: str) -> NoReturn:
+    def readlink(self, path: str) -> bytes:
         del path
         raise Refused(Errno.NOTDIR)
+
+    def create_directory(self, path: str) -> None:
+        self.change_path(path)
+
+    def unlink(self, path: str) -> None:
+        self.change_path(path)
+
+    def remove_directory(self, path: str) -> None:
+        self.change_path(path)
+
+    def set_path_times(self, path: str, accessed: int, modified: int, which: int) -> None:
+        del accessed, modified, which
+        self.change_path(path)
+
+    def link(self, path: str, other: "Descriptor", target: str) -> None:
+        del other, target
+        self.change_path(path)
+
+    def rename(self, path: str, other: "Descriptor", target: str) -> None:
+        del other, target
+        self.change_path(path)
+
+    def symlink(self, path: str) -> None:
+        self.change_path(path)
 
     def change_path(self, path: str) -> NoReturn:
         """Whatever would change what a directory holds."""

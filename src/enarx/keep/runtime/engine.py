@@ -5,20 +5,25 @@ Private names of wasmtime-py are used for one thing: a host function without arg
 before anything is linked, and `Program` compares what it maps with what WebAssembly wrote there.
 """
 
+import contextlib
 import ctypes
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 import wasmtime
 from wasmtime import _ffi as ffi
 
 from enarx.errors import MalformedError
+from enarx.keep.config import Limits
 from enarx.keep.runtime import router
 from enarx.keep.runtime.abi import MODULE, SIGNATURES, Errno, Refused, errno_of
 from enarx.keep.runtime.memory import PAGE, GuestMemory
 from enarx.keep.runtime.waiting import Interrupted
 from enarx.keep.runtime.wasi import Exit, Wasi
+
+if TYPE_CHECKING:
+    from enarx.keep.runtime.cache import Cache
 
 WASMTIME: Final = "50.0.1"  # whose private structures are known; a test compares what is installed
 MAX_EXIT_CODE: Final = 255
@@ -32,13 +37,25 @@ _TRAP_TEXT: Final = b"left by the Keep"
 class TrapError(Exception):
     """The program trapped; the text is wasmtime's, with the backtrace."""
 
+    def __init__(self, text: str, *, fuel: bool = False) -> None:
+        super().__init__(text)
+        self.fuel = fuel  # whether it has used up what limits.fuel gave it
 
-def new_engine() -> wasmtime.Engine:
-    """An engine whose programs can be interrupted while they compute."""
+
+def new_engine(*, fuel: bool = False) -> wasmtime.Engine:
+    """An engine whose programs can be interrupted while they compute. What wasmtime enables is enabled."""
     _check_assumptions()
     config = wasmtime.Config()
     config.epoch_interruption = True
+    config.shared_memory = True
+    config.consume_fuel = fuel
+    ffi.wasmtime_config_concurrency_support_set(config.ptr(), False)  # or host functions of components trap in 50.0
     return wasmtime.Engine(config)
+
+
+def configuration(*, fuel: bool = False) -> str:
+    """What of an engine's configuration decides the code that it compiles, and so the name under which it is kept."""
+    return f"wasmtime {WASMTIME} epochs shared{' fuel' if fuel else ''}"
 
 
 def _check_assumptions() -> None:
@@ -54,21 +71,81 @@ def _check_assumptions() -> None:
         raise RuntimeError(f"wasmtime: expected the structures of {WASMTIME}, {expected}, found {found}")
 
 
-def compile_module(engine: wasmtime.Engine, wasm: bytes, what: str) -> wasmtime.Module:
-    """Raises MalformedError with wasmtime's reason when `wasm` is not a module that it can run."""
-    try:
-        return wasmtime.Module(engine, wasm)
-    except wasmtime.WasmtimeError as error:
-        raise MalformedError(f"{what}: {error}".splitlines()[0]) from error
+class Compiler:
+    """Compiles modules for one engine, through a cache where there is one."""
+
+    def __init__(self, engine: wasmtime.Engine, cache: "Cache | None", about: str) -> None:
+        self.engine, self._cache, self._about = engine, cache, about
+
+    def module(self, wasm: bytes | str, what: str) -> wasmtime.Module:
+        """Raises MalformedError with wasmtime's reason when `wasm`, code or text, is not a module that it can run."""
+        data = wasm if isinstance(wasm, bytes) else wasm.encode()
+        if self._cache is not None and (kept := self._cache.get(self._about, data)) is not None:
+            try:
+                return wasmtime.Module.deserialize(self.engine, kept)
+            except wasmtime.WasmtimeError:
+                pass  # made by the same version for another processor: compile
+        try:
+            module = wasmtime.Module(self.engine, wasm)
+        except wasmtime.WasmtimeError as error:
+            raise MalformedError(f"{what}: {error}".splitlines()[0]) from error
+        if self._cache is not None:
+            self._cache.put(self._about, data, bytes(module.serialize()))
+        return module
+
+
+class Shared:
+    """What the threads of one program share: its memory and its descriptor table, as WebAssembly sees them."""
+
+    def __init__(self, engine: wasmtime.Engine, kind: wasmtime.MemoryType, where: tuple[str, str]) -> None:
+        limits = kind.limits
+        self.where = where  # module and name of the import
+        self.limits = (limits.min, limits.max if limits.max is not None else limits.min)
+        pages = router.TABLE_PAGES
+        self.memory = wasmtime.SharedMemory(engine, kind)
+        self.table = wasmtime.SharedMemory(engine, wasmtime.MemoryType(wasmtime.Limits(pages, pages), shared=True))
+
+    @staticmethod
+    def wanted(module: wasmtime.Module) -> tuple[wasmtime.MemoryType, tuple[str, str]] | None:
+        """The shared memory that a module imports: it has threads."""
+        for item in module.imports:
+            if isinstance(item.type, wasmtime.MemoryType) and item.type.is_shared:
+                return item.type, (item.module, item.name or "")
+        return None
+
+    @staticmethod
+    def extern(memory: wasmtime.SharedMemory) -> ffi.wasmtime_extern_t:
+        """What a linker wants; wasmtime-py 50.0.1 passes a pointer too much."""
+        union = ffi.wasmtime_extern_union(sharedmemory=memory.ptr())
+        return ffi.wasmtime_extern_t(ffi.WASMTIME_EXTERN_SHAREDMEMORY, union)
 
 
 class Program:
     """One module in one store. Made, run and dropped in the thread that runs it."""
 
-    def __init__(self, engine: wasmtime.Engine, module: wasmtime.Module, what: str) -> None:
-        self._engine, self._module, self._what = engine, module, what
-        self._store = wasmtime.Store(engine)
+    def __init__(
+        self,
+        compiler: Compiler,
+        module: wasmtime.Module,
+        what: str,
+        limits: Limits,
+        shared: Shared | None = None,
+        spawn: Callable[[int], int] | None = None,
+    ) -> None:
+        """`shared` and `spawn` are for a program with threads: `spawn(argument)` starts one and answers its number."""
+        self._compiler, self._module, self._what, self._shared, self._spawn = compiler, module, what, shared, spawn
+        self._engine = compiler.engine
+        self._store = wasmtime.Store(self._engine)
         self._store.set_epoch_deadline(1)
+        if limits.memory is not None:
+            self._store.set_limits(memory_size=limits.memory)
+            if shared is not None and shared.limits[1] * PAGE > limits.memory:
+                raise MalformedError(
+                    f"{what}: its threads share up to {shared.limits[1] * PAGE} bytes,"
+                    f" and limits.memory is {limits.memory}"
+                )
+        if limits.fuel is not None:
+            self._store.set_fuel(limits.fuel)
         self._failure: BaseException | None = None
         self._keep: list[object] = []  # what WebAssembly points to and Python must not collect
 
@@ -92,44 +169,76 @@ class Program:
         native = wasmtime.Linker(self._engine)
         native.define_wasi()
         linker = wasmtime.Linker(self._engine)
-        shim = self._instantiate(native, wasmtime.Module(self._engine, router.shim(names)))
+        shim = self._instantiate(native, self._compiler.module(router.shim(names), "shim"))
         linker.define_instance(self._store, MODULE, shim)
+        if self._shared is not None:
+            self._define(linker, *self._shared.where, self._shared.memory)
+            if self._spawn is not None:
+                kind = wasmtime.FuncType([wasmtime.ValType.i32()], [wasmtime.ValType.i32()])
+                linker.define_func("wasi", "thread-spawn", kind, self._spawn)
         try:
             instance = self._instantiate(linker, self._module)
         except wasmtime.WasmtimeError as error:
             raise MalformedError(f"{self._what}: {error}".splitlines()[0]) from error
         self._exports = instance.exports(self._store)
-        memory = self._memory()
+        memory, shape = self._memory()
         joint = wasmtime.Linker(self._engine)
-        joint.define(self._store, "guest", "memory", memory)
+        if isinstance(memory, wasmtime.SharedMemory) and self._shared is not None:
+            self._define(joint, "guest", "memory", memory)
+            self._define(joint, "host", "table", self._shared.table)
+        else:
+            joint.define(self._store, "guest", "memory", memory)
         joint.define(self._store, "shim", "table", shim.exports(self._store)["table"])
         joint.define(self._store, "host", "call", self._host_function(wasi))
         for name in router.natives(names):
             joint.define(self._store, MODULE, name, native.get(self._store, MODULE, name))
-        linked = self._instantiate(joint, wasmtime.Module(self._engine, router.router(names)))
+        linked = self._instantiate(joint, self._compiler.module(router.router(names, shape), "router"))
         self._map(wasi, memory, linked.exports(self._store)["own"])
+
+    def _define(self, linker: wasmtime.Linker, module: str, name: str, memory: wasmtime.SharedMemory) -> None:
+        raw = Shared.extern(memory)
+        encoded = [module.encode(), name.encode()]
+        error = ffi.wasmtime_linker_define(
+            linker.ptr(),
+            self._store._context(),  # noqa: SLF001 - as everywhere here
+            encoded[0], len(encoded[0]), encoded[1], len(encoded[1]),
+            ctypes.byref(raw),
+        )  # fmt: skip
+        if error:  # type: ignore[truthy-bool]  # a null pointer is false
+            raise RuntimeError(f"shared memory: {wasmtime.WasmtimeError._from_ptr(error)}")  # noqa: SLF001 - as above
 
     def _imports(self) -> list[str]:
         """The WASI functions that the program wants. Raises MalformedError for imports that nobody can give it."""
         names: dict[str, None] = {}
         for wanted in self._module.imports:
             name = wanted.name or ""
+            if self._shared is not None and (
+                (wanted.module, name) == self._shared.where or (wanted.module, name) == ("wasi", "thread-spawn")
+            ):
+                continue
             if wanted.module != MODULE or name not in SIGNATURES:
                 raise MalformedError(f"{self._what}: imports {wanted.module}::{name}, which a Keep does not have")
             names[name] = None
         return list(names)
 
-    def _memory(self) -> wasmtime.Memory:
+    def _memory(self) -> tuple[wasmtime.Memory | wasmtime.SharedMemory, router.Shape]:
+        if self._shared is not None:
+            return self._shared.memory, router.Shape(shared=self._shared.limits)
         memory = self._exports.get("memory")
         if memory is None:  # every address of such a program is outside
-            return wasmtime.Memory(self._store, wasmtime.MemoryType(wasmtime.Limits(0, 0)))
-        if not isinstance(memory, wasmtime.Memory) or memory.type(self._store).is_64:
-            raise MalformedError(f"{self._what}: expected the export `memory` to be a memory with 32-bit addresses")
-        return memory
+            return wasmtime.Memory(self._store, wasmtime.MemoryType(wasmtime.Limits(0, 0))), router.Shape()
+        if not isinstance(memory, wasmtime.Memory):
+            raise MalformedError(f"{self._what}: expected the export `memory` to be a memory")
+        return memory, router.Shape(wide=memory.type(self._store).is_64)
 
     def _host_function(self, wasi: Wasi) -> wasmtime.Func:
         """The one function that the router calls."""
         operations = wasi.operations()
+        lock = wasi.waiter.lock
+
+        def call_locked(*arguments: object) -> int:
+            with lock or contextlib.nullcontext():
+                return call(*arguments)
 
         def call(_env: object, _caller: object, _values: object, _count: object) -> int:
             mailbox = wasi.mailbox
@@ -147,7 +256,7 @@ class Program:
                 return ctypes.cast(trap, ctypes.c_void_p).value or 0
             return 0
 
-        callback = _CALLBACK(call)
+        callback = _CALLBACK(call if lock is None else call_locked)
         kind = wasmtime.FuncType([], [])
         raw = ffi.wasmtime_func_t()
         ffi.wasmtime_func_new_unchecked(
@@ -161,7 +270,7 @@ class Program:
         self._keep += [callback, kind]
         return wasmtime.Func._from_raw(raw)  # noqa: SLF001 - see above
 
-    def _map(self, wasi: Wasi, memory: wasmtime.Memory, own: object) -> None:
+    def _map(self, wasi: Wasi, memory: wasmtime.Memory | wasmtime.SharedMemory, own: object) -> None:
         """Let Python see the router's memory, and the program's."""
         if not isinstance(own, wasmtime.Memory) or own.data_len(self._store) != router.ROUTER_PAGES * PAGE:
             raise RuntimeError("router: its memory is not what it exports")
@@ -169,15 +278,50 @@ class Program:
         view = memoryview((ctypes.c_uint8 * (router.ROUTER_PAGES * PAGE)).from_address(address)).cast("B")
         if bytes(view[router.MARK_OFFSET :][: len(router.MARK)]) != router.MARK:
             raise RuntimeError("router: what WebAssembly wrote is not where Python looks")
-        table = view[router.TABLE_OFFSET : router.TABLE_OFFSET + 4 * router.MAX_DESCRIPTORS].cast("I")
-        for number, entry in enumerate(wasi.table):
-            if entry:
-                table[number] = entry
-        wasi.mailbox, wasi.table = view[: 8 * router.MAILBOX_WORDS].cast("Q"), table
+        wasi.mailbox = view[: 8 * router.MAILBOX_WORDS].cast("Q")
+        wasi.memory = GuestMemory(self._locator(memory))
+        if self._shared is None:
+            table = view[router.TABLE_OFFSET : router.TABLE_OFFSET + 4 * router.MAX_DESCRIPTORS].cast("I")
+        else:
+            size = 4 * router.MAX_DESCRIPTORS
+            place = ctypes.addressof(self._shared.table.data_ptr().contents)
+            table = memoryview((ctypes.c_uint8 * size).from_address(place)).cast("B").cast("I")
+        wasi.adopt(table)
+
+    def _locator(self, memory: wasmtime.Memory | wasmtime.SharedMemory) -> Callable[[], int]:
+        """What answers the address of a memory at this moment."""
+        if isinstance(memory, wasmtime.SharedMemory):
+            place = ctypes.cast(ffi.wasmtime_sharedmemory_data(memory.ptr()), ctypes.c_void_p).value or 0
+            return lambda: place  # it never moves
         store, raw = self._store._context(), memory._memory  # noqa: SLF001 - data_ptr() is the same and slower
-        wasi.memory = GuestMemory(
-            lambda: ctypes.cast(ffi.wasmtime_memory_data(store, ctypes.byref(raw)), ctypes.c_void_p).value or 0
-        )
+        return lambda: ctypes.cast(ffi.wasmtime_memory_data(store, ctypes.byref(raw)), ctypes.c_void_p).value or 0
+
+    def run_thread(self, number: int, argument: int) -> None:
+        """Call what a thread begins with (wasi-threads). Raises as `run`, and Exit when it ends the program."""
+        entry = self._exports.get("wasi_thread_start")
+        if not isinstance(entry, wasmtime.Func):
+            raise MalformedError(f"{self._what}: expected an exported function `wasi_thread_start`")
+        self._guarded(lambda: entry(self._store, number, argument))
+
+    def invoke(self, name: str, arguments: Sequence[str]) -> tuple[str, ...]:
+        """Call the exported function `name` and answer what it returns, as text. Raises MalformedError, TrapError."""
+        self._initialize()
+        entry = self._exports.get(name)
+        if not isinstance(entry, wasmtime.Func):
+            known = [export.name for export in self._module.exports if isinstance(export.type, wasmtime.FuncType)]
+            raise MalformedError(f"{self._what}: exports no function `{name}`; it has {', '.join(known) or 'none'}")
+        kinds = [str(kind) for kind in entry.type(self._store).params]
+        if len(kinds) != len(arguments):
+            raise MalformedError(f"{self._what}: `{name}` takes {len(kinds)} arguments, found {len(arguments)}")
+        values = [_number(kind, text, name) for kind, text in zip(kinds, arguments, strict=True)]
+        results: list[object] = []
+        try:
+            self._guarded(lambda: results.append(entry(self._store, *values)))
+        except TypeError as error:
+            raise MalformedError(f"{self._what}: `{name}`: {error}") from error
+        (result,) = results
+        many = result if isinstance(result, list) else [] if result is None else [result]
+        return tuple(map(str, many))
 
     def run(self) -> int:
         """Call the entry point. Returns the exit code, 0 to 255.
@@ -221,7 +365,19 @@ class Program:
                 raise failure from None
             if not isinstance(error, wasmtime.Trap):
                 raise
-            raise TrapError(str(error)) from None
+            raise TrapError(str(error), fuel=error.trap_code is wasmtime.TrapCode.OUT_OF_FUEL) from None
 
 
-__all__ = ["Exit", "Interrupted", "Program", "TrapError", "compile_module", "new_engine"]
+def _number(kind: str, text: str, name: str) -> int | float:
+    """An argument of `--invoke`: numbers alone can be written on a command line."""
+    try:
+        if kind in {"i32", "i64"}:
+            return int(text, 0)
+        if kind in {"f32", "f64"}:
+            return float(text)
+    except ValueError as error:
+        raise MalformedError(f"`{name}`: expected a number ({kind}), found {text[:100]!r}") from error
+    raise MalformedError(f"`{name}`: takes a value of type {kind}, which cannot be written here")
+
+
+__all__ = ["Compiler", "Exit", "Interrupted", "Program", "Shared", "TrapError", "configuration", "new_engine"]

@@ -246,7 +246,7 @@ class OpenDirectory(Descriptor):
     def stat_path(self, path: str) -> Stat:
         return _resolve(self._directory, path).stat()
 
-    def readlink(self, path: str) -> NoReturn:
+    def readlink(self, path: str) -> bytes:
         _resolve(self._directory, path)
         raise Refused(Errno.INVAL)
 

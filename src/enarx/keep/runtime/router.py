@@ -12,10 +12,12 @@ which the program cannot reach: 0 operation (in) and errno (out), 1 token, 2 pag
 3.. arguments (in), and in word 3 a count or a new token (out). This costs 0.5 us where a host function made by
 wasmtime's public Python API costs 28. wasmtime's WASI finds the program's memory as the router's export "memory".
 
-Here is only text; `enarx.keep.runtime.engine` compiles and links it.
+A program with threads has a router in each of them, with a mailbox of its own; the table is then a memory that all
+share, and changed by atomic instructions alone. Here is only text; `enarx.keep.runtime.engine` compiles and links it.
 """
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from typing import Final
 
 from enarx.keep.runtime.abi import MODULE, SIGNATURES, Errno
@@ -25,6 +27,7 @@ PYTHON: Final = 0x8000_0000  # set in the entry of a descriptor that Python serv
 MAILBOX_WORDS: Final = 16
 TABLE_OFFSET: Final = 65536  # bytes into the router's memory; MAX_DESCRIPTORS entries of 4 bytes follow
 ROUTER_PAGES: Final = 2
+TABLE_PAGES: Final = 1  # of the table that threads share: it begins there at 0
 MARK: Final = b"enarx router"  # written by the router's data segment, read by Python: both look at one memory
 MARK_OFFSET: Final = 1024
 
@@ -46,6 +49,24 @@ _NEW_DESCRIPTOR_AT: Final = {"path_open": 8, "sock_accept": 2}  # position of th
 _SOCKETS: Final = frozenset({"sock_accept", "sock_recv", "sock_send", "sock_shutdown"})
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """The program's memory, as far as the router's text depends on it.
+
+    `wide` is whether its addresses have 64 bits (WASI's have 32: it reaches the first 4 GiB), `shared` the limits in
+    pages of a memory that threads share.
+    """
+
+    wide: bool = False
+    shared: tuple[int, int] | None = None
+
+    @property
+    def memory(self) -> str:
+        """Its type, as an import declares it."""
+        index = "i64 " if self.wide else ""
+        return f"{index}{self.shared[0]} {self.shared[1]} shared" if self.shared else f"{index}0"
+
+
 def shim(names: Sequence[str]) -> str:
     """The text of a module that exports `names` and calls the table entry of the same index."""
     parts = ["(module"]
@@ -60,10 +81,11 @@ def shim(names: Sequence[str]) -> str:
     return "\n".join(parts)
 
 
-def router(names: Sequence[str]) -> str:
-    """The text of the module that fills the table of `shim(names)`."""
+def router(names: Sequence[str], shape: Shape) -> str:
+    """The text of the module that fills the table of `shim(names)`, for a program with such a memory."""
     imports = [
-        '(import "guest" "memory" (memory $guest 0))',
+        f'(import "guest" "memory" (memory $guest {shape.memory}))',
+        *([f'(import "host" "table" (memory $shared {TABLE_PAGES} {TABLE_PAGES} shared))'] if shape.shared else []),
         f'(import "shim" "table" (table $table {len(names)} {len(names)} funcref))',
         '(import "host" "call" (func $call))',
         *(
@@ -75,7 +97,9 @@ def router(names: Sequence[str]) -> str:
         f"(func $f{index} {_parameters(name)} {_result(name)} {_body(name)})" for index, name in enumerate(names)
     ]
     entries = " ".join(f"$f{index}" for index in range(len(names)))
-    return "\n".join(["(module", *imports, _COMMON, *functions, f"(elem (table $table) (i32.const 0) func {entries}))"])
+    return "\n".join(
+        ["(module", *imports, _common(shape), *functions, f"(elem (table $table) (i32.const 0) func {entries}))"]
+    )
 
 
 def natives(names: Iterable[str]) -> list[str]:
@@ -124,7 +148,7 @@ def _by_descriptor(name: str) -> str:
     if name in _SOCKETS:
         parts.append(f"(i32.const {Errno.NOTSOCK:d})")
     elif name == "fd_close":
-        parts.append(f"(call $set (local.get $p0) (i32.const 0)) {_native(name, moved)}")
+        parts.append(f"(drop (call $take (local.get $p0))) {_native(name, moved)}")
     elif name in _NEW_DESCRIPTOR_AT:
         parts.append(_native_open(name, moved))
     else:
@@ -135,7 +159,8 @@ def _by_descriptor(name: str) -> str:
 def _python(name: str) -> str:
     call = _host(name, "(local.get $entry)")
     if name == "fd_close":
-        return f"(call $set (local.get $p0) (i32.const 0)) (return {call})"
+        call = _host(name, "(local.get $second)")
+        return f"(local.set $second (call $take (local.get $p0))) (if (i32.lt_s (local.get $second) (i32.const 0)) (then (return {call}))) (return (i32.const {Errno.BADF:d}))"
     if name in _NEW_DESCRIPTOR_AT:
         return f"""
     (local.set $answer {call})
@@ -144,7 +169,7 @@ def _python(name: str) -> str:
     (if (i32.lt_s (local.get $second) (i32.const 0)) (then
       (drop (call $host (i32.const {OPERATIONS.index("fd_close")}) (i32.wrap_i64 (i64.load $own offset=24 (i32.const 0)))))
       (return (i32.const {Errno.MFILE:d}))))
-    (i32.store $guest (local.get $p{_NEW_DESCRIPTOR_AT[name]}) (local.get $second))
+    (call $put (local.get $p{_NEW_DESCRIPTOR_AT[name]}) (i64.extend_i32_u (local.get $second)))
     (return (i32.const 0))"""
     return f"(return {call})"
 
@@ -153,11 +178,11 @@ def _native_open(name: str, moved: dict[int, str]) -> str:
     address = f"(local.get $p{_NEW_DESCRIPTOR_AT[name]})"
     return f"""(local.set $answer {_native(name, moved)})
   (if (i32.eqz (local.get $answer)) (then
-    (local.set $second (call $allocate (i32.add (i32.const 1) (i32.load $guest {address}))))
+    (local.set $second (call $allocate (i32.add (i32.const 1) (i32.wrap_i64 (call $get {address})))))
     (if (i32.lt_s (local.get $second) (i32.const 0)) (then
-      (drop (call $native_fd_close (i32.load $guest {address})))
+      (drop (call $native_fd_close (i32.wrap_i64 (call $get {address}))))
       (return (i32.const {Errno.MFILE:d}))))
-    (i32.store $guest {address} (local.get $second))))
+    (call $put {address} (i64.extend_i32_u (local.get $second)))))
   (local.get $answer)"""
 
 
@@ -173,15 +198,15 @@ def _transfer(name: str) -> str:
     (then (return (i32.const {Errno.FAULT:d}))))
   (if (i32.eq (local.get $p2) (i32.const 1))
     (then
-      (i64.store $own offset=24 (i32.const 0) (i64.load32_u $guest (local.get $p1)))
-      (i64.store $own offset=32 (i32.const 0) (i64.load32_u $guest offset=4 (local.get $p1)))
+      (i64.store $own offset=24 (i32.const 0) (call $get (local.get $p1)))
+      (i64.store $own offset=32 (i32.const 0) (call $get (i32.add (local.get $p1) (i32.const 4))))
       (local.set $answer (call $host (i32.const {one}) (local.get $entry))))
     (else
       (i64.store $own offset=24 (i32.const 0) (i64.extend_i32_u (local.get $p1)))
       (i64.store $own offset=32 (i32.const 0) (i64.extend_i32_u (local.get $p2)))
       (local.set $answer (call $host (i32.const {many}) (local.get $entry)))))
   (if (i32.eqz (local.get $answer)) (then
-    (i64.store32 $guest (local.get $p3) (i64.load $own offset=24 (i32.const 0)))))
+    (call $put (local.get $p3) (i64.load $own offset=24 (i32.const 0)))))
   (local.get $answer)"""
 
 
@@ -203,32 +228,46 @@ def _native(name: str, moved: dict[int, str] | None = None) -> str:
     return f"(call $native_{name} {' '.join(arguments)})"
 
 
-_COMMON: Final = f"""
+def _common(shape: Shape) -> str:
+    """What every router has: access to the program's memory, the descriptor table, and the call to Python."""
+    address = "(i64.extend_i32_u (local.get $address))" if shape.wide else "(local.get $address)"
+    pages = "(memory.size $guest)" if shape.wide else "(i64.extend_i32_u (memory.size $guest))"
+    place = f"offset={TABLE_OFFSET} (i32.shl (local.get $fd) (i32.const 2))"
+    if shape.shared:
+        place = "(i32.shl (local.get $fd) (i32.const 2))"
+        look, put = f"(i32.atomic.load $shared {place})", f"(i32.atomic.store $shared {place} (local.get $entry))"
+        take = f"(i32.atomic.rmw.xchg $shared {place} (i32.const 0))"
+        claim = f"(i32.eqz (i32.atomic.rmw.cmpxchg $shared {place} (i32.const 0) (local.get $entry)))"
+    else:
+        look, put = f"(i32.load $own {place})", f"(i32.store $own {place} (local.get $entry))"
+        take = f"(call $lookup (local.get $fd)) (i32.store $own {place} (i32.const 0))"
+        claim = "(i32.eqz (call $lookup (local.get $fd)))"
+    return f"""
 (export "memory" (memory $guest))
 (memory $own (export "own") {ROUTER_PAGES} {ROUTER_PAGES})
 (data (memory $own) (i32.const {MARK_OFFSET}) "{MARK.decode()}")
+(func $get (param $address i32) (result i64) (i64.load32_u $guest {address}))
+(func $put (param $address i32) (param $value i64) (i64.store32 $guest {address} (local.get $value)))
 (func $lookup (param $fd i32) (result i32)
-  (if (result i32) (i32.lt_u (local.get $fd) (i32.const {MAX_DESCRIPTORS}))
-    (then (i32.load $own offset={TABLE_OFFSET} (i32.shl (local.get $fd) (i32.const 2))))
-    (else (i32.const 0))))
-(func $set (param $fd i32) (param $entry i32)
-  (i32.store $own offset={TABLE_OFFSET} (i32.shl (local.get $fd) (i32.const 2)) (local.get $entry)))
+  (if (result i32) (i32.lt_u (local.get $fd) (i32.const {MAX_DESCRIPTORS})) (then {look}) (else (i32.const 0))))
+(func $set (param $fd i32) (param $entry i32) {put})
+(func $take (param $fd i32) (result i32) {take})
 (func $allocate (param $entry i32) (result i32) (local $fd i32)
   (loop $next
-    (if (i32.eqz (call $lookup (local.get $fd))) (then
-      (call $set (local.get $fd) (local.get $entry)) (return (local.get $fd))))
+    (if {claim} (then (call $set (local.get $fd) (local.get $entry)) (return (local.get $fd))))
     (local.set $fd (i32.add (local.get $fd) (i32.const 1)))
     (br_if $next (i32.lt_u (local.get $fd) (i32.const {MAX_DESCRIPTORS}))))
   (i32.const -1))
 (func $outside (param $address i32) (param $length i64) (result i32)
   (i64.gt_u (i64.add (i64.extend_i32_u (local.get $address)) (local.get $length))
-            (i64.shl (i64.extend_i32_u (memory.size $guest)) (i64.const 16))))
+            (i64.shl {pages} (i64.const 16))))
 (func $host (param $operation i32) (param $entry i32) (result i32)
   (i64.store $own (i32.const 0) (i64.extend_i32_u (local.get $operation)))
   (i64.store $own offset=8 (i32.const 0) (i64.extend_i32_u (i32.and (local.get $entry) (i32.const 0x7fffffff))))
-  (i64.store $own offset=16 (i32.const 0) (i64.extend_i32_u (memory.size $guest)))
+  (i64.store $own offset=16 (i32.const 0) {pages})
   (call $call)
   (i32.wrap_i64 (i64.load $own (i32.const 0))))"""
+
 
 _RENUMBER: Final = f"""(local $from i32) (local $to i32)
   (local.set $from (call $lookup (local.get $p0)))
@@ -239,5 +278,5 @@ _RENUMBER: Final = f"""(local $from i32) (local $to i32)
     (then (drop (call $host (i32.const {OPERATIONS.index("fd_close")}) (local.get $to))))
     (else (drop (call $native_fd_close (i32.sub (local.get $to) (i32.const 1))))))
   (call $set (local.get $p1) (local.get $from))
-  (call $set (local.get $p0) (i32.const 0))
+  (drop (call $take (local.get $p0)))
   (i32.const 0)"""

@@ -10,56 +10,39 @@ import select
 import socket
 import ssl
 import time
-from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from enarx.errors import ConflictError, MalformedError, UnavailableError, UntrustedError
-from enarx.keep.config import Connect, File, Listen, Standard
+from enarx.errors import (
+    ConflictError,
+    EnarxError,
+    MalformedError,
+    RejectedError,
+    UnavailableError,
+    UntrustedError,
+)
+from enarx.keep.config import Connect, Level, Listen
 from enarx.keep.runtime.abi import NONBLOCK
-from enarx.keep.runtime.descriptors import Descriptor, Null
-from enarx.keep.runtime.streams import BACKLOG, Input, Listener, Stdio, Stream, output
-from enarx.keep.runtime.tls import TlsIdentity, TlsStream, accepted, client_context, server_context
+from enarx.keep.runtime.descriptors import Listening
+from enarx.keep.runtime.log import Log
+from enarx.keep.runtime.streams import BACKLOG, Listener, Stream
+from enarx.keep.runtime.tls import Contexts, TlsStream, accepted
 from enarx.keep.runtime.waiting import Waiter
 
 CONNECT_SECONDS: Final = 30.0  # for name, connection and handshake together
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listening:
-    """A listener that is open: where, and what it speaks."""
-
-    name: str
-    prot: str
-    addr: str
-    port: int
-
-
 class Opener:
     """Opens the descriptors of one program."""
 
-    def __init__(self, stdio: Stdio, identity: TlsIdentity | None, roots_pem: bytes | None, waiter: Waiter) -> None:
-        self._stdio, self._identity, self._roots, self._waiter = stdio, identity, roots_pem, waiter
-        self._server: ssl.SSLContext | None = None
-        self._client: ssl.SSLContext | None = None
+    def __init__(self, contexts: Contexts | None, waiter: Waiter, log: Log) -> None:
+        self._contexts, self._waiter, self._log = contexts, waiter, log
         self.listening: list[Listening] = []
+        self.listeners: list[Listener] = []
 
-    def open(self, file: File) -> Descriptor:
-        """Raises UnavailableError, ConflictError, UntrustedError or MalformedError, naming the file."""
-        if isinstance(file, Listen):
-            return self._listen(file)
-        if isinstance(file, Connect):
-            return self._connect(file)
-        return self._standard(file)
-
-    def _standard(self, file: Standard) -> Descriptor:
-        if file.kind == "stdin" and self._stdio.stdin is not None:
-            return Input(self._stdio.stdin, self._waiter)
-        if file.kind == "stdout":
-            return output(self._stdio.stdout, self._waiter)
-        if file.kind == "stderr":
-            return output(self._stdio.stderr, self._waiter)
-        return Null()
+    def open(self, file: Listen | Connect) -> Listener | Stream:
+        """Raises UnavailableError, ConflictError, UntrustedError, RejectedError or MalformedError, naming the file."""
+        return self._listen(file) if isinstance(file, Listen) else self._connect(file)
 
     def _listen(self, file: Listen) -> Listener:
         where = f"{file.name}: cannot listen on {file.addr} port {file.port}"
@@ -81,29 +64,67 @@ class Opener:
             kind = ConflictError if error.errno == errno.EADDRINUSE else UnavailableError
             raise kind(f"{where}: {error.strerror}") from error
         self.listening.append(Listening(name=file.name, prot=file.prot, addr=file.addr, port=sock.getsockname()[1]))
+        made = self._listener(file, sock)
+        self.listeners.append(made)
+        return made
+
+    def _listener(self, file: Listen, sock: socket.socket) -> Listener:
         if file.prot == "tcp":
-            return Listener(sock, self._waiter, Stream)
-        if self._server is None:
-            self._server = server_context(self._require_identity(file))
+
+            def plain(connection: socket.socket, waiter: Waiter, flags: int) -> Stream:
+                self._log.say("info", "accepted", f"{file.name}: a connection from {peer_name(connection)}")
+                return Stream(connection, waiter, flags)
+
+            return Listener(sock, self._waiter, plain)
+        contexts = self._require_contexts(file)
+        contexts.server(file.peers)  # what is wrong with it is said now
+        admit = contexts.admission(file.peers, "client")
+
+        def encrypted(connection: socket.socket, waiter: Waiter, flags: int) -> Stream | None:
+            who = peer_name(connection)
+            try:
+                context = contexts.server(file.peers)
+            except UnavailableError as error:
+                self._log.say("error", "refused", f"{file.name}: refused {who}: {error}")
+                return None
+            self._log.say("info", "accepted", f"{file.name}: a connection from {who}")
+            level: Level = "info" if admit is None and file.peers.client == "none" else "warn"
+            note = partial(self._note, level, f"{file.name}: {who}")
+            return accepted(context, connection, waiter, flags, admit=admit, note=note)
+
         # like the originals, whose programs may rely on it: TLS listeners begin non-blocking, TCP ones do not
-        return Listener(sock, self._waiter, partial(accepted, self._server), NONBLOCK)
+        return Listener(sock, self._waiter, encrypted, NONBLOCK)
+
+    def _note(self, level: Level, who: str, text: str) -> None:
+        self._log.say(level, "refused", f"{who}: {text}")
 
     def _connect(self, file: Connect) -> Stream:
         deadline = time.monotonic() + CONNECT_SECONDS
         sock = self._reach(file, deadline)
         if file.prot == "tcp":
             return Stream(sock, self._waiter)
-        if self._client is None:
-            self._client = client_context(self._require_identity(file), self._roots)
-        tls = self._client.wrap_socket(
+        contexts = self._require_contexts(file)
+        tls = contexts.client(file.peers).wrap_socket(
             sock, server_hostname=file.host, do_handshake_on_connect=False, suppress_ragged_eofs=False
         )
         try:
             self._handshake(tls, file, deadline)
+            self._judge(tls, file, contexts)
         except BaseException:
             tls.close()
             raise
         return TlsStream(tls, self._waiter)
+
+    def _judge(self, tls: ssl.SSLSocket, file: Connect, contexts: Contexts) -> None:
+        admit = contexts.admission(file.peers, "server")
+        where = f"{file.name}: TLS with {file.host} port {file.port}"
+        try:
+            if admit is not None:
+                admit(tls)
+        except RejectedError as error:
+            raise RejectedError(f"{where}: {error}", reasons=error.reasons) from error
+        except EnarxError as error:
+            raise type(error)(f"{where}: {error}") from error
 
     def _reach(self, file: Connect, deadline: float) -> socket.socket:
         host = "127.0.0.1" if file.host == "localhost" else file.host
@@ -145,10 +166,19 @@ class Opener:
             if not self._waiter.poll({tls.fileno(): events}, deadline):
                 raise UnavailableError(f"{where}: no answer within {CONNECT_SECONDS:.0f} seconds")
 
-    def _require_identity(self, file: File) -> TlsIdentity:
-        if self._identity is None:
+    def _require_contexts(self, file: Listen | Connect) -> Contexts:
+        if self._contexts is None:
             raise MalformedError(f'{file.name}: prot = "tls" needs a certificate, and this Keep has none')
-        return self._identity
+        return self._contexts
+
+
+def peer_name(connection: socket.socket) -> str:
+    """The address at the other end, as text; "somebody" when it has already gone."""
+    try:
+        host, port, *_ = connection.getpeername()
+    except (OSError, ValueError):
+        return "somebody"
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _is_connected(sock: socket.socket) -> bool:

@@ -1,151 +1,23 @@
-"""Standard streams and plain TCP: descriptors over those of the operating system.
+"""Plain TCP: descriptors over sockets of the operating system.
 
 Sockets are never blocking towards the operating system; a program that wants to block waits in
-`enarx.keep.runtime.waiting`, where it can be interrupted. Standard streams belong to whoever started the Keep:
-their mode is not changed, so reads and writes are preceded by a wait instead.
+`enarx.keep.runtime.waiting`, where it can be interrupted.
 """
 
-import fcntl
 import os
 import select
 import socket
-import stat
-import struct
-import termios
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Final, Self
+from typing import Final
 
 from enarx.keep.runtime.abi import FD_READ, NONBLOCK, SHUT_RD, SHUT_WR, Errno, FileType, Refused, Right
 from enarx.keep.runtime.descriptors import Descriptor
+from enarx.keep.runtime.stdio import available
 from enarx.keep.runtime.waiting import Waiter
 
-Output = int | Callable[[bytes], object] | None
-
 BACKLOG: Final = 1024  # connections that the operating system holds until the program accepts them
-PIECE: Final = 65536  # bytes given at once to an output that is a function
 
 _HOW: Final = {SHUT_RD: socket.SHUT_RD, SHUT_WR: socket.SHUT_WR, SHUT_RD | SHUT_WR: socket.SHUT_RDWR}
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Stdio:
-    """What stands behind the kinds `stdin`, `stdout` and `stderr`.
-
-    An input is a descriptor of this process, or None for one that is always at its end. An output is a descriptor,
-    a function that takes each piece of bytes in order (called in the program's thread, may block), or None to
-    swallow everything. Descriptors stay open and keep their mode.
-    """
-
-    stdin: int | None = None
-    stdout: Output = None
-    stderr: Output = None
-
-    @classmethod
-    def inherited(cls) -> Self:
-        """The streams of this process."""
-        return cls(stdin=0, stdout=1, stderr=2)
-
-
-class Input(Descriptor):
-    """Standard input over a descriptor of this process."""
-
-    __slots__ = ("_fd", "_regular", "_waiter", "filetype")
-    rights = Right.FD_READ | Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE
-
-    def __init__(self, fd: int, waiter: Waiter) -> None:
-        super().__init__()
-        self._fd, self._waiter = fd, waiter
-        self._regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        self.filetype = FileType.CHARACTER_DEVICE if os.isatty(fd) else FileType.UNKNOWN
-
-    def read(self, buffer: memoryview) -> int:
-        return self.readv([buffer])
-
-    def readv(self, buffers: Sequence[memoryview]) -> int:
-        if not any(map(len, buffers)):
-            return 0
-        while True:
-            if not self._regular:
-                self._wait()
-            try:
-                return os.readv(self._fd, buffers)
-            except BlockingIOError:
-                continue  # somebody else who shares this descriptor was faster
-
-    def _wait(self) -> None:
-        if self.flags & NONBLOCK and not self._waiter.poll({self._fd: select.POLLIN}, 0):
-            raise Refused(Errno.AGAIN)
-        self._waiter.wait(self._fd, select.POLLIN)
-
-    def pollable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def wants(self, kind: int) -> int:
-        return select.POLLIN if kind == FD_READ else select.POLLOUT
-
-    def confirm(self, kind: int) -> int | None:
-        del kind
-        return available(self._fd)
-
-
-class FileOutput(Descriptor):
-    """Standard output or error over a descriptor of this process."""
-
-    __slots__ = ("_fd", "_piece", "_waiter", "filetype")
-    rights = Right.FD_WRITE | Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE
-
-    def __init__(self, fd: int, waiter: Waiter) -> None:
-        super().__init__()
-        self._fd, self._waiter = fd, waiter
-        self.filetype = FileType.CHARACTER_DEVICE if os.isatty(fd) else FileType.UNKNOWN
-        # poll(2) promises room for PIPE_BUF bytes; more could block where no interrupt reaches
-        regular = stat.S_ISREG(os.fstat(fd).st_mode)
-        self._piece = None if regular else select.PIPE_BUF
-
-    def write(self, buffer: memoryview) -> int:
-        if self._piece is None:
-            return os.write(self._fd, buffer)
-        taken = 0
-        while taken < len(buffer):
-            if self.flags & NONBLOCK and not self._waiter.poll({self._fd: select.POLLOUT}, 0):
-                if taken:
-                    break
-                raise Refused(Errno.AGAIN)
-            self._waiter.wait(self._fd, select.POLLOUT)
-            try:
-                taken += os.write(self._fd, buffer[taken : taken + self._piece])
-            except BlockingIOError:
-                continue  # somebody else who shares this descriptor was faster
-        return taken
-
-    def pollable(self) -> bool:
-        return True
-
-    def fileno(self) -> int:
-        return self._fd
-
-    def wants(self, kind: int) -> int:
-        return select.POLLIN if kind == FD_READ else select.POLLOUT
-
-
-class FunctionOutput(Descriptor):
-    """Standard output or error that a function takes: the Keep's channel, a test."""
-
-    __slots__ = ("_take",)
-    rights = FileOutput.rights
-
-    def __init__(self, take: Callable[[bytes], object]) -> None:
-        super().__init__()
-        self._take = take
-
-    def write(self, buffer: memoryview) -> int:
-        for start in range(0, len(buffer), PIECE):
-            self._take(bytes(buffer[start : start + PIECE]))
-        return len(buffer)
 
 
 class Stream(Descriptor):
@@ -241,9 +113,9 @@ class Stream(Descriptor):
 
 
 class Listener(Descriptor):
-    """A listening socket; `wrap` makes the program's descriptor of each connection."""
+    """A listening socket; `wrap` makes the program's descriptor of each connection, or refuses it with None."""
 
-    __slots__ = ("_sock", "_waiter", "_wrap")
+    __slots__ = ("_quiet", "_sock", "_waiter", "_wrap")
     filetype = FileType.SOCKET_STREAM
     rights = (
         Right.FD_READ | Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE | Right.SOCK_ACCEPT
@@ -254,12 +126,13 @@ class Listener(Descriptor):
         self,
         sock: socket.socket,
         waiter: Waiter,
-        wrap: Callable[[socket.socket, Waiter, int], Stream],
+        wrap: Callable[[socket.socket, Waiter, int], Stream | None],
         flags: int = 0,
     ) -> None:
         super().__init__(flags)
         sock.setblocking(False)
         self._sock, self._waiter, self._wrap = sock, waiter, wrap
+        self._quiet: socket.socket | None = None
 
     def accept(self, flags: int) -> Descriptor:
         if flags & ~NONBLOCK:
@@ -267,12 +140,28 @@ class Listener(Descriptor):
         while True:
             try:
                 connection, _ = self._sock.accept()
-            except BlockingIOError:
+            except OSError as error:
+                if not isinstance(error, BlockingIOError) and self._quiet is None:
+                    raise
                 if self.flags & NONBLOCK:
                     raise Refused(Errno.AGAIN) from None
                 self._waiter.wait(self._sock.fileno(), select.POLLIN)
                 continue
-            return self._wrap(connection, self._waiter, flags)
+            made = self._wrap(connection, self._waiter, flags)
+            if made is not None:
+                return made
+            connection.close()
+
+    def silence(self) -> None:
+        """Accept nobody from now on, without the program noticing: it waits for a client that never comes.
+
+        The same descriptor of this process then means a socket on which nothing ever happens. From any thread.
+        """
+        if self._quiet is None and self._sock.fileno() >= 0:
+            here, self._quiet = socket.socketpair()
+            with here:
+                self._waiter.quiet.add(self._sock.fileno())
+                os.dup2(here.fileno(), self._sock.fileno(), inheritable=False)
 
     def read(self, buffer: memoryview) -> int:
         del buffer
@@ -283,7 +172,10 @@ class Listener(Descriptor):
         raise Refused(Errno.NOTCONN)
 
     def close(self) -> None:
+        self._waiter.quiet.discard(self._sock.fileno())
         self._sock.close()
+        if self._quiet is not None:
+            self._quiet.close()
 
     def pollable(self) -> bool:
         return True
@@ -293,23 +185,6 @@ class Listener(Descriptor):
 
     def wants(self, kind: int) -> int:
         return select.POLLIN if kind == FD_READ else select.POLLOUT
-
-
-def output(target: Output, waiter: Waiter) -> Descriptor:
-    """The descriptor of a standard output."""
-    if target is None:
-        return FunctionOutput(lambda _: None)
-    return FileOutput(target, waiter) if isinstance(target, int) else FunctionOutput(target)
-
-
-def available(fd: int) -> int:
-    """Bytes that can be read at once, at least 1: after an event there is something, if only the end (FIONREAD)."""
-    answer = bytearray(4)
-    try:
-        fcntl.ioctl(fd, termios.FIONREAD, answer)
-    except OSError:
-        return 1
-    return max(1, int(struct.unpack("<i", answer)[0]))
 
 
 def _fill(read: Callable[[memoryview], int], buffers: Sequence[memoryview]) -> int:

@@ -10,21 +10,29 @@ the socket is full the record counts as written, a copy is kept, and `enarx.keep
 """
 
 import contextlib
+import hashlib
 import os
 import select
 import socket
 import ssl
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Final
+from datetime import datetime
+from typing import Final, Literal
 
+from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
-from enarx.errors import MalformedError
+from enarx.attested import relying
+from enarx.errors import EnarxError, MalformedError, UnavailableError, UntrustedError
+from enarx.keep.config import Peers
 from enarx.keep.runtime.abi import FD_READ, FD_WRITE, NONBLOCK, SHUT_RD, SHUT_WR, Errno, Refused
 from enarx.keep.runtime.streams import Stream
 from enarx.keep.runtime.waiting import Waiter
 from enarx.pki import keys
+from enarx.pki.certificate import certificates_from_pem
 
 RECORD: Final = 16384  # bytes of plaintext in a record, at most (RFC 8446, 5.1)
 
@@ -35,6 +43,116 @@ class TlsIdentity:
 
     chain_pem: bytes
     key: EllipticCurvePrivateKey = field(repr=False)
+
+
+class LiveIdentity:
+    """The identity of this moment. Renewal replaces it, from any thread, while connections live on.
+
+    Handshakes that begin later show the new certificate; who has shaken hands is not asked again. When the last
+    certificate has ended and no new one came, `require` refuses.
+    """
+
+    def __init__(self, identity: TlsIdentity) -> None:
+        self._lock = threading.Lock()
+        self._current, self._ends, self._generation = identity, _end_of(identity.chain_pem), 0
+
+    def replace(self, identity: TlsIdentity) -> None:
+        """Raises MalformedError when key and chain do not belong together; the old identity then stays."""
+        server_context(identity)
+        ends = _end_of(identity.chain_pem)
+        with self._lock:
+            self._current, self._ends, self._generation = identity, ends, self._generation + 1
+
+    @property
+    def current(self) -> TlsIdentity:
+        with self._lock:
+            return self._current
+
+    def require(self, at: datetime) -> tuple[TlsIdentity, int]:
+        """The identity and how often it was replaced. Raises UnavailableError from the end of its certificate on."""
+        with self._lock:
+            if at >= self._ends:
+                raise UnavailableError(f"the certificate ended at {self._ends:%Y-%m-%dT%H:%M:%SZ} and was not renewed")
+            return self._current, self._generation
+
+
+def _end_of(chain_pem: bytes) -> datetime:
+    """The earliest end in a chain."""
+    try:
+        chain = x509.load_pem_x509_certificates(chain_pem)
+    except ValueError as error:
+        raise MalformedError("TLS identity: expected certificates in PEM") from error
+    return min(certificate.not_valid_after_utc for certificate in chain)
+
+
+class Contexts:
+    """The TLS contexts of one program: by what an entry of `files` asks of its peers, and by identity."""
+
+    def __init__(
+        self, identity: LiveIdentity, roots_pem: bytes | None, read: Callable[[str], bytes], now: Callable[[], datetime]
+    ) -> None:
+        """`read` gives the PEM text of an entry of `roots`; `roots_pem` holds where an entry has none."""
+        self._identity, self._roots, self._read, self._now = identity, roots_pem, read, now
+        self._made: dict[tuple[str, Peers], tuple[int, ssl.SSLContext]] = {}
+
+    def server(self, peers: Peers) -> ssl.SSLContext:
+        """For a handshake that begins now. Raises UnavailableError when the certificate has ended."""
+        return self._get("server", peers)
+
+    def client(self, peers: Peers) -> ssl.SSLContext:
+        """As `server`, for a connection that we make."""
+        return self._get("client", peers)
+
+    def _get(self, side: str, peers: Peers) -> ssl.SSLContext:
+        identity, generation = self._identity.require(self._now())
+        found = self._made.get((side, peers))
+        if found is None or found[0] != generation:
+            made = self._server(identity, peers) if side == "server" else self._client(identity, peers)
+            if peers.alpn:
+                made.set_alpn_protocols(list(peers.alpn))
+            found = self._made[side, peers] = generation, made
+        return found[1]
+
+    def _server(self, identity: TlsIdentity, peers: Peers) -> ssl.SSLContext:
+        context = server_context(identity)
+        if peers.client != "none":
+            context.verify_mode = ssl.CERT_REQUIRED
+            _trust(context, self._anchors(peers))
+        return context
+
+    def _client(self, identity: TlsIdentity, peers: Peers) -> ssl.SSLContext:
+        context = client_context(identity, self._anchors(peers) if peers.roots else self._roots)
+        if peers.attestation is not None:
+            context.check_hostname = False  # the peer's workload counts, its name does not
+        elif peers.pins and not peers.roots:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE  # its key is compared, and nothing else is asked
+        return context
+
+    def _anchors(self, peers: Peers) -> bytes:
+        return b"\n".join(self._read(root) for root in peers.roots)
+
+    def admission(self, peers: Peers, side: Literal["server", "client"]) -> Callable[[ssl.SSLSocket], None] | None:
+        """What judges a peer on that side after its handshake; raises UntrustedError or RejectedError. None: nothing."""
+        if not peers.pins and peers.attestation is None:
+            return None
+        expectation = peers.attestation
+        anchors = None if expectation is None else certificates_from_pem(self._anchors(peers), "roots")
+
+        def judge(connection: ssl.SSLSocket) -> None:
+            chain = relying.peer_chain(connection)
+            if peers.pins and (not chain or key_digest(chain[0]) not in peers.pins):
+                raise UntrustedError("its key is not one of `pins`")
+            if expectation is not None and anchors is not None:
+                relying.judge_peer(chain, anchors, expectation, self._now(), side=side)
+
+        return judge
+
+
+def key_digest(certificate: bytes) -> bytes:
+    """SHA-256 of the SubjectPublicKeyInfo of a DER certificate."""
+    key = x509.load_der_x509_certificate(certificate).public_key()
+    return hashlib.sha256(key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)).digest()
 
 
 def server_context(identity: TlsIdentity) -> ssl.SSLContext:
@@ -53,12 +171,17 @@ def client_context(identity: TlsIdentity, roots_pem: bytes | None) -> ssl.SSLCon
     if roots_pem is None:
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
-        try:
-            context.load_verify_locations(cadata=roots_pem.decode("ascii"))
-        except (ssl.SSLError, ValueError) as error:
-            raise MalformedError("roots: expected PEM certificates") from error
+        _trust(context, roots_pem)
     _load(context, identity)
     return context
+
+
+def _trust(context: ssl.SSLContext, roots_pem: bytes) -> None:
+    try:
+        context.load_verify_locations(cadata=roots_pem.decode("ascii"))
+    except (ssl.SSLError, ValueError) as error:
+        raise MalformedError("roots: expected PEM certificates") from error
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # whoever names an intermediate trusts what it issued
 
 
 def _load(context: ssl.SSLContext, identity: TlsIdentity) -> None:
@@ -72,17 +195,31 @@ def _load(context: ssl.SSLContext, identity: TlsIdentity) -> None:
     except ssl.SSLError as error:
         raise MalformedError(f"TLS identity: key and certificate chain do not fit: {error.reason}") from error
     finally:
+        os.ftruncate(descriptor, 0)
         os.close(descriptor)
 
 
 class TlsStream(Stream):
     """A connection whose bytes are encrypted on the network and plain for the program."""
 
-    __slots__ = ("_ahead", "_closed", "_events", "_goodbye", "_over", "_owed", "_read_shut", "_tls", "_write_shut")
+    __slots__ = (
+        "_admit", "_ahead", "_closed", "_events", "_goodbye", "_note", "_over", "_owed", "_read_shut", "_tls",
+        "_write_shut",
+    )  # fmt: skip
 
-    def __init__(self, tls: ssl.SSLSocket, waiter: Waiter, flags: int = 0) -> None:
+    def __init__(
+        self,
+        tls: ssl.SSLSocket,
+        waiter: Waiter,
+        flags: int = 0,
+        *,
+        admit: Callable[[ssl.SSLSocket], None] | None = None,
+        note: Callable[[str], None] | None = None,
+    ) -> None:
+        """`admit` judges the peer before a byte passes; `note` is told when it refuses, or the handshake fails."""
         super().__init__(tls, waiter, flags)
         self._tls = tls
+        self._admit, self._note = admit, note
         self._ahead = b""  # read for a peek or a poll, not yet by the program
         self._owed = b""  # at most one record: written for the program, not yet taken by the socket
         self._goodbye = b""  # of close_notify, what the socket did not take
@@ -124,6 +261,8 @@ class TlsStream(Stream):
         if self._owed:
             self.settle()
         try:
+            if self._admit is not None:
+                self._judge()
             count = self._tls.read(len(buffer), buffer)
         except ssl.SSLWantReadError:
             self._events[FD_READ] = select.POLLIN
@@ -135,7 +274,8 @@ class TlsStream(Stream):
             return 0
         except ssl.SSLEOFError:
             raise Refused(Errno.CONNRESET) from None
-        except ssl.SSLError:
+        except ssl.SSLError as error:
+            self._failed(error)
             raise Refused(Errno.IO) from None
         except ValueError:  # never connected, or both sides have said goodbye
             return 0
@@ -155,30 +295,51 @@ class TlsStream(Stream):
     def write(self, buffer: memoryview) -> int:
         if self._write_shut:
             raise Refused(Errno.PIPE)
+        self._wait_for_admission()
         taken = 0
         while taken < len(buffer):
             if self._owed and not self._pay(quietly=bool(taken)):
                 return taken
-            piece = buffer[taken : taken + RECORD]
-            try:
-                taken += self._tls.write(piece)
-            except ssl.SSLWantWriteError:
-                self._owed = bytes(piece)
-                self._events[FD_WRITE] = select.POLLOUT
-                self.waiter.owe(self)
-                taken += len(piece)
-            except ssl.SSLWantReadError:  # the handshake waits for the peer; nothing of ours is on its way
-                self._events[FD_WRITE] = select.POLLIN
+            count = self._write(buffer[taken : taken + RECORD])
+            taken += max(count, 0)
+            if count < 0:  # the handshake waits for the peer; nothing of ours is on its way
                 if taken:
                     return taken
                 self.block(select.POLLIN)
-            except ssl.SSLError:
-                raise Refused(Errno.IO) from None
-            except ValueError:
-                raise Refused(Errno.NOTCONN) from None
         if self._owed and not self.flags & NONBLOCK:
             self._pay(quietly=True)
         return taken
+
+    def _write(self, piece: memoryview) -> int:
+        """Bytes written or owed from now on, or -1 when the peer has to say something first."""
+        try:
+            return self._tls.write(piece)
+        except ssl.SSLWantWriteError:
+            self._owed = bytes(piece)
+            self._events[FD_WRITE] = select.POLLOUT
+            self.waiter.owe(self)
+            return len(piece)
+        except ssl.SSLWantReadError:
+            self._events[FD_WRITE] = select.POLLIN
+            return -1
+        except ssl.SSLError as error:
+            self._failed(error)
+            raise Refused(Errno.IO) from None
+        except ValueError:
+            raise Refused(Errno.NOTCONN) from None
+
+    def _wait_for_admission(self) -> None:
+        """Nothing is written, nor owed, to a peer that was not judged."""
+        while self._admit is not None:
+            try:
+                self._judge()
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                wanted = select.POLLIN if isinstance(error, ssl.SSLWantReadError) else select.POLLOUT
+                self._events[FD_WRITE] = wanted
+                self.block(wanted)
+            except ssl.SSLError as error:
+                self._failed(error)
+                raise Refused(Errno.IO) from None
 
     def writev(self, buffers: Sequence[memoryview]) -> int:
         if sum(map(len, buffers)) <= RECORD:  # a header and a short body make one record
@@ -229,6 +390,31 @@ class TlsStream(Stream):
         self._owed = self._goodbye = b""
         if self._closed:
             self._tls.close()
+
+    # -- the handshake
+
+    def _judge(self) -> None:
+        """Finish the handshake, then ask whether this peer is admitted; once refused it stays so."""
+        self._tls.do_handshake()
+        if self._admit is None:
+            return
+        try:
+            self._admit(self._tls)
+        except EnarxError as error:
+            self._admit = _barred
+            self._tell(f"refused: {error}")
+            with contextlib.suppress(OSError):
+                socket.socket.shutdown(self._tls, socket.SHUT_RDWR)
+            raise Refused(Errno.CONNRESET) from None
+        self._admit = None
+
+    def _failed(self, error: ssl.SSLError) -> None:
+        if self._tls.version() is None:
+            self._tell(f"no TLS connection: {getattr(error, 'verify_message', None) or error.reason or error}")
+
+    def _tell(self, text: str) -> None:
+        if self._note is not None:
+            self._note(text)
 
     # -- ending
 
@@ -304,6 +490,8 @@ class TlsStream(Stream):
         if self._over:
             return 1
         try:
+            if self._admit is not None:
+                self._judge()
             if self._tls.version() is None:
                 self._tls.do_handshake()
             if kind == FD_READ:
@@ -322,8 +510,20 @@ class TlsStream(Stream):
         return None if self._owed else 1
 
 
-def accepted(context: ssl.SSLContext, connection: socket.socket, waiter: Waiter, flags: int) -> TlsStream:
+def _barred(_: ssl.SSLSocket) -> None:
+    raise Refused(Errno.CONNRESET)
+
+
+def accepted(
+    context: ssl.SSLContext,
+    connection: socket.socket,
+    waiter: Waiter,
+    flags: int,
+    *,
+    admit: Callable[[ssl.SSLSocket], None] | None = None,
+    note: Callable[[str], None] | None = None,
+) -> TlsStream:
     """The program's descriptor of a connection that a TLS listener accepted; the handshake is still to come."""
     connection.setblocking(False)
     tls = context.wrap_socket(connection, server_side=True, do_handshake_on_connect=False, suppress_ragged_eofs=False)
-    return TlsStream(tls, waiter, flags)
+    return TlsStream(tls, waiter, flags, admit=admit, note=note)

@@ -11,6 +11,7 @@ import select
 import threading
 import time
 from collections.abc import Callable, Mapping
+from signal import SIGTERM
 from typing import Final, Protocol, Self
 
 MAX_LINGERING: Final = 256  # closed streams that may still flush; beyond that the oldest is given up
@@ -22,9 +23,9 @@ _FAILED: Final = select.POLLERR | select.POLLHUP | select.POLLNVAL
 class Interrupted(Exception):  # noqa: N818 - what happened to the program, no error of ours
     """The program was told to end, by the signal of this number."""
 
-    def __init__(self, signal: int) -> None:
+    def __init__(self, signal: int, why: str | None = None) -> None:
         super().__init__(signal)
-        self.signal = signal
+        self.signal, self.why = signal, why
 
 
 class Interrupt:
@@ -34,7 +35,10 @@ class Interrupt:
         self._reader, self._writer = os.pipe2(os.O_CLOEXEC | os.O_NONBLOCK)
         self._lock = threading.RLock()  # re-entrant: a signal handler may interrupt its own thread in here
         self._hooks: list[Callable[[], None]] = []
+        self._drains: list[Callable[[], bool]] = []
         self._signal: int | None = None
+        self.why: str | None = None  # what to tell people, where the signal alone does not say it
+        self.draining = False
 
     def __enter__(self) -> Self:
         return self
@@ -42,6 +46,7 @@ class Interrupt:
     def __exit__(self, *_: object) -> None:
         with self._lock:
             self._hooks.clear()
+            self._drains.clear()
             os.close(self._reader)
             os.close(self._writer)
             self._reader = self._writer = -1
@@ -50,14 +55,36 @@ class Interrupt:
         """Readable from the interrupt on."""
         return self._reader
 
-    def send(self, signal: int) -> None:
+    def send(self, signal: int, why: str | None = None) -> None:
         """Interrupt the program as `signal` would end a process. The first one counts."""
         with self._lock:
             if self._signal is None and self._writer >= 0:
-                self._signal = signal
+                self._signal, self.why = signal, why
                 os.write(self._writer, b"!")
                 for hook in self._hooks:
                     hook()
+
+    def terminate(self) -> None:
+        """SIGTERM: let a program that serves clients finish with them; a second one, or any other program, ends now."""
+        with self._lock:
+            granted = [drain() for drain in self._drains] if not self.draining else []
+            if not any(granted):
+                self.send(SIGTERM)
+                return
+            self.draining = True
+            if self._writer >= 0:
+                os.write(self._writer, b".")  # whoever waits looks again at what it waits for
+
+    def on_terminate(self, drain: Callable[[], bool]) -> None:
+        """Have `drain` called at the first `terminate`; it answers whether the program gets time to finish."""
+        with self._lock:
+            self._drains.append(drain)
+
+    def glance(self) -> None:
+        """Take note of what made `fileno` readable. Raises Interrupted."""
+        self.check()
+        with contextlib.suppress(BlockingIOError):
+            os.read(self._reader, 64)
 
     @property
     def number(self) -> int | None:
@@ -72,7 +99,7 @@ class Interrupt:
 
     def check(self) -> None:
         if self._signal is not None:
-            raise Interrupted(self._signal)
+            raise Interrupted(self._signal, self.why)
 
 
 class Debtor(Protocol):
@@ -94,12 +121,17 @@ class Debtor(Protocol):
 
 
 class Waiter:
-    """Blocks the program's thread until something is ready. Used by that one thread only."""
+    """Blocks a thread of the program until something is ready.
 
-    def __init__(self, interrupt: Interrupt) -> None:
-        self._interrupt = interrupt
+    Where the program has several threads they share what they wait for, and `lock`: whoever runs an operation holds
+    it, and whoever blocks here lets go of it meanwhile.
+    """
+
+    def __init__(self, interrupt: Interrupt, lock: "threading.Lock | None" = None) -> None:
+        self._interrupt, self.lock = interrupt, lock
         self._debtors: dict[Debtor, None] = {}
         self._lingering: dict[Debtor, None] = {}
+        self.quiet: set[int] = set()  # descriptors on which nothing will ever happen: listeners that were silenced
 
     def owe(self, debtor: Debtor) -> None:
         """Serve `debtor` during every wait until it owes nothing."""
@@ -130,8 +162,11 @@ class Waiter:
             for descriptor, events in wanted.items():
                 poller.register(descriptor, events)
             owed = self._register_debtors(poller, wanted)
-            found = dict(poller.poll(_milliseconds(deadline)))
-            self._interrupt.check()
+            if self.quiet and self.lock is None and deadline is None and not owed and self.quiet.issuperset(wanted):
+                raise Interrupted(SIGTERM)  # it has finished: it waits for clients, and there will be none
+            found = self._block(poller, deadline)
+            if self._interrupt.fileno() in found:
+                self._interrupt.glance()
             for descriptor, debtor in owed.items():
                 if descriptor in found:
                     debtor.settle()
@@ -142,6 +177,15 @@ class Waiter:
             }
             if ready or (deadline is not None and time.monotonic() >= deadline):
                 return ready
+
+    def _block(self, poller: "select.poll", deadline: float | None) -> dict[int, int]:
+        if self.lock is None:
+            return dict(poller.poll(_milliseconds(deadline)))
+        self.lock.release()
+        try:
+            return dict(poller.poll(_milliseconds(deadline)))
+        finally:
+            self.lock.acquire()
 
     def finish(self) -> None:
         """At the end of the program: give every peer a last chance to take what it is owed."""

@@ -23,7 +23,6 @@ from enarx.keep.runtime.abi import (
     U64,
     WAITALL,
     Errno,
-    FileType,
     Refused,
     signed,
 )
@@ -45,27 +44,43 @@ class Exit(Exception):  # noqa: N818 - how a program ends, no error of ours
         self.status = status
 
 
-class Wasi:
-    """The state behind one running program: its memory, and the descriptors that its table's tokens mean."""
+class Descriptors:
+    """The open descriptors of a program, by token; its threads share them."""
 
-    def __init__(self, memory: GuestMemory, waiter: Waiter) -> None:
+    def __init__(self, limit: int = MAX_DESCRIPTORS) -> None:
+        self.limit = limit
+        self.open: list[Descriptor | None] = []
+        self.free: list[int] = []
+
+
+class Wasi:
+    """The state behind one running thread of a program: its memory, and what the tokens in the table mean."""
+
+    def __init__(self, memory: GuestMemory, waiter: Waiter, descriptors: Descriptors | None = None) -> None:
         self.memory, self.waiter = memory, waiter
         self.mailbox = memoryview(bytearray(8 * 16)).cast("Q")  # the engine puts the router's in place
         self.table = memoryview(bytearray(4 * MAX_DESCRIPTORS)).cast("I")  # as above
-        self._open: list[Descriptor | None] = []
-        self._free: list[int] = []
+        self.descriptors = descriptors or Descriptors()
+        self._open, self._free = self.descriptors.open, self.descriptors.free
 
     # -- descriptors
 
+    def adopt(self, table: memoryview) -> None:
+        """Put what was placed before the start into the router's table, and use that from now on."""
+        for number, entry in enumerate(self.table):
+            if entry:
+                table[number] = entry
+        self.table = table
+
     def add(self, descriptor: Descriptor) -> int:
-        """The token of a new descriptor."""
+        """The token of a new descriptor. Refused(MFILE) beyond the limit."""
+        if len(self._open) - len(self._free) >= self.descriptors.limit:
+            descriptor.close()
+            raise Refused(Errno.MFILE)
         if self._free:
             token = self._free.pop()
             self._open[token] = descriptor
             return token
-        if len(self._open) >= MAX_DESCRIPTORS:
-            descriptor.close()
-            raise Refused(Errno.MFILE)
         self._open.append(descriptor)
         return len(self._open) - 1
 
@@ -163,8 +178,9 @@ class Wasi:
         file.advise()
 
     def fd_allocate(self, file: Descriptor, offset: int, length: int) -> None:
-        del offset, length
-        file.change()
+        if signed(offset) < 0 or signed(length) < 0:
+            raise Refused(Errno.INVAL)
+        file.allocate(offset, length)
 
     def fd_datasync(self, file: Descriptor) -> None:
         file.sync()
@@ -186,12 +202,10 @@ class Wasi:
         self.memory.pack(FILESTAT, target, *file.stat())
 
     def fd_filestat_set_size(self, file: Descriptor, size: int) -> None:
-        del size
-        file.change()
+        file.set_size(size)
 
     def fd_filestat_set_times(self, file: Descriptor, accessed: int, modified: int, flags: int) -> None:
-        del accessed, modified, flags
-        file.change()
+        file.set_times(accessed, modified, flags)
 
     def fd_pread(self, file: Descriptor, iovecs: int, count: int, offset: int, result: int) -> None:
         self.memory.slice(result, 4)
@@ -201,12 +215,11 @@ class Wasi:
         self.memory.pack(U32, result, file.pread(buffers, offset))
 
     def fd_pwrite(self, file: Descriptor, iovecs: int, count: int, offset: int, result: int) -> None:
-        del offset
         self.memory.slice(result, 4)
-        self.memory.iovecs(iovecs, count)
-        if file.filetype not in {FileType.REGULAR_FILE, FileType.DIRECTORY}:
-            raise Refused(Errno.SPIPE)
-        file.change()
+        buffers = self.memory.iovecs(iovecs, count)
+        if signed(offset) < 0:
+            raise Refused(Errno.INVAL)
+        self.memory.pack(U32, result, file.pwrite(buffers, offset))
 
     def fd_seek(self, file: Descriptor, offset: int, whence: int, result: int) -> None:
         self.memory.slice(result, 8)
@@ -244,7 +257,7 @@ class Wasi:
         self.memory.pack(U32, result, used)
 
     def path_create_directory(self, directory: Descriptor, path: int, length: int) -> None:
-        directory.change_path(self.memory.path(path, length))
+        directory.create_directory(self.memory.path(path, length))
 
     def path_filestat_get(self, directory: Descriptor, flags: int, path: int, length: int, target: int) -> None:
         del flags  # whether links are followed: there are none
@@ -253,15 +266,15 @@ class Wasi:
     def path_filestat_set_times(
         self, directory: Descriptor, flags: int, path: int, length: int, accessed: int, modified: int, which: int
     ) -> None:
-        del flags, accessed, modified, which
-        directory.change_path(self.memory.path(path, length))
+        del flags  # as above
+        directory.set_path_times(self.memory.path(path, length), accessed, modified, which)
 
     def path_link(
         self, directory: Descriptor, flags: int, path: int, length: int, other: int, target: int, target_length: int
     ) -> None:
-        del flags, other
-        self.memory.path(target, target_length)
-        directory.change_path(self.memory.path(path, length))
+        if flags:
+            raise Refused(Errno.INVAL)
+        directory.link(self.memory.path(path, length), self._other(other), self.memory.path(target, target_length))
 
     def path_open(
         self,
@@ -284,27 +297,34 @@ class Wasi:
     ) -> None:
         self.memory.slice(target, target_length)
         self.memory.slice(result, 4)
-        directory.readlink(self.memory.path(path, length))
+        found = directory.readlink(self.memory.path(path, length))[:target_length]
+        self.memory.write(target, found)
+        self.memory.pack(U32, result, len(found))
 
     def path_remove_directory(self, directory: Descriptor, path: int, length: int) -> None:
-        directory.change_path(self.memory.path(path, length))
+        directory.remove_directory(self.memory.path(path, length))
 
     def path_rename(
         self, directory: Descriptor, path: int, length: int, other: int, target: int, target_length: int
     ) -> None:
-        del other
-        self.memory.path(target, target_length)
-        directory.change_path(self.memory.path(path, length))
+        directory.rename(self.memory.path(path, length), self._other(other), self.memory.path(target, target_length))
 
     def path_symlink(
         self, directory: Descriptor, target: int, target_length: int, number: int, path: int, length: int
     ) -> None:
         del number
         self.memory.path(target, target_length)
-        directory.change_path(self.memory.path(path, length))
+        directory.symlink(self.memory.path(path, length))
 
     def path_unlink_file(self, directory: Descriptor, path: int, length: int) -> None:
-        directory.change_path(self.memory.path(path, length))
+        directory.unlink(self.memory.path(path, length))
+
+    def _other(self, number: int) -> Descriptor:
+        """The second descriptor of a function; the router has seen that it is open."""
+        found = self.find(number)
+        if not isinstance(found, Descriptor):  # one of wasmtime's own: between the two there is no way
+            raise Refused(Errno.XDEV)
+        return found
 
     def sock_accept(self, listener: Descriptor, flags: int, result: int) -> None:
         self.memory.slice(result, 4)
