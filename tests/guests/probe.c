@@ -387,6 +387,87 @@ static int renumber(int fd) {
     return 0;
 }
 
+static int open_many(int dir) {
+    __wasi_fd_t fd;
+    int count = 0, e;
+    while (!(e = __wasi_path_open(dir, 0, "a.txt", 0, __WASI_RIGHTS_FD_READ, 0, 0, &fd))) count++;
+    printf("%d then %d\n", count, e);
+    return 0;
+}
+
+// -- a private directory, and who we are
+
+static int show(const char *what, int e) { return printf("%s %d\n", what, e), e; }
+
+static int volume(int dir) {
+    __wasi_fd_t fd;
+    __wasi_size_t n;
+    __wasi_filesize_t at;
+    __wasi_filestat_t stat;
+    char buffer[16] = {0};
+    __wasi_rights_t both = __WASI_RIGHTS_FD_READ | __WASI_RIGHTS_FD_WRITE | __WASI_RIGHTS_FD_SEEK;
+    show("create", __wasi_path_open(dir, 0, "a", __WASI_OFLAGS_CREAT | __WASI_OFLAGS_EXCL, both, 0, 0, &fd));
+    __wasi_ciovec_t out = {(const uint8_t *)"hello world", 11};
+    __wasi_iovec_t in = {(uint8_t *)buffer, 15};
+    show("write", __wasi_fd_write(fd, &out, 1, &n));
+    show("pwrite", __wasi_fd_pwrite(fd, &out, 1, 20, &n));
+    show("seek", __wasi_fd_seek(fd, 0, __WASI_WHENCE_SET, &at));
+    show("read", __wasi_fd_read(fd, &in, 1, &n));
+    printf("%zu %.11s %d\n", n, buffer, buffer[12]);
+    show("size", __wasi_fd_filestat_set_size(fd, 5));
+    show("allocate", __wasi_fd_allocate(fd, 0, 9));
+    show("stat", __wasi_fd_filestat_get(fd, &stat));
+    printf("%llu %d\n", (unsigned long long)stat.size, stat.filetype);
+    show("times", __wasi_fd_filestat_set_times(fd, 5, 7, __WASI_FSTFLAGS_ATIM | __WASI_FSTFLAGS_MTIM));
+    __wasi_path_filestat_get(dir, 0, "a", &stat);
+    printf("%llu %llu\n", (unsigned long long)stat.atim, (unsigned long long)stat.mtim);
+    show("exists", __wasi_path_open(dir, 0, "a", __WASI_OFLAGS_CREAT | __WASI_OFLAGS_EXCL, both, 0, 0, &fd));
+    show("mkdir", __wasi_path_create_directory(dir, "d"));
+    show("mkdir again", __wasi_path_create_directory(dir, "d"));
+    show("link", __wasi_path_link(dir, 0, "a", dir, "d/b"));
+    show("rename", __wasi_path_rename(dir, "a", dir, "d/c"));
+    show("not empty", __wasi_path_remove_directory(dir, "d"));
+    show("is directory", __wasi_path_unlink_file(dir, "d"));
+    show("gone", __wasi_path_filestat_get(dir, 0, "a", &stat));
+    show("moved", __wasi_path_filestat_get(dir, 0, "d/c", &stat));
+    printf("links %llu\n", (unsigned long long)stat.nlink);
+    show("into itself", __wasi_path_rename(dir, "d", dir, "d/e"));
+    show("out", __wasi_path_rename(dir, "d", dir, "../e"));
+    show("unlink", __wasi_path_unlink_file(dir, "d/b"));
+    show("unlink", __wasi_path_unlink_file(dir, "d/c"));
+    show("rmdir", __wasi_path_remove_directory(dir, "d"));
+    show("still readable", __wasi_fd_seek(fd, 0, __WASI_WHENCE_SET, &at));
+    return 0;
+}
+
+static int fill(const char *path) {  // until it is full, then again
+    static char block[10000];
+    for (int round = 0; round < 2; round++) {
+        int fd = open(path, O_CREAT | O_WRONLY | O_APPEND, 0600), count = 0;
+        while (write(fd, block, sizeof block) == sizeof block) count++;
+        printf("%d then %d\n", count, errno);
+        close(fd);
+        unlink(path);
+    }
+    return 0;
+}
+
+static int ask(const char *sign, const char *key) {
+    uint8_t buffer[256];
+    int fd = open(sign, O_RDWR);
+    if (fd < 0) return 1;
+    write(fd, "message", 7);
+    ssize_t n = read(fd, buffer, sizeof buffer);
+    for (ssize_t i = 0; i < n; i++) printf("%02x", buffer[i]);
+    printf("\n");
+    close(fd);
+    fd = open(key, O_RDONLY);
+    n = read(fd, buffer, sizeof buffer);
+    for (ssize_t i = 0; i < n; i++) printf("%02x", buffer[i]);
+    printf("\n");
+    return 0;
+}
+
 int main(int argc, char **argv) {
     if (argc < 2) return 99;
     const char *what = argv[1];
@@ -412,5 +493,9 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "list")) return list(argv[2], argc > 3);
     if (!strcmp(what, "changing")) return changing(a);
     if (!strcmp(what, "renumber")) return renumber(a);
+    if (!strcmp(what, "open-many")) return open_many(a);
+    if (!strcmp(what, "volume")) return volume(a);
+    if (!strcmp(what, "fill")) return fill(argv[2]);
+    if (!strcmp(what, "ask")) return ask(argv[2], argv[3]);
     return 98;
 }

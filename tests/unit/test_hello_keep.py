@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from enarx.cli.run import load, self_signed
+from enarx.cli.running import load, self_signed
 from enarx.keep.config import Config
 from enarx.keep.runtime import Listening, Stdio, run
 from enarx.keep.workload import Workload

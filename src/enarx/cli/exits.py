@@ -112,15 +112,20 @@ class Program(click.Group):
                 error.show()
             sys.exit(USAGE)
         except EnarxError as error:
-            _say(tell(error), describe(error), as_json=as_json)
-            sys.exit(exit_code(error))
+            sys.exit(report(error, as_json=as_json))
         except Exception as error:  # noqa: BLE001 - the edge of the house: what is no error of ours is a bug
-            _tell_bug(error, as_json=as_json)
-            sys.exit(BUG)
+            sys.exit(bug(error, as_json=as_json))
         sys.exit(code if isinstance(code, int) else 0)
 
 
-def _tell_bug(error: Exception, *, as_json: bool) -> None:
+def report(error: EnarxError, *, as_json: bool) -> int:
+    """Tell an error of ours; the exit code that goes with it."""
+    _say(tell(error), describe(error), as_json=as_json)
+    return exit_code(error)
+
+
+def bug(error: Exception, *, as_json: bool = False) -> int:
+    """Tell what is no error of ours; the exit code that goes with it."""
     import logging
     import traceback
 
@@ -131,6 +136,7 @@ def _tell_bug(error: Exception, *, as_json: bool) -> None:
     text = f"this is a bug in enarx: {type(error).__name__}{where}"
     hint = f"Please report it; {LOG_VARIABLE}=debug shows where it comes from."
     _say(f"Error: {text}\n{hint}", _object("bug", text, BUG), as_json=as_json)
+    return BUG
 
 
 def _say(text: str, members: Mapping[str, object], *, as_json: bool) -> None:

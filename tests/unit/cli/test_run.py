@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from enarx.cli.run import load, run
+from enarx.cli.run import run
+from enarx.cli.running import load
 from enarx.errors import EnarxError, MalformedError, NotFoundError
 
 ECHO = """(module

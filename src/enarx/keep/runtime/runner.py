@@ -301,7 +301,8 @@ class _Run:
                 made.append(None)
             return self._program(module, wasi, shared, spawn)
 
-        return Threads(make, self._config.limits.instances, interrupt, start_thread).run()
+        stop = self._compiler.engine.increment_epoch
+        return Threads(make, self._config.limits.instances, interrupt, start_thread, stop).run()
 
     def _program(
         self,
@@ -312,6 +313,7 @@ class _Run:
     ) -> Program:
         program = Program(self._compiler, module, WASM_NAME, self._config.limits, shared, spawn)
         program.set_arguments(self._argv, self._env, self._settings.preopens)
+        wasi.waiter.check()  # an interrupt until here has not moved the epoch of this store
         program.link(wasi)
         return program
 

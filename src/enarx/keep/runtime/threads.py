@@ -18,6 +18,7 @@ from enarx.keep.runtime.waiting import Interrupt, Interrupted
 
 MAX_NUMBER: Final = (1 << 29) - 1  # wasi-threads: higher numbers are reserved
 LEAVE_SECONDS: Final = 2.0  # for the others to notice that the program has ended
+STEP_SECONDS: Final = 0.02
 
 
 class Threads:
@@ -29,9 +30,13 @@ class Threads:
         limit: int,
         interrupt: Interrupt,
         start: Callable[[Callable[[], None]], threading.Thread],
+        stop: Callable[[], None],
     ) -> None:
-        """`make(spawn)` gives a linked program for the calling thread; `start` runs a function in a new thread."""
-        self._make, self._limit, self._interrupt, self._start = make, limit, interrupt, start
+        """`make(spawn)` gives a linked program for the calling thread; `start` runs a function in a new thread.
+
+        `stop` moves the engine's epoch: whoever computes is interrupted.
+        """
+        self._make, self._limit, self._interrupt, self._start, self._stop = make, limit, interrupt, start, stop
         self._lock = threading.Lock()
         self._running: set[threading.Thread] = set()
         self._next = 1
@@ -79,8 +84,9 @@ class Threads:
         except (Interrupted, TrapError) as error:
             self.finish(error)  # what ended it may have come first
         deadline = time.monotonic() + LEAVE_SECONDS
-        for thread in tuple(self._running):
-            thread.join(max(0.0, deadline - time.monotonic()))
+        while (left := tuple(self._running)) and time.monotonic() < deadline:
+            self._stop()  # again: one that was just beginning has not noticed
+            left[0].join(STEP_SECONDS)
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return self._outcome or 0

@@ -133,6 +133,10 @@ class Waiter:
         self._lingering: dict[Debtor, None] = {}
         self.quiet: set[int] = set()  # descriptors on which nothing will ever happen: listeners that were silenced
 
+    def check(self) -> None:
+        """Raises Interrupted where that has been."""
+        self._interrupt.check()
+
     def owe(self, debtor: Debtor) -> None:
         """Serve `debtor` during every wait until it owes nothing."""
         self._debtors[debtor] = None

@@ -15,9 +15,9 @@ from typing import Any, Protocol
 import pytest
 import wasmtime
 
-from enarx.cli.run import self_signed
+from enarx.cli.running import self_signed
 from enarx.keep.config import Config
-from enarx.keep.runtime import Interrupt, Listening, Stdio, TlsIdentity, run
+from enarx.keep.runtime import Interrupt, Listening, LiveIdentity, Stdio, TlsIdentity, run
 from enarx.keep.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -43,12 +43,13 @@ class Runner(Protocol):
         toml: str | None = None,
         stdin: bytes = b"",
         files: Mapping[str, bytes] | None = None,
-        identity: TlsIdentity | None = None,
+        identity: TlsIdentity | LiveIdentity | None = None,
         fd_env: bool = True,
         preopens: Sequence[tuple[Path, str]] = (),
         roots_pem: bytes | None = None,
         interrupt: Interrupt | None = None,
         on_ready: Callable[[Sequence[Listening]], None] | None = None,
+        **options: Any,  # Any: the other options of `run`
     ) -> Outcome: ...
 
 
@@ -125,12 +126,13 @@ def run_guest() -> Runner:
         toml: str | None = None,
         stdin: bytes = b"",
         files: Mapping[str, bytes] | None = None,
-        identity: TlsIdentity | None = None,
+        identity: TlsIdentity | LiveIdentity | None = None,
         fd_env: bool = True,
         preopens: Sequence[tuple[Path, str]] = (),
         roots_pem: bytes | None = None,
         interrupt: Interrupt | None = None,
         on_ready: Callable[[Sequence[Listening]], None] | None = None,
+        **options: Any,  # Any: the other options of `run`
     ) -> Outcome:
         out, err = bytearray(), bytearray()
         reader, writer = os.pipe()
@@ -147,6 +149,7 @@ def run_guest() -> Runner:
                 roots_pem=roots_pem,
                 interrupt=interrupt,
                 on_ready=on_ready,
+                **options,
             )
         finally:
             os.close(reader)

@@ -80,7 +80,10 @@ def test_a_trap_prints_the_backtrace_and_gives_134(run_guest: Runner, wat: Calla
             '(module (import "wasi_snapshot_preview1" "fd_close" (func)) (func (export "_start")))',
             "incompatible import type",
         ),
-        ('(module (memory (export "memory") i64 1) (func (export "_start")))', "a memory with 32-bit addresses"),
+        (
+            '(module (import "env" "m" (memory 1)) (func (export "_start")))',
+            "imports env::m, which a Keep does not have",
+        ),
         ('(module (func (export "memory")) (func (export "_start")))', "expected the export `memory` to be a memory"),
     ],
 )
@@ -105,6 +108,60 @@ def test_a_program_without_memory_can_still_exit(run_guest: Runner, wat: Callabl
       (func (export "_start")
         (call $exit (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 0)))))"""
     assert run_guest(wat(text)).code == 21
+
+
+FEATURES = {
+    "memory64": """(module (memory (export "memory") i64 1)
+      (func (export "_start") (i64.store (i64.const 8) (i64.const 5))
+        (if (i64.ne (i64.load (i64.const 8)) (i64.const 5)) (then unreachable))))""",
+    "simd": """(module (func (export "_start")
+      (if (i32.ne (i32x4.extract_lane 2 (i32x4.add (v128.const i32x4 1 2 3 4) (v128.const i32x4 1 1 1 1)))
+        (i32.const 4)) (then unreachable))))""",
+    "relaxed-simd": """(module (func (export "_start")
+      (drop (i32x4.relaxed_trunc_f32x4_s (v128.const f32x4 1 2 3 4)))))""",
+    "exceptions": """(module (tag $oops (param i32)) (func (export "_start")
+      (if (i32.ne (block $caught (result i32) (try_table (catch $oops $caught) (throw $oops (i32.const 7))) (i32.const 0))
+        (i32.const 7)) (then unreachable))))""",
+    "gc": """(module (type $pair (struct (field i32) (field i32))) (func (export "_start")
+      (if (i32.ne (struct.get $pair 1 (struct.new $pair (i32.const 1) (i32.const 2))) (i32.const 2)) (then unreachable))))""",
+    "tail-call": """(module (func $f (param i32) (result i32) (if (result i32) (i32.eqz (local.get 0)) (then (i32.const 1))
+      (else (return_call $f (i32.sub (local.get 0) (i32.const 1))))))
+      (func (export "_start") (drop (call $f (i32.const 1000000)))))""",
+    "multi-memory": """(module (memory $a 1) (memory $b 1) (func (export "_start")
+      (i32.store $b (i32.const 0) (i32.const 3)) (if (i32.load $a (i32.const 0)) (then unreachable))))""",
+}
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_what_wasmtime_enables_is_enabled(run_guest: Runner, wat: Callable[[str], bytes], name: str) -> None:
+    """Proposals that wasmtime has on by default are on in a Keep."""
+    assert run_guest(wat(FEATURES[name])).code == 0
+
+
+def test_a_program_with_64_bit_addresses_prints(run_guest: Runner, wat: Callable[[str], bytes]) -> None:
+    """WASI's addresses have 32 bits; a memory64 program reaches its first 4 GiB with them."""
+    text = """(module (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+      (memory (export "memory") i64 1) (data (i64.const 64) "wide\\0a")
+      (func (export "_start") (i32.store (i64.const 0) (i32.const 64)) (i32.store (i64.const 4) (i32.const 5))
+        (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
+        (if (i32.ne (i32.load (i64.const 8)) (i32.const 5)) (then unreachable))))"""
+    outcome = run_guest(wat(text))
+    assert (outcome.code, outcome.stdout) == (0, b"wide\n")
+
+
+ADD = '(module (func (export "add") (param i32 i64) (result i64) (i64.add (i64.extend_i32_s (local.get 0)) (local.get 1))))'
+
+
+def test_an_exported_function_can_be_invoked(run_guest: Runner, wat: Callable[[str], bytes]) -> None:
+    """Arguments are numbers, the result is printed, mistakes are named."""
+    assert run_guest(wat(ADD), "2", "0x10", invoke="add").stdout == b"18\n"
+    for arguments, name, message in (
+        (("2",), "add", "`add` takes 2 arguments, found 1"),
+        (("2", "x"), "add", r"`add`: expected a number \(i64\), found 'x'"),
+        ((), "sub", "exports no function `sub`; it has add"),
+    ):
+        with pytest.raises(MalformedError, match=message):
+            run_guest(wat(ADD), *arguments, invoke=name)
 
 
 @given(st.binary(max_size=60))

@@ -1,0 +1,236 @@
+"""What `enarx run` does once its command line has been read: load, certify where TLS is spoken, run.
+
+Nothing here needs the command-line library, and nothing is imported that this program does not need: a program that
+says hello spends its time on that, not on us.
+"""
+
+import os
+import stat
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Final
+
+from enarx.errors import MalformedError, NotFoundError
+
+if TYPE_CHECKING:
+    from enarx.keep.runtime import Listening, TlsIdentity
+    from enarx.keep.runtime.cache import Cache
+    from enarx.keep.workload import Workload
+
+NOTICE: Final = "nothing is protected: this machine sees the program, its data and its keys"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """The command line, read."""
+
+    module: str
+    args: tuple[str, ...] = ()
+    wasmcfgfile: str | None = None
+    env: tuple[tuple[str, str], ...] = ()
+    directories: tuple[tuple[str, str], ...] = ()
+    backend: str = "process"
+    ca_bundle: str | None = None
+    invoke: str | None = None
+    grace: float = 10.0
+    cached: bool = True
+    fd_env: bool = True
+    as_json: bool = False
+
+
+def perform(plan: Plan) -> int:
+    """Run it. Returns the program's exit code; raises an error of ours when it could not run."""
+    from enarx.keep.runtime import Stdio, run
+
+    module = Path(plan.module)
+    workload = load(module, None if plan.wasmcfgfile is None else Path(plan.wasmcfgfile))
+    roots = read(Path(plan.ca_bundle)) if plan.ca_bundle else None
+    identity = _identity(workload, roots) if workload.config.uses_tls else None
+
+    def ready(listening: Sequence["Listening"]) -> None:
+        _announce(plan, listening)
+
+    code = run(
+        workload,
+        identity=identity,
+        stdio=Stdio.inherited(),
+        extra_args=plan.args,
+        extra_env=plan.env,
+        preopens=[(Path(host), guest) for host, guest in plan.directories],
+        fd_env=plan.fd_env,
+        roots_pem=roots,
+        on_ready=ready,
+        invoke=plan.invoke,
+        cache=_cache() if plan.cached else None,
+        grace=plan.grace,
+        workload_digest=_digest(module, workload) if workload.config.identity is not None else None,
+    )
+    if plan.as_json:
+        _say({"event": "exit", "source": "program", "code": code})
+    return code
+
+
+def _cache() -> "Cache | None":
+    """Compiled code of this user, where the XDG directories say."""
+    from enarx.keep.runtime.cache import Cache
+
+    home = os.path.expanduser("~")  # noqa: PTH111 - a string is all that is needed
+    kept = os.environ.get("XDG_CACHE_HOME") or f"{home}/.cache"
+    state = os.environ.get("XDG_STATE_HOME") or f"{home}/.local/state"
+    return Cache.of_user(Path(kept, "enarx", "code"), Path(state, "enarx", "code.key"))
+
+
+def _digest(module: Path, workload: "Workload") -> str | None:
+    """The digest under which a registry would know a lone file; that of a directory is for whoever publishes it."""
+    from enarx.digest import Digest
+
+    return None if module.is_dir() else str(Digest.of(workload.wasm))
+
+
+def load(module: Path, config: Path | None) -> "Workload":
+    """The workload in a file or a package directory. Raises NotFoundError and MalformedError."""
+    from enarx.keep.config import Config
+    from enarx.keep.workload import CONFIG_NAME, WASM_NAME, Workload
+
+    if module.is_dir():
+        files = dict(_package(module))
+        if config is not None:
+            files[CONFIG_NAME] = read(config)
+        return Workload.from_package(files)
+    settings = Config() if config is None else Config.parse(read(config), source=str(config))
+    wasm = read(module)
+    if module.suffix == ".wat":
+        wasm = _assemble(wasm, module)
+    try:
+        return Workload(wasm=wasm, config=settings)
+    except MalformedError as error:
+        raise MalformedError(str(error).replace(WASM_NAME, str(module), 1)) from error
+
+
+def _package(root: Path) -> Iterator[tuple[str, bytes]]:
+    """Every regular file of a directory by its path; nothing hidden, nothing behind a link, nothing beyond the limits."""
+    from enarx.keep.workload import MAX_DATA, MAX_DATA_FILES, MAX_WASM
+
+    left, count = MAX_DATA + MAX_WASM, 0
+    for folder, folders, names in os.walk(root):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(names):
+            path = Path(folder, name)
+            status = path.lstat()
+            if name.startswith(".") or not stat.S_ISREG(status.st_mode):
+                continue
+            left, count = left - status.st_size, count + 1
+            if left < 0 or count > MAX_DATA_FILES + 2:
+                raise MalformedError(f"{root}: too large for a package, at {path.relative_to(root)}")
+            yield path.relative_to(root).as_posix(), read(path)
+
+
+def _assemble(text: bytes, source: Path) -> bytes:
+    import wasmtime
+
+    try:
+        return bytes(wasmtime.wat2wasm(text))
+    except wasmtime.WasmtimeError as error:
+        raise MalformedError(f"{source}: {error}") from error
+
+
+def read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror}") from error
+
+
+def _announce(plan: Plan, listening: Sequence["Listening"]) -> None:
+    """One line on standard error, before the program's first instruction."""
+    if plan.as_json:
+        sockets = [{"name": at.name, "prot": at.prot, "addr": at.addr, "port": at.port} for at in listening]
+        event: dict[str, object] = {"event": "running", "module": plan.module, "backend": plan.backend}
+        _say(event | {"protected": False, "listening": sockets})
+        return
+    where = "".join(f"; {at.name} listens on {_join(at.addr, at.port)} ({at.prot})" for at in listening)
+    _write(f"enarx: running {plan.module} in a plain process, {NOTICE}{where}")
+
+
+def _join(addr: str, port: int) -> str:
+    return f"[{addr}]:{port}" if ":" in addr else f"{addr}:{port}"
+
+
+def _say(event: dict[str, object]) -> None:
+    import json
+
+    _write(json.dumps(event))
+
+
+def _write(line: str) -> None:
+    sys.stderr.write(line + "\n")
+    sys.stderr.flush()
+
+
+def _identity(workload: "Workload", roots: bytes | None) -> "TlsIdentity":
+    steward = workload.config.steward
+    return self_signed() if steward is None else _certified(steward, roots)
+
+
+def _certified(steward: str, roots: bytes | None) -> "TlsIdentity":
+    """Ask the Steward of the configuration, with the evidence that this process has: none."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives.serialization import Encoding
+
+    from enarx.keep.runtime import TlsIdentity
+    from enarx.pki import csr, keys
+    from enarx.pki.certificate import Extension
+    from enarx.steward.client import attest
+    from enarx.tee import nil
+    from enarx.web.client import Client
+
+    key = keys.generate("P-256")
+    request = csr.build(key, [Extension(oid=nil.OID, critical=False, value=b"")])
+    with Client(steward, ca_pem=roots) as client:
+        chain = attest(client, request)
+    pem = b"".join(x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM) for certificate in chain)
+    return TlsIdentity(chain_pem=pem, key=key)
+
+
+def self_signed() -> "TlsIdentity":
+    """A key, and a certificate that says `localhost` and is vouched for by nobody."""
+    from datetime import UTC, datetime, timedelta
+
+    from cryptography import x509
+    from cryptography.hazmat.primitives.hashes import SHA256
+    from cryptography.hazmat.primitives.serialization import Encoding
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+
+    from enarx.keep.runtime import TlsIdentity
+    from enarx.pki import keys
+
+    key = keys.generate("P-256")
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    usage = dict.fromkeys(
+        ("content_commitment", "data_encipherment", "key_agreement", "key_cert_sign", "crl_sign"), False
+    )
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(now - timedelta(minutes=5))
+        .not_valid_after(now + timedelta(days=365))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .add_extension(
+            x509.KeyUsage(
+                digital_signature=True, key_encipherment=True, encipher_only=False, decipher_only=False, **usage
+            ),
+            critical=True,
+        )
+        .add_extension(
+            x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]), critical=False
+        )
+        .sign(key, SHA256())
+    )
+    return TlsIdentity(chain_pem=certificate.public_bytes(Encoding.PEM), key=key)
