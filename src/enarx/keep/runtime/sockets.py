@@ -64,7 +64,11 @@ class Opener:
             kind = ConflictError if error.errno == errno.EADDRINUSE else UnavailableError
             raise kind(f"{where}: {error.strerror}") from error
         self.listening.append(Listening(name=file.name, prot=file.prot, addr=file.addr, port=sock.getsockname()[1]))
-        made = self._listener(file, sock)
+        try:
+            made = self._listener(file, sock)
+        except EnarxError:
+            sock.close()
+            raise
         self.listeners.append(made)
         return made
 

@@ -161,6 +161,7 @@ class Listener(Descriptor):
             here, self._quiet = socket.socketpair()
             with here:
                 self._waiter.quiet.add(self._sock.fileno())
+                self._sock.shutdown(socket.SHUT_RDWR)  # a wait that is going on would keep it open
                 os.dup2(here.fileno(), self._sock.fileno(), inheritable=False)
 
     def read(self, buffer: memoryview) -> int:

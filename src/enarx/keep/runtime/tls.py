@@ -413,8 +413,9 @@ class TlsStream(Stream):
             self._tell(f"no TLS connection: {getattr(error, 'verify_message', None) or error.reason or error}")
 
     def _tell(self, text: str) -> None:
-        if self._note is not None:
-            self._note(text)
+        note, self._note = self._note, None  # once: what follows only repeats it
+        if note is not None:
+            note(text)
 
     # -- ending
 
@@ -505,7 +506,9 @@ class TlsStream(Stream):
         except ssl.SSLWantWriteError:
             self._events[kind] = select.POLLOUT
             return None
-        except (OSError, ValueError, Refused):
+        except (OSError, ValueError, Refused) as error:
+            if isinstance(error, ssl.SSLError):
+                self._failed(error)
             return 1  # the program learns what happened when it reads or writes
         return None if self._owed else 1
 

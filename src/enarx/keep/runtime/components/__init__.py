@@ -9,4 +9,4 @@ from enarx.keep.workload import WASM_NAME, Workload
 def execute(workload: Workload, settings: object, compiler: Compiler, interrupt: Interrupt) -> int:
     """Run a component."""
     del workload, settings, compiler, interrupt
-    raise MalformedError(f"{WASM_NAME}: components do not run yet")
+    raise MalformedError(f"{WASM_NAME}: expected a core module (WASI preview 1), found a component")
