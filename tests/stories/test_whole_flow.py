@@ -17,7 +17,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
-from enarx.cli.run import self_signed
+from enarx.cli.running import self_signed
 from enarx.digest import Digest
 from enarx.drawbridge.client import Opening, Registry
 from enarx.drawbridge.names import PackageSlug

@@ -96,7 +96,10 @@ class Inbox:
                 raise MalformedError(f"channel: signal: expected {' or '.join(SIGNALS)}, found {name[:20]!r}")
             if not self._running.is_set():
                 finish(self._channel, 128 + SIGNALS[name])
-            self.interrupt.send(SIGNALS[name])
+            if SIGNALS[name] == SIGTERM:
+                self.interrupt.terminate()  # a server may finish with its clients
+            else:
+                self.interrupt.send(SIGNALS[name])
         elif frame.kind is Kind.STDIN:
             with self._lock:
                 self._allowed -= len(frame.body)
