@@ -9,8 +9,10 @@ import json
 import os
 import re
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
@@ -182,11 +184,13 @@ def deploy(
             accel=accel,
             documents=None if collateral is None else str(collateral),
         )
-        order = _order(store, package, config, steward, steward_ca, _token(token_file), teller)
+        slug = parse_package(package)
+        host, token = store.host(slug.host), _token(token_file)
         teller.launching(place)
         terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
         watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)
-        code = launch.deploy(order, place, wishes, terminal, watcher)
+        ask = partial(_order, store, host, slug, config, steward, steward_ca, token, teller)
+        code = launch.deploy(ask, place, wishes, terminal, watcher)
     except RefusalError as error:
         teller.refused(error)
     teller.ended(code)
@@ -194,10 +198,11 @@ def deploy(
 
 
 class Teller:
-    """Says on standard error what happens: lines for people, or JSON lines."""
+    """Says on standard error what happens: lines for people, or JSON lines with the milliseconds since the start."""
 
     def __init__(self, *, as_json: bool) -> None:
         self._as_json = as_json
+        self._began = time.monotonic()
 
     def ordered(self, order: "Order") -> None:
         config = None if order.config_digest is None else f"sha-256:{order.config_digest.hex()}"
@@ -246,7 +251,8 @@ class Teller:
 
     def _say(self, event: Mapping[str, object], *lines: str) -> None:
         if self._as_json:
-            click.echo(json.dumps(event, ensure_ascii=False), err=True)
+            since = round((time.monotonic() - self._began) * 1000)
+            click.echo(json.dumps({**event, "ms": since}, ensure_ascii=False), err=True)
             return
         for line in lines:
             click.echo(line if line.startswith(" ") else f"enarx: {line}", err=True)
@@ -283,7 +289,8 @@ _LINES: Final[Mapping[str, Callable[[Mapping[str, str]], Sequence[str]]]] = {
 
 def _order(
     store: Store,
-    package: str,
+    host: str,
+    slug: "PackageSlug",
     config: "DeployConfig",
     steward: str | None,
     steward_ca: Path | None,
@@ -294,15 +301,13 @@ def _order(
     from enarx.keep.deployment import Order
     from enarx.keep.refusal import gate
 
-    slug = parse_package(package)
-    host = store.host(slug.host)
     with gate("tag"):
         published, token = _published(store, host, slug, token)
         workload = published.entry.sha256
         if workload is None:
-            raise MalformedError(f"{host}: {package}: the tag names no SHA-256, which certificates carry")
+            raise MalformedError(f"{host}: {slug}: the tag names no SHA-256, which certificates carry")
         if published.steward is None and steward is None:
-            raise MalformedError(f"{host}: names no Steward for {package}; name one with --steward")
+            raise MalformedError(f"{host}: names no Steward for {slug}; name one with --steward")
     roots, accepted = store.ca_pem(), None if steward_ca is None else read_file(steward_ca)
     order = Order(
         slug=str(replace(slug, host=host, tag=published.name, digest=None)),

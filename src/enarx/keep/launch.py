@@ -107,12 +107,15 @@ def _strongest() -> Backend:
     )
 
 
-def deploy(order: Order, backend: Backend, wishes: Wishes, terminal: Terminal, watcher: Watcher) -> int:
-    """Run what was ordered in a new Keep. Returns the program's exit code. Raises RefusalError."""
+def deploy(ask: Callable[[], Order], backend: Backend, wishes: Wishes, terminal: Terminal, watcher: Watcher) -> int:
+    """Run what `ask` says was ordered in a new Keep. Returns the program's exit code. Raises RefusalError.
+
+    The empty Keep is started first, for it needs nothing of the order to begin with: while it comes up, we ask.
+    """
     with gate("backend"):
         keep = backend.launch(wishes)
     try:
-        return attend(order, keep, terminal, watcher)
+        return attend(ask(), keep, terminal, watcher)
     finally:
         keep.kill()
 
