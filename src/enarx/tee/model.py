@@ -256,19 +256,21 @@ class Checks:
             raise MalformedError(failure) if self._gate == "malformed" else UntrustedError(failure)
 
     @contextmanager
-    def step(self, name: str, *, expected: object = "", found: object = "") -> Iterator[None]:
+    def step(self, name: str, *, expected: object = "", found: object = "") -> Iterator[Callable[[object], None]]:
         """Record a piece of work: passed when it ends, failed with the error's words when one of ours escapes.
 
-        An error that was already recorded by a `check` or `step` inside is not recorded twice.
+        What it gives says what was found, where that is known only inside. An error that was already recorded by a
+        `check` or `step` inside is not recorded twice.
         """
         before = len(self._checks)
+        said = [found]
         try:
-            yield
+            yield said.append
         except EnarxError as error:
             if not any(check.outcome is Outcome.FAILED for check in self._checks[before:]):
                 self._record(name, Outcome.FAILED, str(error), str(expected))
             raise
-        self._record(name, Outcome.PASSED, str(found), str(expected))
+        self._record(name, Outcome.PASSED, str(said[-1]), str(expected))
 
     def not_applicable(self, name: str, why: str) -> None:
         self._record(name, Outcome.NOT_APPLICABLE, why, "")

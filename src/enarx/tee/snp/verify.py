@@ -94,12 +94,14 @@ def verify(
     kind = _signing_key(report, checks)
 
     # 2
-    with checks.step("vek.certificate", expected=f"a certificate of a {kind}"):
+    with checks.step("vek.certificate", expected=f"a certificate of a {kind}") as found:
         vek = _find_vek(report, kind, endorsements, at)
+        found(f"{kind} of {vek.product_name}, until {vek.certificate.not_after:%Y-%m-%d}")
 
     # 3  S7, S8, S10
-    with checks.step("vek.chain", expected=f"{kind}, intermediate and a root that is trusted here"):
+    with checks.step("vek.chain", expected=f"{kind}, intermediate and a root that is trusted here") as found:
         path, anchor = _chain(vek, endorsements, anchors, at)
+        found(" ← ".join(certificate.common_name for certificate in path) + f" ({anchor.origin})")
     intermediate, root = path[1], path[2]
     ends = [certificate.not_after for certificate in path]
 
@@ -111,8 +113,9 @@ def verify(
     product = _product(report, vek, path, checks)
 
     # 6  S14
-    with checks.step("report.tcb_layout", expected=f"the layout of {product}"):
+    with checks.step("report.tcb_layout", expected=f"the layout of {product}") as found:
         standing = _standing(report, vek)
+        found(f"current TCB {standing.current}")
 
     # 7  S13
     _require_chip(report, vek, checks)
@@ -127,7 +130,7 @@ def verify(
     )
 
     # 9  S1, S2
-    with checks.step("report.signature", expected=f"signed by the {kind}"):
+    with checks.step("report.signature", found=f"by the {kind}", expected=f"signed by the {kind}"):
         _verify_report(vek.certificate, report)
 
     # 10  S17

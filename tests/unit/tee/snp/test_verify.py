@@ -427,6 +427,10 @@ def test_of_several_key_certificates_the_one_of_this_chip_and_tcb_is_taken() -> 
     )
     for pool in ((*others, *found.endorsements.certificates), (*found.endorsements.certificates, *others)):
         assert found.with_endorsements(certificates=pool).judge().reasons == ()
+    last_day = vendor.certify(key, AT, tcb=level, chip_id=chip, lifetime=DAY)
+    tomorrow = vendor.certify(key, AT + 2 * DAY, tcb=level, chip_id=chip)
+    for pool in ((tomorrow, last_day), (last_day, tomorrow)):
+        assert found.with_endorsements(certificates=(*pool, *found.endorsements.certificates[1:])).judge().accepted
 
 
 # -- S14, S15: the product
