@@ -5,7 +5,6 @@ table of option names. Commands parse, call one function, print and exit; what i
 """
 
 import json
-import os
 import sys
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
@@ -29,7 +28,6 @@ if TYPE_CHECKING:
     from enarx.tee.model import Binding, TrustAnchor
 
 EXIT: Final = {"accepted": 0, "malformed": 65, "untrusted": 77, "rejected": 77}
-PASSPHRASE: Final = "STEWARD_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a secret
 FILE: Final = click.Path(path_type=Path)
 
 
@@ -49,7 +47,9 @@ def main() -> None:
 
 
 @main.command()
-@click.option("-k", "--key", type=FILE, envvar="STEWARD_KEY", help="CA key, PEM PKCS#8, not readable by everybody.")
+@click.option(
+    "-k", "--key", envvar="STEWARD_KEY", help="CA key: PEM PKCS#8, not readable by everybody, or a PKCS#11 URI."
+)
 @click.option("-c", "--crt", type=FILE, envvar="STEWARD_CRT", help="CA certificate, PEM, then what is above it.")
 @click.option("-p", "--port", type=click.IntRange(0, 65535), envvar="ROCKET_PORT", help="Port; 0 takes a free one.")
 @click.option("-a", "--addr", envvar="ROCKET_ADDRESS", help="Address to listen on.")
@@ -83,7 +83,7 @@ def serve(
     from enarx.steward.runner import prepare
 
     read = Config.read(config, Flags(**flags))
-    issuer = load_issuer(read, datetime.now(UTC), _passphrase())
+    issuer = load_issuer(read, datetime.now(UTC))
     tls = load_tls(read, issuer, datetime.now(UTC))
     metrics = Metrics(read.workers)
     app, ready = prepare(read, issuer, metrics)
@@ -207,6 +207,7 @@ _ca_options: Final = [
     click.option(
         "--days", type=click.IntRange(1, 3650), default=30, show_default=True, help="Life of the intermediate."
     ),
+    click.option("--passphrase-file", type=FILE, help="File with the passphrase of the keys."),
 ]
 
 
@@ -218,12 +219,22 @@ def _with_ca_options(command: Any) -> Any:  # Any: click's decorators are typed 
 
 @ca.command("init")
 @_with_ca_options
-def ca_init(directory: Path, name: str, curve: str, days: int) -> None:
-    """Make a root and an intermediate in DIRECTORY. Keys are encrypted when STEWARD_KEY_PASSPHRASE is set."""
+def ca_init(directory: Path, name: str, curve: str, days: int, passphrase_file: Path | None) -> None:
+    """Make a root and an intermediate in DIRECTORY.
+
+    Keys are encrypted with the passphrase in --passphrase-file or STEWARD_KEY_PASSPHRASE; without one, and with mode
+    0600, only the system guards them.
+    """
     from enarx.steward import setup
+    from enarx.steward.config import passphrase
 
     root, made = setup.init(
-        directory, name, datetime.now(UTC), curve=_curve(curve), lifetime=timedelta(days=days), passphrase=_passphrase()
+        directory,
+        name,
+        datetime.now(UTC),
+        curve=_curve(curve),
+        lifetime=timedelta(days=days),
+        passphrase=passphrase(passphrase_file),
     )
     click.echo(
         f"{directory}/root.pem  {root.common_name}, until {root.not_after:%Y-%m-%d}; give it to who shall trust Keeps"
@@ -231,16 +242,30 @@ def ca_init(directory: Path, name: str, curve: str, days: int) -> None:
     click.echo(f"{directory}/root.key  keep it offline; only `steward ca rotate` needs it")
     click.echo(f"{directory}/ca.pem    {made.common_name}, until {made.not_after:%Y-%m-%d}; crt of steward.toml")
     click.echo(f"{directory}/ca.key    key of steward.toml")
+    if passphrase(passphrase_file) is None:
+        click.echo(
+            "The keys are not encrypted: with --passphrase-file or STEWARD_KEY_PASSPHRASE they would be.", err=True
+        )
 
 
 @ca.command("rotate")
 @_with_ca_options
-def ca_rotate(directory: Path, name: str, curve: str, days: int) -> None:
+@click.option("--root-key", help="The root's key, a file or PKCS#11 URI.  [default: root.key in DIRECTORY]")
+def ca_rotate(
+    directory: Path, name: str, curve: str, days: int, passphrase_file: Path | None, root_key: str | None
+) -> None:
     """Replace the intermediate in DIRECTORY by a fresh one under the same root; then restart Steward."""
     from enarx.steward import setup
+    from enarx.steward.config import passphrase
 
     made = setup.rotate(
-        directory, name, datetime.now(UTC), curve=_curve(curve), lifetime=timedelta(days=days), passphrase=_passphrase()
+        directory,
+        name,
+        datetime.now(UTC),
+        curve=_curve(curve),
+        lifetime=timedelta(days=days),
+        passphrase=passphrase(passphrase_file),
+        root_key=root_key,
     )
     click.echo(f"{directory}/ca.pem    {made.common_name}, until {made.not_after:%Y-%m-%d}")
 
@@ -553,11 +578,6 @@ def _bytes(path: Path, limit: int) -> bytes:
             return file.read(limit + 1)
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
-
-
-def _passphrase() -> bytes | None:
-    value = os.environ.get(PASSPHRASE)
-    return value.encode() if value else None
 
 
 def _curve(name: str) -> Any:  # Any: click has checked that it is one of the two

@@ -16,6 +16,7 @@ stock       a directory of those documents to keep: add, refresh, export
 vendors     where vendors publish them
 metrics     what operators watch
 runner      a configuration put to work
+token       the CA key in a security module
 setup       making and renewing a CA on disk
 audit       one line a decision
 est         the bodies of EST

@@ -7,7 +7,9 @@
     tls_key = "server.key"
     tls_from_ca = true                          # instead: the CA itself issues Steward's certificate at every start
     crt = "ca.pem"                              # the issuing CA, then what is above it; with key
-    key = "ca.key"                              # PKCS#8, never readable by everybody
+    key = "ca.key"                              # PKCS#8, never readable by everybody, or a PKCS#11 URI
+    key_passphrase = "passphrase"               # file; also STEWARD_KEY_PASSPHRASE, STEWARD_KEY_PASSPHRASE_FILE,
+                                                # and systemd's credential steward-key-passphrase
     collateral = "collateral"                   # directory of vendors' documents
     state = "state"                             # directory of what was issued and revoked
     audit = "audit.jsonl"                       # default: standard error
@@ -26,6 +28,7 @@ dropped.
 
 import dataclasses
 import ipaddress
+import os
 import re
 import secrets
 from collections.abc import Callable, Iterator
@@ -34,6 +37,9 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final, Self, get_args
 from urllib.parse import urlsplit
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from enarx import toml
 from enarx.errors import EnarxError, MalformedError, NotFoundError
@@ -50,12 +56,15 @@ from enarx.steward.nonce import LIFETIME as NONCE_LIFETIME
 from enarx.steward.nonce import Nonces
 from enarx.steward.policy import FAMILIES, SERVING, Judging, Policy, operator_anchor, read_policy, simulated_anchor
 from enarx.steward.profile import SERIAL_BYTES, Profile, server_certificate, validity
+from enarx.steward.token import SCHEME, open_key
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
 from enarx.web.files import MAX_PEM, read_file, read_private, write_private
 from enarx.web.tls import ServerTls
 
 MAX_WORKERS: Final = 256
+PASSPHRASE: Final = "STEWARD_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a secret
+CREDENTIAL: Final = "steward-key-passphrase"
 DEFAULT_PORT: Final = 3000
 DEFAULT_CRL_LIFETIME: Final = timedelta(hours=1)
 DEVELOPMENT_NAME: Final = "Steward (development)"
@@ -68,7 +77,7 @@ _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")  # SPIFFE-ID, 2.1
 class Flags:
     """What the command line and the environment said; None where they were silent."""
 
-    key: Path | None = None
+    key: str | None = None
     crt: Path | None = None
     addr: str | None = None
     port: int | None = None
@@ -95,7 +104,8 @@ class Config:
     tls_cert: Path | None
     tls_key: Path | None
     crt: Path | None
-    key: Path | None
+    key: str | None  # a path, or a PKCS#11 URI
+    key_passphrase: Path | None
     generate: str | None
     keep_ca_in: Path | None
     tls_from_ca: bool
@@ -134,7 +144,9 @@ class Config:
             judging = dataclasses.replace(judging, memory=Highest(kept and kept / HIGHEST))
         anchors = (*_simulated(document, base), *_named(document, base))
         policy = read_policy(document, anchors, extra_names=names, judging=judging)
-        crt, key = path("crt"), path("key")
+        crt, key = path("crt"), document.string("key", None)
+        if key is not None and not key.startswith(SCHEME):
+            key = str(base / key)
         config = cls(
             source=source,
             policy=policy,
@@ -147,6 +159,7 @@ class Config:
             tls_key=path("tls_key"),
             crt=flags.crt or crt,
             key=flags.key or key,
+            key_passphrase=path("key_passphrase"),
             generate=None,
             keep_ca_in=flags.dev_dir,
             tls_from_ca=document.boolean("tls_from_ca", default=False),
@@ -195,7 +208,7 @@ class Config:
         return f"{'https' if self.tls else 'http'}://localhost:{port}"
 
 
-def load_issuer(config: Config, at: datetime, passphrase: bytes | None = None) -> Issuer:
+def load_issuer(config: Config, at: datetime) -> Issuer:
     """The CA of the configuration, from its files or generated. Raises MalformedError, NotFoundError, UntrustedError."""
     if config.generate is not None and config.keep_ca_in is not None:
         return _kept(config.keep_ca_in, config.generate, at)
@@ -206,8 +219,44 @@ def load_issuer(config: Config, at: datetime, passphrase: bytes | None = None) -
             f"{config.source}: no CA: give key and crt, or --host NAME or --dev to generate one for development"
         )
     chain = certificates_from_pem(read_file(config.crt, MAX_PEM), str(config.crt))
-    key = keys.from_pem(read_private(config.key), str(config.key), passphrase)
-    return Issuer.of(key, chain)
+    return Issuer.of(private_key(config.key, chain[0], config.key_passphrase), chain)
+
+
+def private_key(source: str, certificate: Certificate | None, passphrase_file: Path | None = None) -> keys.PrivateKey:
+    """The key of `certificate` in a file or a security module. Raises MalformedError, NotFoundError, UnavailableError."""
+    if not source.startswith(SCHEME):
+        return keys.from_pem(read_private(Path(source)), source, passphrase(passphrase_file))
+    if certificate is None:
+        return open_key(source)
+    key = open_key(source, keys.public_from_spki(certificate.spki, "CA certificate"))
+    if not _is_pair(key):
+        raise MalformedError(
+            f"CA: the key does not belong to the certificate {certificate.common_name or 'without a name'}"
+        )
+    return key
+
+
+def _is_pair(key: keys.PrivateKey) -> bool:
+    """Whether what it signs verifies: a module does not show the private key, so there is nothing else to compare."""
+    challenge = secrets.token_bytes(32)
+    algorithm = ec.ECDSA(keys.hash_of(key))
+    try:
+        key.public_key().verify(key.sign(challenge, algorithm), challenge, algorithm)
+    except InvalidSignature:
+        return False
+    return True
+
+
+def passphrase(file: Path | None = None) -> bytes | None:
+    """The CA key's passphrase, from wherever the operator put it; None when nobody did. Never from a command line."""
+    if file is None and (named := os.environ.get(f"{PASSPHRASE}_FILE")):
+        file = Path(named)
+    credentials = os.environ.get("CREDENTIALS_DIRECTORY")
+    if file is None and PASSPHRASE not in os.environ and credentials:
+        held = Path(credentials) / CREDENTIAL
+        file = held if held.exists() else None
+    found = os.environ.get(PASSPHRASE, "").encode() if file is None else read_private(file).rstrip(b"\r\n")
+    return found or None
 
 
 def load_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls | None:
@@ -230,6 +279,10 @@ def assemble(
     domain = config.trust_domain or (urlsplit(origin).hostname or "")
     if not _TRUST_DOMAIN.fullmatch(domain):
         raise toml.ConfigError(f"{config.source}: trust_domain: {domain!r} cannot be one, name it")
+    if config.nonce_key is None and (config.key or "").startswith(SCHEME):
+        raise toml.ConfigError(
+            f"{config.source}: nonce_key: missing; none can be derived from a key in a security module"
+        )
     nonce_key = issuer.derive("nonce") if config.nonce_key is None else read_private(config.nonce_key)
     if len(nonce_key) < MIN_NONCE_KEY:
         raise toml.ConfigError(f"{config.nonce_key}: expected {MIN_NONCE_KEY} bytes or more, found {len(nonce_key)}")

@@ -16,8 +16,10 @@ from typing import Final
 from enarx.errors import ConflictError, NotFoundError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate, certificates_from_pem
+from enarx.steward.config import private_key
 from enarx.steward.issuer import ROOT_LIFETIME, Issuer, intermediate, self_signed
-from enarx.web.files import read_private, write_private
+from enarx.steward.token import SCHEME
+from enarx.web.files import read_file, read_private, write_private
 
 FILES: Final = ("root.pem", "root.key", "ca.pem", "ca.key")
 
@@ -42,11 +44,26 @@ def init(
 
 
 def rotate(
-    directory: Path, name: str, at: datetime, *, curve: keys.Curve, lifetime: timedelta, passphrase: bytes | None
+    directory: Path,
+    name: str,
+    at: datetime,
+    *,
+    curve: keys.Curve,
+    lifetime: timedelta,
+    passphrase: bytes | None,
+    root_key: str | None = None,
 ) -> Certificate:
-    """Replace the intermediate by a fresh one under the same root. Raises NotFoundError without the root's key."""
-    key = keys.from_pem(read_private(directory / "root.key"), str(directory / "root.key"), passphrase)
-    root = Issuer.of(key, certificates_from_pem((directory / "root.pem").read_bytes(), str(directory / "root.pem")))
+    """Replace the intermediate by a fresh one under the same root. Raises NotFoundError without the root's key.
+
+    `root_key` is where the root's key is when not beside its certificate: a file, or a PKCS#11 URI.
+    """
+    chain = certificates_from_pem(read_file(directory / "root.pem"), str(directory / "root.pem"))
+    if root_key is not None and root_key.startswith(SCHEME):
+        key = private_key(root_key, chain[0])
+    else:
+        path = Path(root_key or directory / "root.key")
+        key = keys.from_pem(read_private(path), str(path), passphrase)
+    root = Issuer.of(key, chain)
     return _intermediate(directory, name, root, at, curve, lifetime, passphrase)
 
 

@@ -95,7 +95,7 @@ def test_the_origin_is_never_guessed_for_others(tmp_path: Path) -> None:
     assert named.origin_at(1234) == "https://steward.example.com"
 
 
-def test_keys_that_everybody_may_read_are_refused(tmp_path: Path) -> None:
+def test_keys_that_everybody_may_read_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A CA key is no secret when its file is open to all."""
     made = keys.generate("P-384")
     certificate = ca.self_signed("Steward", made, support.AT, lifetime=timedelta(days=1), path_length=0)
@@ -108,7 +108,21 @@ def test_keys_that_everybody_may_read_are_refused(tmp_path: Path) -> None:
     (tmp_path / "ca.key").chmod(0o600)
     with pytest.raises(MalformedError, match="its passphrase is wrong"):
         load_issuer(config, support.AT)
-    assert load_issuer(config, support.AT, b"secret").certificate == certificate
+    monkeypatch.setenv("STEWARD_KEY_PASSPHRASE", "secret")
+    assert load_issuer(config, support.AT).certificate == certificate
+    monkeypatch.delenv("STEWARD_KEY_PASSPHRASE")
+    write_private(tmp_path / "steward-key-passphrase", b"secret\n")
+    monkeypatch.setenv("CREDENTIALS_DIRECTORY", str(tmp_path))
+    assert load_issuer(config, support.AT).certificate == certificate
+    monkeypatch.delenv("CREDENTIALS_DIRECTORY")
+    monkeypatch.setenv("STEWARD_KEY_PASSPHRASE_FILE", str(tmp_path / "steward-key-passphrase"))
+    assert load_issuer(config, support.AT).certificate == certificate
+    monkeypatch.delenv("STEWARD_KEY_PASSPHRASE_FILE")
+    named = "crt = 'ca.pem'\nkey = 'ca.key'\nkey_passphrase = 'steward-key-passphrase'\n"
+    assert load_issuer(read(named + NIL, tmp_path), support.AT).certificate == certificate
+    (tmp_path / "steward-key-passphrase").chmod(0o604)
+    with pytest.raises(MalformedError, match="everybody may read"):
+        load_issuer(read(named + NIL, tmp_path), support.AT)
 
 
 def test_a_key_of_another_certificate_is_refused(tmp_path: Path) -> None:
