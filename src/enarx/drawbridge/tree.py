@@ -109,8 +109,17 @@ class Meta:
         if self.length != other.length:
             return f"length: expected {self.length}, found {other.length}"
         if not self.digests.agrees(other.digests):
-            return f"digest: expected {self.digests.header() or 'one'}, found {other.digests.header() or 'none'}"
+            return (
+                f"digest: expected {_shown(self.digests, other.digests)}, found {_shown(other.digests, self.digests)}"
+            )
         return None
+
+
+def _shown(digests: Digests, other: Digests) -> str:
+    """The digest that tells two sets apart, for people: SHA-256 where there is one, else the first that differs."""
+    differing = [digest for digest in digests.digests() if other.get(digest.algorithm) != digest.value]
+    best = next((digest for digest in differing if digest.algorithm == "sha-256"), None)
+    return str(best or (differing[0] if differing else "none"))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
