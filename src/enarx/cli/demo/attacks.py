@@ -173,7 +173,7 @@ def _ordered(world: World, *, slug: str, drawbridge: str, roots: bytes, digest: 
     silent = launch.Watcher(hello=lambda _: None, phase=lambda _: None)
     nowhere = launch.Terminal(stdin=None, stdout=2, stderr=2)
     try:
-        launch.deploy(order, backend, Wishes(technology="snp", machine=str(world.machine)), nowhere, silent)
+        launch.deploy(lambda: order, backend, Wishes(technology="snp", machine=str(world.machine)), nowhere, silent)
     except RefusalError as error:
         return Refusal(step=error.gate, gate=family_of(error.cause) or "", message=str(error.cause))
     return None
