@@ -61,6 +61,7 @@ from enarx.drawbridge.registry import (
     UserRecord,
 )
 from enarx.drawbridge.routes import Target, UnsupportedVersionError
+from enarx.drawbridge.tag import SigningKey
 from enarx.drawbridge.tree import Meta
 from enarx.errors import (
     ConflictError,
@@ -406,6 +407,8 @@ class Resources:
             ("yank", "PUT"): self._put_yank,
             ("yank", "DELETE"): self._delete_yank,
             ("log", "GET"): self._get_log,
+            ("signers", "GET"): self._get_signers,
+            ("signers", "PUT"): self._put_signers,
         }
 
     def answer(self, visit: Visit, body: bytes) -> Response:
@@ -781,6 +784,25 @@ class Resources:
         visit.tell("token-revoked")
         return Response(status_code=204, headers=_OURS)
 
+    # -- who has to sign
+
+    def _get_signers(self, visit: Visit, _: bytes) -> Response:
+        user, repository, _facts = self._require(visit, access.READ_REPOSITORY)
+        keys = self._registry.signers(user, repository)
+        shown = [{"name": key.name, "id": key.key_id, "key": key.public_pem().decode()} for key in keys]
+        return _json(visit, {"signers": shown})
+
+    def _put_signers(self, visit: Visit, body: bytes) -> Response:
+        """`{"NAME": "PEM or JWK", …}`: from now on one of these has to have signed every new tag."""
+        user, repository, _facts = self._require(visit, access.WRITE_REPOSITORY)
+        _require_json(visit)
+        values = canonical.members(canonical.parse(body, "signers"), "signers")
+        keys = tuple(_signer(name, value) for name, value in values.items())
+        self._registry.set_signers(user, repository, keys, by=visit.by)
+        self._registry.record(user, repository, "signers-set", {"names": sorted(values)}, by=visit.by)
+        visit.tell("signers-set")
+        return Response(headers=_OURS)
+
     # -- what happened
 
     def _get_yank(self, visit: Visit, _: bytes) -> Response:
@@ -890,6 +912,14 @@ def _policy_body(visit: Visit, body: bytes) -> dict[str, Any]:  # Any: parsed JS
         return canonical.members(canonical.parse(json.dumps(values).encode(), "policy"), "policy")
     except (ValueError, TypeError, RecursionError) as error:
         raise MalformedError(f"policy: not TOML of strings, numbers, lists and tables: {error}") from error
+
+
+def _signer(name: str, value: object) -> SigningKey:
+    if not routes.LABEL.fullmatch(name) or not isinstance(value, str):
+        raise MalformedError(
+            f"signers: {name[:80]!r}: expected a name of letters, digits and . _ -, and a key as a string"
+        )
+    return SigningKey.parse(name, value.encode())
 
 
 def _whole(text: str | None, name: str, default: int, maximum: int) -> int:

@@ -12,6 +12,7 @@
     …/<repository>/_policy[/test]                            the release policy
     …/<repository>/_token[/<id>]                             deploy tokens
     …/<repository>/_yank/<tag>                               what is not to be used any more
+    …/<repository>/_signer                                   whose signature every new tag needs
     …/<repository>/_log                                      who changed what, and when
 
 Nothing is percent-decoded but the names in a tree's path. Slashes before `api` and before the version do not count.
@@ -29,7 +30,7 @@ from enarx.errors import MalformedError, NotFoundError
 T = TypeVar("T")
 Kind = Literal[
     "user", "repository", "tags", "tag", "tree", "search", "members", "member", "repositories", "policy", "policy-test",
-    "tokens", "token", "yank", "log",
+    "tokens", "token", "yank", "log", "signers",
 ]  # fmt: skip
 
 API_VERSION: Final = "0.4.3"  # of the protocol that we speak
@@ -51,6 +52,7 @@ METHODS: Final[dict[Kind, tuple[str, ...]]] = {
     "token": ("GET", "DELETE"),
     "yank": ("GET", "PUT", "DELETE"),
     "log": ("GET",),
+    "signers": ("GET", "PUT"),
 }
 
 ROOT: Final = TreePath()
@@ -141,8 +143,8 @@ def _of_repository(target: Target, tail: str) -> Target:
         if word == "yank" and parts:
             tag = _named("tag name", TagName, item)
             return Target(kind="yank", user=user, repository=repository, tag=tag)
-        if word == "log" and not parts:
-            return Target(kind="log", user=user, repository=repository)
+        if word in {"log", "signer"} and not parts:
+            return Target(kind="log" if word == "log" else "signers", user=user, repository=repository)
     raise NotFoundError("Route not found on repository")
 
 

@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from joserfc.jwk import ECKey
 
 from enarx.attested import sealing
 from enarx.attested.claims import RuntimeClaims
@@ -16,6 +17,7 @@ from enarx.attested.sealing import Opener, SealingPrivateKey
 from enarx.digest import Digest, Digests
 from enarx.drawbridge.access import HIDDEN, Leave
 from enarx.drawbridge.auth.mtls import CrlSource
+from enarx.drawbridge.tag import SigningKey, sign
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Meta, Tree
 from tests.unit.conftest import Authority, Issued
 from tests.unit.drawbridge.auth.test_mtls import POINTS, revocations
@@ -214,6 +216,25 @@ def test_an_upload_that_is_wrong_leaves_nothing(bench: Bench) -> None:
     assert wrong.status_code == 400
     assert bench.ask("GET", path).status_code == 404
     bench.service.uploads.take(f"person:corp {SUBJECT}", bench.uploads)  # all of it is there
+
+
+def test_a_repository_can_ask_for_signatures(bench: Bench) -> None:
+    """Once keys are named, a tag without a signature of one of them is refused; a signed one is not."""
+    token = bench.claim(repo=True)
+    key = SigningKey(name="alice", key=ECKey.generate_key("P-256", private=True))
+    pem = key.public_pem().decode()
+    assert bench.put("/user/repo/_signer", {"alice": pem}, token=token).status_code == 200
+    assert bench.ask("GET", "/user/repo/_signer", token=token).json()["signers"][0]["id"] == key.key_id
+    root = Tree.from_files(FILES).root
+    unsigned = bench.put("/user/repo/_tag/1.0.0", root.encode(), ENTRY, token=token)
+    assert (unsigned.status_code, "expected a signature by" in unsigned.text) == (401, True)
+    signed = sign(root, "user/repo:1.0.0", [key])
+    assert bench.put("/user/repo/_tag/1.0.0", signed.encode(), signed.media_type, token=token).status_code == 201
+    assert bench.put("/user/repo/_tag/2.0.0", signed.encode(), signed.media_type, token=token).status_code == 401
+    for wrong in ({"alice": "no key"}, {"a b": pem}, {"alice": 7}):
+        assert bench.put("/user/repo/_signer", wrong, token=token).status_code == 400
+    assert bench.put("/user/repo/_signer", {}, token=token).status_code == 200
+    assert bench.put("/user/repo/_tag/2.0.0", root.encode(), ENTRY, token=token).status_code == 201
 
 
 def test_ranges_and_conditions(bench: Bench) -> None:
