@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
 
@@ -26,6 +27,7 @@ from enarx.digest import Digest, Digests, Hasher
 from enarx.drawbridge import canonical
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, TreePath, UserName
 from enarx.drawbridge.tag import MAX_TAG, Tag
+from enarx.drawbridge.transfer import PASSING, BusyError, Crew, Patience, Sleep, repeated, retry_after
 from enarx.drawbridge.tree import CHUNK, MAX_DIRECTORY, Directory, Entry, Meta, Node, Tree
 from enarx.errors import (
     ConflictError,
@@ -54,9 +56,6 @@ RESUMABLE: Final = "resumable"  # its value where they may
 UPLOAD_OFFSET: Final = "upload-offset"  # header: how many bytes of a file have arrived
 RESUMED_FROM: Final = 16 * 1024 * 1024  # bytes from which a file is sent so that it can go on where it broke
 REFUSALS: Final = range(300, 600)
-PASSING: Final = frozenset({429, 502, 503, 504})  # statuses that a second attempt may not meet again
-ATTEMPTS: Final = 4  # of one transfer without any progress between them
-PAUSE: Final = 0.5  # seconds before the second attempt; doubled for each one more
 
 _STEWARD: Final = re.compile(r'<([^<>]{1,2000})>\s*;[^,]*\brel="?steward"?', re.IGNORECASE)
 
@@ -105,7 +104,6 @@ class Published:
 
 DEFAULT_LIMITS: Final = Limits()
 
-Sleep = Callable[[float], None]
 OnBytes = Callable[[int], None]
 
 
@@ -301,12 +299,13 @@ class Registry:
         growing = directory.with_name(f".{directory.name}.{items[0].digest.hex[:16]}.part")
         with _writing(directory):
             growing.mkdir(parents=True, exist_ok=True)
-            for item in items:
-                target = growing.joinpath(*item.file_name.split("/")[len(below) :]) if item.file_name else growing
-                if item.entry.is_directory:
-                    target.mkdir(exist_ok=True)
-                else:
-                    self._fetch_file(slug, item, target, workload, on_bytes)
+            with Crew[None](lambda _: None) as crew:
+                for item in items:
+                    target = growing.joinpath(*item.file_name.split("/")[len(below) :]) if item.file_name else growing
+                    if item.entry.is_directory:
+                        target.mkdir(exist_ok=True)
+                    else:
+                        crew.give(partial(self._fetch_file, slug, item, target, workload, on_bytes))
             growing.replace(directory)
 
     def fetch_file(
@@ -350,21 +349,20 @@ class Registry:
         it broke. Raises UntrustedError, MalformedError, UnavailableError, and what the registry refuses with.
         """
         entry, where = item.entry, f"{self.host}: {_shown(slug)}/{item.path}".rstrip("/")
-        hasher, at, failures = Hasher(entry.meta.digests), start, 0
+        hasher, at, patience = Hasher(entry.meta.digests), start, Patience(self._sleep)
         while True:
             try:
                 for chunk in self._from(slug, item, workload, at):
-                    at, failures = at + len(chunk), 0
+                    at += len(chunk)
+                    patience.progress()
                     if at > entry.meta.length:
                         raise UntrustedError(f"{where}: expected {entry.meta.length} bytes, the registry sends more")
                     hasher.update(chunk)
                     yield chunk
                 break
-            except UnavailableError:
-                failures += 1
-                if failures == ATTEMPTS:
+            except UnavailableError as error:
+                if not patience.again(error.seconds if isinstance(error, BusyError) else None):
                     raise
-                self._sleep(PAUSE * 2 ** (failures - 1))
         if at != entry.meta.length:
             raise UntrustedError(f"{where}: expected {entry.meta.length} bytes, the registry sent {at}")
         if start == 0 and hasher.digests() != entry.meta.digests:
@@ -415,7 +413,7 @@ class Registry:
     def stat(self, slug: PackageSlug, path: TreePath) -> Meta | None:
         """What the registry says of a node that it has; None where it has none."""
         url = _node_url(slug, path)
-        answer = self._http.head(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS)
+        answer = self._repeated(lambda: self._http.head(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS))
         if answer.status == 404:
             return None
         if answer.status >= 300:
@@ -438,18 +436,23 @@ class Registry:
         """
         name = _require_tag(slug)
         fresh = self._put_tag(slug, name, tag)
-        for node in tree.nodes:
-            sent = fresh or not self._has(slug, node)
-            if sent:
-                self._put_node(slug, node, on_bytes)
-            else:
-                on_bytes(node.entry.meta.length)
-            on_node(node, sent)
+        with Crew[tuple[Node, bool]](lambda done: on_node(*done)) as crew:
+            for node in tree.nodes:  # parents before children; files wait for nobody
+                work = partial(self._publish_node, slug, node, on_bytes, fresh=fresh)
+                (crew.now if node.entry.is_directory else crew.give)(work)
         return fresh
+
+    def _publish_node(self, slug: PackageSlug, node: Node, on_bytes: OnBytes, *, fresh: bool) -> tuple[Node, bool]:
+        sent = fresh or not self._has(slug, node)
+        if sent:
+            self._put_node(slug, node, on_bytes)
+        else:
+            on_bytes(node.entry.meta.length)
+        return node, sent
 
     def _put_tag(self, slug: PackageSlug, name: TagName, tag: Tag) -> bool:
         url = f"{_repository_url(slug)}/_tag/{name}"
-        known = self._http.get(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS, limit=MAX_TAG)
+        known = self._fetched(url, MAX_TAG)
         self._resumable = known.headers.get(UPLOADS) == RESUMABLE
         if known.status == 200:
             bound = Tag.parse(known.body)
@@ -483,23 +486,24 @@ class Registry:
 
     def _resumed(self, upload: "_Upload") -> Response:
         """Send a file from where it is, as long as something of it arrives."""
-        failures, arrived = 0, 0
+        patience, arrived = Patience(self._sleep), 0
         while True:
             try:
                 answer = upload.ask()
                 if answer.status == 202:
                     offset = _offset(answer, self.host)
-                    failures, arrived = (0, offset) if offset > arrived else (failures, arrived)
+                    if offset > arrived:
+                        arrived = offset
+                        patience.progress()
                     answer = upload.send(offset)
-                if answer.status not in PASSING and not (answer.status == 409 and UPLOAD_OFFSET in answer.headers):
-                    return answer
             except UnavailableError:
-                if failures >= ATTEMPTS - 1:
+                if not patience.again():
                     raise
-            if failures == ATTEMPTS:
+                continue
+            if answer.status not in PASSING and not (answer.status == 409 and UPLOAD_OFFSET in answer.headers):
                 return answer
-            self._sleep(PAUSE * 2**failures)
-            failures += 1
+            if not patience.again(retry_after(answer.status, answer.headers)):
+                return answer
 
     # -- what else there is of a repository
 
@@ -540,10 +544,15 @@ class Registry:
     # -- one request
 
     def _get(self, url: str, limit: int = MAX_DOCUMENT) -> Response:
-        answer = self._http.get(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS, limit=limit)
+        answer = self._fetched(url, limit)
         if answer.status >= 300:
             self._refuse("GET", url, answer.status, answer.headers, answer.body)
         return answer
+
+    def _fetched(self, url: str, limit: int) -> Response:
+        return self._repeated(
+            lambda: self._http.get(API + url, headers={"Accept": ACCEPT}, allow=REFUSALS, limit=limit)
+        )
 
     def _object(self, url: str, what: str) -> dict[str, Any]:  # Any: parsed JSON, checked by the caller
         what = f"{self.host}: {what}"
@@ -566,19 +575,7 @@ class Registry:
         return answer.status == 201
 
     def _repeated(self, send: Callable[[], Response]) -> Response:
-        """Send what may be sent twice, again while nobody answers."""
-        for attempt in range(ATTEMPTS):
-            last = attempt == ATTEMPTS - 1
-            try:
-                answer = send()
-            except UnavailableError:
-                if last:
-                    raise
-            else:
-                if last or answer.status not in PASSING:
-                    return answer
-            self._sleep(PAUSE * 2**attempt)
-        raise AssertionError  # the last attempt returns or raises
+        return repeated(send, self._sleep)
 
     def _refuse(self, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
         """Raise what the answer means: in one sentence for whoever sees only that, and beneath it what was said."""
@@ -586,9 +583,9 @@ class Registry:
             raise MalformedError(f"{self.host}: {method} {url}: answered with a redirect, which is not followed")
         said = error_of(status, headers.get("content-type", ""), body, who="")
         sentence = str(said).removeprefix(": ")
-        raise _family(said, f"{self.host}: {method} {url}: {status}: {sentence}") from AnsweredError(
-            method=method, status=status, sentence=sentence, anonymous=self._http.anonymous
-        )
+        text, seconds = f"{self.host}: {method} {url}: {status}: {sentence}", retry_after(status, headers)
+        raised = _family(said, text) if seconds is None else BusyError(text, seconds)
+        raise raised from AnsweredError(method=method, status=status, sentence=sentence, anonymous=self._http.anonymous)
 
 
 @dataclass(slots=True, kw_only=True)
