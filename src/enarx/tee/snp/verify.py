@@ -131,7 +131,7 @@ def verify(
 
     # 9  S1, S2
     with checks.step("report.signature", found=f"by the {kind}", expected=f"signed by the {kind}"):
-        _verify_report(vek.certificate, report)
+        _verify_report(vek, report)
 
     # 10  S17
     _require_order(standing, checks)
@@ -292,9 +292,7 @@ def _require_path(vek: Vek, path: Path, anchor: TrustAnchor, at: datetime) -> No
             raise UntrustedError(f"{issuer.common_name}: expected an RSA key, and RSASSA-PSS signatures by it")
     verify_chain(path, at, what=f"{vek.kind} chain", understood=UNDERSTOOD)
     verify_issued(root, root, f"{vek.kind} chain: root")  # self-signed, or it is not what AMD published
-    key = leaf.public_key()
-    if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != CURVE:
-        raise UntrustedError(f"{vek.kind}: expected a key on P-384")
+    _key_of(vek)
     if leaf.is_ca:
         raise UntrustedError(f"{vek.kind}: expected an end entity, found a CA")
 
@@ -413,14 +411,18 @@ def _chip(report: Report, vek: Vek) -> bytes | None:
     return vek.hwid if vek.hwid is not None else report.chip_id[: HWID_SIZE[vek.layout]]
 
 
-def _verify_report(certificate: Certificate, report: Report) -> None:
-    """Never remembered, and over the bytes that came. Raises UntrustedError."""
-    key = certificate.public_key()
-    r, s = (int.from_bytes(report.signature[start : start + 48], "little") for start in (0, 48))
+def _key_of(vek: Vek) -> ec.EllipticCurvePublicKey:
+    key = vek.certificate.public_key()
     if not isinstance(key, ec.EllipticCurvePublicKey) or key.curve.name != CURVE:
-        raise UntrustedError("report: expected a key on P-384")
+        raise UntrustedError(f"{vek.kind}: expected a key on P-384")
+    return key
+
+
+def _verify_report(vek: Vek, report: Report) -> None:
+    """Never remembered, and over the bytes that came. Raises UntrustedError."""
+    r, s = (int.from_bytes(report.signature[start : start + 48], "little") for start in (0, 48))
     try:
-        key.verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
+        _key_of(vek).verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
     except InvalidSignature as error:
         raise UntrustedError("report: the signature is wrong") from error
 
