@@ -1,63 +1,11 @@
-"""One line of JSON for every decision, with every check and its outcome (flow.md, 4). No secrets: none is known here.
+"""One line of JSON for every decision, with every check and its outcome (flow.md, 4). No secrets: none is known here."""
 
-A line that cannot be written is an error of the request: nothing is issued that the log does not tell of. Each line is
-one write, so that several processes can append to one file.
-"""
+from collections.abc import Mapping
+from datetime import datetime
 
-import json
-import os
-import sys
-import threading
-from collections.abc import Callable, Mapping
-from datetime import UTC, datetime
-from functools import partial
-from pathlib import Path
-from typing import TextIO
-
-from enarx.errors import NotFoundError, UnavailableError
 from enarx.pki.certificate import Certificate
 from enarx.steward.authority import Authority, Issuance
-
-
-class AuditLog:
-    """Where decisions are written, one line each, at once."""
-
-    def __init__(self, write: Callable[[bytes], int]) -> None:
-        self._write = write
-        self._lock = threading.Lock()
-
-    @classmethod
-    def open(cls, path: Path | None) -> "AuditLog":
-        """Append to a file that others may not read, or write to standard error. Raises NotFoundError."""
-        if path is None:
-            return cls.to(sys.stderr)
-        try:
-            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        except OSError as error:
-            raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
-        return cls(partial(os.write, descriptor))
-
-    @classmethod
-    def to(cls, stream: TextIO) -> "AuditLog":
-        """Write to a stream of text."""
-
-        def write(line: bytes) -> int:
-            stream.write(line.decode())
-            stream.flush()
-            return len(line)
-
-        return cls(write)
-
-    def write(self, event: str, at: datetime, **fields: object) -> None:
-        line = {"time": at.astimezone(UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ"), "event": event, **fields}
-        data = json.dumps(line, ensure_ascii=True, separators=(",", ":")).encode() + b"\n"
-        try:
-            with self._lock:
-                written = self._write(data)
-        except OSError as error:
-            raise UnavailableError(f"the audit log cannot be written: {error.strerror}") from error
-        if written != len(data):
-            raise UnavailableError("the audit log cannot be written: no room for the whole line")
+from enarx.web.audit import AuditLog
 
 
 def record(log: AuditLog, authority: Authority, issuance: Issuance, at: datetime, request_id: str) -> None:

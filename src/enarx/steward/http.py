@@ -34,17 +34,18 @@ from enarx.attested.relying import Expectation, Peer, judge_peer
 from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.steward import est
-from enarx.steward.audit import AuditLog, record
+from enarx.steward.audit import record
 from enarx.steward.authority import Authority, Decision, Issuance
 from enarx.steward.collateral import Document
 from enarx.steward.ledger import Ledger
-from enarx.steward.metrics import MEDIA_TYPE as METRICS
 from enarx.steward.metrics import Metrics, MetricsFor
 from enarx.steward.profile import validity
 from enarx.steward.request import parse_bundle
 from enarx.steward.revocation import Issued
 from enarx.web import app as web
+from enarx.web.audit import AuditLog
 from enarx.web.client import is_loopback
+from enarx.web.counters import MEDIA_TYPE as METRICS
 from enarx.web.problems import MEDIA_TYPE, TITLES, Problem
 
 PKCS10: Final = "application/pkcs10"

@@ -6,10 +6,6 @@ none carries anything of a requester. What is no counter (when the CA ends, what
 somebody asks.
 """
 
-import mmap
-import struct
-import threading
-from bisect import bisect_left
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Final, Literal
@@ -20,10 +16,8 @@ from enarx import __version__
 from enarx.steward.authority import Authority, Decision, failures
 from enarx.tee import TECHNOLOGIES
 from enarx.tee.model import Verdict
+from enarx.web.counters import OTHER, Counters, Key, histogram, histogram_keys, line
 
-MEDIA_TYPE: Final = "text/plain; version=0.0.4"
-OTHER: Final = "other"
-BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # seconds; a request takes about 0.001
 CODES: Final = ("200", "400", "401", "404", "405", "408", "413", "431", "500", "503", OTHER)
 
 _NONE: Final = "none"  # a request without evidence, or that could not be read
@@ -49,29 +43,13 @@ _HELP: Final[Mapping[str, tuple[str, str]]] = {
     "steward_decision_seconds": ("histogram", "Time from the request's body to the decision, a bundle at once."),
 }
 MetricsFor = Literal["loopback", "everybody", "nobody"]
-Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
-class Metrics:
+class Metrics(Counters):
     """The counters of one Steward. `worker` is the row that this process writes."""
 
     def __init__(self, workers: int = 1) -> None:
-        keys = tuple(_keys())
-        self._index: Mapping[Key, int] = {key: position for position, key in enumerate(keys)}
-        self._rows = workers
-        self._memory = mmap.mmap(-1, max(1, workers * len(keys) * 8))  # anonymous: children share it
-        self._lock = threading.Lock()
-        self.worker = 0
-
-    def add(self, name: str, amount: float = 1.0, **labels: str) -> None:
-        """Count. A label value that is not known beforehand counts as `other`."""
-        key = name, tuple(labels.items())
-        if key not in self._index:
-            key = name, tuple((label, OTHER) for label in labels)
-        offset = (self.worker * len(self._index) + self._index[key]) * 8
-        with self._lock:
-            (value,) = struct.unpack_from("d", self._memory, offset)
-            struct.pack_into("d", self._memory, offset, value + amount)
+        super().__init__(_keys(), workers)
 
     def decided(self, decisions: Iterable[Decision], issued: int, seconds: float) -> None:
         """Count what became of one HTTP request's requests."""
@@ -82,20 +60,18 @@ class Metrics:
                 self.add("steward_failed_checks_total", check=check)
             if position < issued:
                 self.add("steward_certificates_issued_total", technology=technology)
-        bucket = bisect_left(BUCKETS, seconds)
-        self.add("steward_decision_seconds_bucket", le=str(BUCKETS[bucket]) if bucket < len(BUCKETS) else "+Inf")
-        self.add("steward_decision_seconds_sum", seconds)
+        self.took("steward_decision_seconds", seconds)
 
     def text(self, authority: Authority, documents: Sequence[datetime | None], at: datetime) -> str:
         """The whole exposition. `documents` are the ends of the collateral's documents."""
-        values = self._totals()
+        values = self.totals()
         lines: list[str] = []
         for name, (kind, told) in _HELP.items():
             lines += [f"# HELP {name} {told}", f"# TYPE {name} {kind}"]
             if kind == "histogram":
-                lines += _histogram(name, values)
+                lines += histogram(name, values)
             else:
-                lines += [_line(key[0], key[1], value) for key, value in values.items() if key[0] == name]
+                lines += [line(key[0], key[1], value) for key, value in values.items() if key[0] == name]
         ends = [end for end in documents if end is not None]
         gauges = {
             "steward_issuer_not_after_seconds": (
@@ -111,21 +87,16 @@ class Metrics:
                 "Rules of `steward revoke`.",
                 float(sum(len(values) for values in authority.revocations().rules.values())),
             ),
-            "steward_workers": ("Processes that serve.", float(self._rows)),
+            "steward_workers": ("Processes that serve.", float(self.workers)),
         }
         if ends:
             gauges["steward_collateral_first_end_seconds"] = ("When the first document ends.", _stamp(min(ends)))
         for name, (told, value) in gauges.items():
-            lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge", _line(name, (), value)]
+            lines += [f"# HELP {name} {told}", f"# TYPE {name} gauge", line(name, (), value)]
         labels = (("version", __version__),)
         lines += ["# HELP steward_build_info The version that runs.", "# TYPE steward_build_info gauge"]
-        lines.append(_line("steward_build_info", labels, 1.0))
+        lines.append(line("steward_build_info", labels, 1.0))
         return "\n".join(lines) + "\n"
-
-    def _totals(self) -> dict[Key, float]:
-        width = len(self._index)
-        cells = struct.unpack_from(f"{self._rows * width}d", self._memory, 0)
-        return {key: sum(cells[position::width]) for key, position in self._index.items()}
 
 
 class Counted:
@@ -158,25 +129,7 @@ def _keys() -> Iterable[Key]:
     yield "steward_nonces_total", ()
     for code in CODES:
         yield "steward_http_responses_total", (("code", code),)
-    for bound in (*map(str, BUCKETS), "+Inf"):
-        yield "steward_decision_seconds_bucket", (("le", bound),)
-    yield "steward_decision_seconds_sum", ()
-
-
-def _histogram(name: str, values: Mapping[Key, float]) -> list[str]:
-    """Buckets are counted apart and told cumulatively."""
-    lines, total = [], 0.0
-    for key, value in values.items():
-        if key[0] == f"{name}_bucket":
-            total += value
-            lines.append(_line(key[0], key[1], total))
-    return [*lines, _line(f"{name}_sum", (), values[f"{name}_sum", ()]), _line(f"{name}_count", (), total)]
-
-
-def _line(name: str, labels: Sequence[tuple[str, str]], value: float) -> str:
-    inside = ",".join(f'{label}="{text}"' for label, text in labels)
-    number = str(int(value)) if value == int(value) else repr(value)
-    return f"{name}{{{inside}}} {number}" if inside else f"{name} {number}"
+    yield from histogram_keys("steward_decision_seconds")
 
 
 def _stamp(moment: datetime) -> float:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from starlette.types import ASGIApp
 
 from enarx.errors import UnavailableError
-from enarx.steward.audit import AuditLog
 from enarx.steward.authority import Authority
 from enarx.steward.collateral import Directory
 from enarx.steward.config import Config, assemble
@@ -14,6 +13,7 @@ from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
 from enarx.steward.metrics import Counted, Metrics
 from enarx.tee.model import Endorsements
+from enarx.web.audit import AuditLog
 
 
 def prepare(config: Config, issuer: Issuer, metrics: Metrics | None = None) -> tuple[ASGIApp, Callable[[int], None]]:

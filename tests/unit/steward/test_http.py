@@ -20,11 +20,11 @@ from enarx.attested.claims import RUNTIME_CLAIMS_OID
 from enarx.digest import Digest
 from enarx.pki import chain, crl
 from enarx.pki.certificate import Certificate
-from enarx.steward.audit import AuditLog
 from enarx.steward.authority import Authority
 from enarx.steward.http import BUNDLE, PKCS10, Service, build
 from enarx.steward.ledger import Ledger
 from enarx.steward.metrics import Counted, Metrics
+from enarx.web.audit import AuditLog
 from tests.unit.steward import support
 
 AT = support.AT
