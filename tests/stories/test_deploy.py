@@ -91,7 +91,13 @@ class World:
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    folder = tmp_path_factory.mktemp("world")
+    with settled(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+@contextmanager
+def settled(folder: Path) -> Iterator[World]:
+    """A world in `folder`, with a program and a server in its registry."""
     machine = Directory.create(folder / "sim", datetime.now(UTC), measurement.of_agent)
     config = folder / "sim" / "steward.toml"
     text = config.read_text().replace("accept_simulated = true", "accept_simulated = true\naccept_nil = true")

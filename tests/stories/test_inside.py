@@ -1,0 +1,77 @@
+"""The whole flow in an emulated confidential VM: the kernel's interface is played, everything else is as deployed."""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from enarx.keep import launch
+from enarx.keep.backends.api import Wishes
+from enarx.keep.backends.inside import Inside
+from enarx.keep.backends.tsm import Tsm
+from enarx.keep.channel import Hello, Phase
+from enarx.keep.deployment import Order
+from enarx.keep.launch import Terminal, Watcher
+from enarx.keep.refusal import RefusalError
+from tests.emulators import configfs_tsm
+from tests.stories.test_deploy import World, settled
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
+    with settled(tmp_path_factory.mktemp("world")) as made:
+        yield made
+
+
+def deploy(world: World, root: Path) -> tuple[int, bytes, list[Hello], list[Phase]]:
+    """Run the program; returns its exit code, its output, and what was told."""
+    order = Order(
+        slug=f"localhost:{world.port}/user/program:1.0.0",
+        digest=world.registry.promised["user/program/_tag/1.0.0"].workload,
+        steward=world.steward,
+        drawbridge=f"https://localhost:{world.port}",
+        steward_roots=(world.folder / "ca.pem").read_bytes(),
+        drawbridge_roots=(world.folder / "ca.pem").read_bytes(),
+    )
+    hellos, phases = list[Hello](), list[Phase]()
+    out, into = os.pipe()
+    watcher = Watcher(hello=hellos.append, phase=phases.append)
+    terminal = Terminal(stdin=None, stdout=into, stderr=into)
+    with os.fdopen(out, "rb") as reading:
+        try:
+            code = launch.deploy(lambda: order, Inside(tsm=Tsm(root=root)), Wishes(), terminal, watcher)
+        finally:
+            os.close(into)
+        return code, reading.read(), hellos, phases
+
+
+@pytest.mark.parametrize(("provider", "technology"), [("sev_guest", "snp"), ("tdx_guest", "tdx")])
+def test_a_guest_is_certified_and_runs(world: World, tmp_path: Path, provider: str, technology: str) -> None:
+    """The agent is shut in, asks the kernel from there, and is certified as what the provider is."""
+    with configfs_tsm.mounted(tmp_path, provider, world.machine.path) as root:
+        code, output, (hello,), phases = deploy(world, root)
+    assert (code, output) == (42, b"from the Keep\n")
+    assert hello.technology == technology
+    certified = next(phase.facts for phase in phases if phase.phase == "certified")
+    assert (certified["technology"], certified["measurement"]) == (technology, hello.measurement)
+
+
+def test_a_host_that_answers_for_the_tsm_is_refused(world: World, tmp_path: Path) -> None:
+    """A report of the same machine over other data: no certificate, and the program never starts."""
+    with (
+        configfs_tsm.mounted(tmp_path, "sev_guest", world.machine.path, "other") as root,
+        pytest.raises(RefusalError, match="binding") as caught,
+    ):
+        deploy(world, root)
+    assert caught.value.gate == "steward"
+
+
+def test_a_tee_that_stops_answering_is_refused_as_evidence(world: World, tmp_path: Path) -> None:
+    """The Keep says what its kernel said, and does not go on without."""
+    with (
+        configfs_tsm.mounted(tmp_path, "sev_guest", world.machine.path, "busy") as root,
+        pytest.raises(RefusalError, match="EBUSY") as caught,
+    ):
+        deploy(world, root)
+    assert caught.value.gate == "backend"
