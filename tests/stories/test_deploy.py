@@ -7,8 +7,8 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -96,13 +96,15 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 @contextmanager
-def settled(folder: Path) -> Iterator[World]:
-    """A world in `folder`, with a program and a server in its registry."""
+def settled(
+    folder: Path, steward: Callable[[Path, Path], AbstractContextManager[str]] | None = None
+) -> Iterator[World]:
+    """A world in `folder`, with a program and a server in its registry; `steward` starts another Steward."""
     machine = Directory.create(folder / "sim", datetime.now(UTC), measurement.of_agent)
     config = folder / "sim" / "steward.toml"
     text = config.read_text().replace("accept_simulated = true", "accept_simulated = true\naccept_nil = true")
     config.write_text(text)
-    with steward(config, folder / "steward-ca.pem") as origin:
+    with (steward or real_steward)(config, folder / "steward-ca.pem") as origin:
         made = server_tls()
         registry = LyingRegistry(steward=origin)
         trusted = (folder / "steward-ca.pem").read_bytes()
@@ -120,7 +122,7 @@ def settled(folder: Path) -> Iterator[World]:
 
 
 @contextmanager
-def steward(config: Path, write_ca: Path) -> Iterator[str]:
+def real_steward(config: Path, write_ca: Path) -> Iterator[str]:
     """A Steward in a process of its own; gives its origin."""
     reading, writing = os.pipe()
     command = [sys.executable, "-c", "from enarx.cli.steward import main; main()", "serve", "--dev"]

@@ -7,7 +7,7 @@ CHANNEL is the descriptor of the channel, ATTESTER the words of `enarx.keep.back
   1  know who vouches for us, then give up every right that is not needed (`backends.sandbox`)
   2  `hello`, and wait for `start`
   3  provision, or say at which gate that was refused
-  4  run, with the program's streams over the channel
+  4  run, with the program's streams over the channel, and attest again before the certificate ends
   5  `exit`, with the program's code
 
 The reader of the channel is a thread of its own. It ends the whole process at once when the host is gone or says what
@@ -15,8 +15,10 @@ it may not say: nothing that runs here may outlive its channel. Nothing is writt
 nowhere; a bug is told as its place in the code, without its text, for that may hold a secret.
 """
 
+import hmac
 import os
 import queue
+import secrets
 import socket
 import sys
 import threading
@@ -48,9 +50,11 @@ from enarx.keep.channel import (
 )
 from enarx.keep.config import Config, Connect, Listen
 from enarx.keep.deployment import Order
+from enarx.keep.identity import Identity
 from enarx.keep.provision import Provisioned, provision
 from enarx.keep.refusal import RefusalError, gate
-from enarx.keep.runtime import Interrupt, Listening, Stdio, TlsIdentity, run
+from enarx.keep.renewal import Renewal, in_background
+from enarx.keep.runtime import Interrupt, Listening, LiveIdentity, Stdio, TlsIdentity, run
 from enarx.web.problems import family_of
 
 SIGNALS: Final = {"INT": SIGINT, "TERM": SIGTERM}
@@ -160,18 +164,22 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     def tell(phase: str, facts: Mapping[str, str]) -> None:
         channel.send(Kind.PHASE, Phase(phase=phase, facts=dict(facts)))
 
-    provisioned = provision(order, attester, now=lambda: datetime.now(UTC), tell=tell)
+    provisioned = provision(order, attester, now=_now, tell=tell)
     # 4
-    code = execute(channel, order, provisioned, inbox)
+    code = execute(channel, order, provisioned, inbox, attester.sealing_secret)
     # 5
     finish(channel, code)
 
 
-def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox) -> int:
+def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox, sealing: bytes | None) -> int:
     """Run the workload; returns its exit code."""
-    workload, identity = provisioned.workload, provisioned.identity
+    workload = provisioned.workload
     ports = sandbox.restrict_ports(*_ports(workload.config, order))
     channel.send(Kind.PHASE, Phase(phase="ports", facts={"tcp": ports}))
+    with gate("runtime"):
+        live = LiveIdentity(_tls(provisioned.identity))
+    if workload.config.uses_tls:
+        in_background(_renewal(channel, provisioned, live), provisioned.identity)
 
     def ready(listening: Sequence[Listening]) -> None:
         facts = {at.name: f"{at.prot} {at.addr} {at.port}" for at in listening}
@@ -186,11 +194,46 @@ def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inb
     with gate("runtime"):
         return run(
             workload,
-            identity=TlsIdentity(chain_pem=identity.chain_pem, key=identity.secrets.tls),
+            identity=live,
             stdio=stdio,
             interrupt=inbox.interrupt,
             on_ready=ready,
+            workload_digest=str(order.digest),
+            sealing_root=None if sealing is None else sealing_root(sealing, order),
         )
+
+
+def sealing_root(secret: bytes, order: Order) -> bytes:
+    """What the program's sealing keys are derived from: the TEE's secret, and which workload this is.
+
+    The TEE's is the same for every Keep of this measurement on this machine; another workload must not get it.
+    """
+    return hmac.digest(secret, b"enarx-sealing-v1\0" + order.digest.value, "sha256")
+
+
+def _tls(identity: Identity) -> TlsIdentity:
+    return TlsIdentity(chain_pem=identity.chain_pem, key=identity.secrets.tls)
+
+
+def _renewal(channel: Channel, provisioned: Provisioned, live: LiveIdentity) -> Renewal:
+    """Attest again before the certificate ends; tell the host of it."""
+    over = threading.Event()
+
+    def use(identity: Identity) -> None:
+        live.replace(_tls(identity))
+        channel.send(Kind.PHASE, Phase(phase="renewed", facts=identity.facts()))
+
+    def failed(error: RefusalError, ends: datetime) -> None:
+        text = f"renewal {error}; the certificate ends at {ends:%Y-%m-%dT%H:%M:%SZ}"
+        channel.send(Kind.PHASE, Phase(phase="warning", facts={"renewal": text}))
+
+    return Renewal(
+        renew=provisioned.renew, use=use, failed=failed, now=_now, sleep=over.wait, random=secrets.SystemRandom().random
+    )
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
 
 
 def refuse(channel: Channel, error: RefusalError) -> NoReturn:

@@ -46,6 +46,11 @@ class Attester(Protocol):
         """Where evidence is asked for: the only places that the Keep's process goes on writing to."""
         ...
 
+    @property
+    def sealing_secret(self) -> bytes | None:
+        """32 bytes that only this measurement on this machine can get again; None where nobody gives such."""
+        ...
+
     def measurement(self) -> bytes:
         """What the report will say was measured; empty where nothing measures."""
         ...

@@ -9,6 +9,8 @@ else from /dev/sev-guest. Beside it the TEE sends what is at hand:
   tdx  the quote; Intel's documents are the Steward's business, and those in the directory go along
   cca  the token
 
+A sealing secret is derived by SNP's firmware alone, through its device; elsewhere a program's sealing keys end with it.
+
 What the host or a vendor put there is believed by nobody for having come: the Steward verifies it.
 """
 
@@ -97,6 +99,7 @@ class InsideAttester:
     documents: Endorsements = field(default_factory=Endorsements)
     writable: tuple[Path, ...] = ()
     measured: bytes = b""
+    sealing_secret: bytes | None = field(default=None, repr=False)
 
     def measurement(self) -> bytes:
         return self.measured
@@ -130,7 +133,16 @@ def attester(
         documents=held,
         writable=writable,
         measured=measurement(name, body),
+        sealing_secret=_sealing_secret(device) if name == "snp" else None,
     )
+
+
+def _sealing_secret(device: Path) -> bytes | None:
+    """A key that the firmware derives. None where the device is not there: reports come another way, keys do not."""
+    try:
+        return SevGuest.open(device).derived_key()
+    except UnavailableError:
+        return None
 
 
 def _find(interface: Tsm, device: Path) -> tuple[str, Source, tuple[Path, ...]]:

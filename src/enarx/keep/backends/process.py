@@ -92,6 +92,7 @@ class NilAttester:
     """Nobody vouches."""
 
     writable: tuple[Path, ...] = ()
+    sealing_secret: bytes | None = None
 
     @property
     def technology(self) -> Technology[Any, Any]:  # Any: as in Attester

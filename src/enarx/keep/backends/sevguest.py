@@ -20,6 +20,9 @@ from enarx.errors import UnavailableError
 
 DEVICE: Final = Path("/dev/sev-guest")
 GET_EXT_REPORT: Final = 0xC0205302
+GET_DERIVED_KEY: Final = 0xC0205301
+GUEST_POLICY, MEASUREMENT = 1 << 0, 1 << 3  # what a derived key depends on, beside the chip
+KEY_SIZE: Final = 32  # bytes
 
 INVALID_LENGTH: Final = 1  # vmm_error: the certificates need more room
 BUSY: Final = 2  # vmm_error: the host is throttling; asking again at once disables the guest's key on older kernels
@@ -53,6 +56,25 @@ class ReportResponse(ctypes.LittleEndianStructure):
         ("reserved", ctypes.c_uint8 * 24),
         ("report", ctypes.c_uint8 * 3968),
     )
+
+
+class KeyRequest(ctypes.LittleEndianStructure):
+    """struct snp_derived_key_req, 32 bytes; root_key_select 0 is the chip's own key."""
+
+    _fields_ = (
+        ("root_key_select", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
+        ("guest_field_select", ctypes.c_uint64),
+        ("vmpl", ctypes.c_uint32),
+        ("guest_svn", ctypes.c_uint32),
+        ("tcb_version", ctypes.c_uint64),
+    )
+
+
+class KeyResponse(ctypes.LittleEndianStructure):
+    """struct snp_derived_key_resp, 64 bytes: the firmware's MSG_KEY_RSP."""
+
+    _fields_ = (("status", ctypes.c_uint32), ("reserved", ctypes.c_uint8 * 28), ("key", ctypes.c_uint8 * KEY_SIZE))
 
 
 class GuestRequest(ctypes.LittleEndianStructure):
@@ -104,11 +126,26 @@ class SevGuest:
             size = _size(request.certs_len) if request.certs_len != size else size
         raise UnavailableError("sev-guest: the host did not settle on a length of its certificates, or is too busy")
 
-    def _call(self, request: ExtendedRequest, response: ReportResponse) -> bool:
-        """One call; whether it has to be made again, with the length that `request` now says."""
+    def derived_key(self) -> bytes:
+        """32 bytes that this measurement and policy on this chip can get again, and nobody else. Raises UnavailableError."""
+        request = KeyRequest(guest_field_select=GUEST_POLICY | MEASUREMENT)
+        for _ in range(ATTEMPTS):
+            response = KeyResponse()
+            if not self._call(request, response, GET_DERIVED_KEY):
+                _require_status(response.status)
+                return bytes(response.key)
+        raise UnavailableError("sev-guest: the host is too busy to give a derived key")
+
+    def _call(
+        self,
+        request: ctypes.LittleEndianStructure,
+        response: ctypes.LittleEndianStructure,
+        number: int = GET_EXT_REPORT,
+    ) -> bool:
+        """One call; whether it has to be made again, with the length that `request` may now say."""
         guest = GuestRequest(msg_version=1, req_data=ctypes.addressof(request), resp_data=ctypes.addressof(response))
         try:
-            self.ioctl(self.descriptor, GET_EXT_REPORT, guest)
+            self.ioctl(self.descriptor, number, guest)
         except OSError as error:
             if error.errno == errno.EIO and guest.vmm_error == INVALID_LENGTH:
                 return True
@@ -127,10 +164,14 @@ def _pages(size: int) -> tuple["ctypes.Array[ctypes.c_char]", int]:
     return memory, begin + -begin % mmap.PAGESIZE
 
 
+def _require_status(status: int) -> None:
+    if status:
+        reason = STATUS.get(status, "it does not say why")
+        raise UnavailableError(f"sev-guest: the firmware refused: status 0x{status:x}: {reason}")
+
+
 def _report(response: ReportResponse) -> bytes:
-    if response.status:
-        reason = STATUS.get(response.status, "it does not say why")
-        raise UnavailableError(f"sev-guest: the firmware refused: status 0x{response.status:x}: {reason}")
+    _require_status(response.status)
     size = response.report_size
     if not 0 < size <= len(response.report):
         raise UnavailableError(f"sev-guest: a report of {size} bytes")

@@ -214,6 +214,12 @@ class SimulatedAttester:
     fault: Fault = "none"
     writable: tuple[Path, ...] = ()
 
+    @property
+    def sealing_secret(self) -> bytes:
+        """Of the machine's keys and what was measured, as a CPU derives it of its fuses."""
+        keys = sorted(data for name, data in self.machine.save().items() if name.endswith(".key.pem"))
+        return hash_bytes("sha-256", b"simulated sealing secret\0", self.measured, *keys)
+
     def measurement(self) -> bytes:
         return self.measured
 

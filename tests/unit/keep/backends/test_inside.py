@@ -20,10 +20,13 @@ from enarx.keep.backends.api import Standing
 from enarx.keep.backends.inside import Inside
 from enarx.keep.backends.sevguest import (
     BUSY,
+    GET_DERIVED_KEY,
     GET_EXT_REPORT,
     INVALID_LENGTH,
     ExtendedRequest,
     GuestRequest,
+    KeyRequest,
+    KeyResponse,
     ReportRequest,
     ReportResponse,
     SevGuest,
@@ -39,6 +42,7 @@ from tests.emulators import configfs_tsm
 
 NOW = datetime.now(UTC)
 SPKI = b"a public key"
+STRUCTURES = (ReportRequest, ExtendedRequest, ReportResponse, GuestRequest, KeyRequest, KeyResponse)
 
 
 @pytest.fixture(scope="module")
@@ -228,10 +232,24 @@ def guest(firmware: Firmware) -> tuple[SevGuest, list[float]]:
     return SevGuest(descriptor=-1, ioctl=firmware, sleep=slept.append), slept
 
 
+def test_a_derived_key_depends_on_measurement_and_policy() -> None:
+    """It is asked for with both selected, of the chip's own key."""
+    asked: list[tuple[int, int, int]] = []
+
+    def ioctl(_: int, number: int, request: Any) -> int:
+        order = KeyRequest.from_address(request.req_data)
+        asked.append((number, order.root_key_select, order.guest_field_select))
+        ctypes.memmove(request.resp_data + 32, b"k" * 32, 32)
+        return 0
+
+    assert SevGuest(descriptor=-1, ioctl=ioctl).derived_key() == b"k" * 32
+    assert asked == [(GET_DERIVED_KEY, 0, 0b1001)]
+
+
 def test_structures_have_the_sizes_of_the_kernels() -> None:
     """As linux/sev-guest.h has them."""
-    sizes = [ctypes.sizeof(each) for each in (ReportRequest, ExtendedRequest, ReportResponse, GuestRequest)]
-    assert sizes == [96, 112, 4000, 32]
+    sizes = [ctypes.sizeof(each) for each in STRUCTURES]
+    assert sizes == [96, 112, 4000, 32, 32, 64]
 
 
 def test_the_length_of_the_table_is_asked_for_first() -> None:
