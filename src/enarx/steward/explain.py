@@ -71,6 +71,8 @@ SENTENCES: Final[Mapping[str, str]] = {
     "launch_mitigations": "the mitigation vector at launch has every bit of the number {value}",
     "current_mitigations": "the current mitigation vector has every bit of the number {value}",
 }
+# Tables from products to values, and the key that says the same for all.
+BY_PRODUCT: Final[Mapping[str, str]] = {"minimum_report_versions": "minimum_report_version"}
 # Keys that are true or false, in both ways.
 FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "allow_dynamic_platform": ("dynamic platforms may be", "the platform is no dynamic one"),
@@ -168,6 +170,8 @@ def _about_policy(policy: Policy) -> Sequence[str]:
 def _sentence(path: str, value: object) -> str:
     """What one key of a technology's table asks, in words; a key below a product's table is about that product."""
     product, _, key = path.rpartition(".")
+    if product in BY_PRODUCT:
+        product, key = key, BY_PRODUCT[product]
     words = SENTENCES.get(key, f"{key.replace('_', ' ')} {{is}}")
     if isinstance(value, bool):
         words = FLAGS.get(key, (words, words))[not value]

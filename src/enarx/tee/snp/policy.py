@@ -7,6 +7,7 @@
     platform_info_flags              SME or TSME: PLATFORM_INFO's first byte is exactly 1 or 2; AMD calls bit 0 SMT_EN
 Ours:
     minimum_report_version           3 unless said otherwise
+    minimum_report_versions.PRODUCT  the same for one product
     minimum_tcb.PRODUCT              bootloader, tee, snp, microcode, fmc: floors of reported, committed and launch TCB
     require_committed_tcb            the committed TCB is the current one: the firmware can't be rolled back
     denied_products                  Milan, Genoa, Turin, Venice
@@ -107,6 +108,7 @@ class Policy:
     """The table, checked. None and empty sets ask nothing; the default is what `steward verify` asks by itself."""
 
     minimum_version: int = min(VERSIONS)
+    minimum_versions: Mapping[str, int] = field(default_factory=dict)
     signer: frozenset[bytes] = frozenset()
     id_key_digest: frozenset[bytes] = frozenset()
     id_key_digest_deny: frozenset[bytes] = frozenset()
@@ -142,9 +144,8 @@ class Policy:
         policy_required = _bits(table, "policy_required", POLICY_BITS)
         platform_required = _bits(table, "platform_required", PLATFORM_BITS)
         return cls(
-            minimum_version=table.integer(
-                "minimum_report_version", MINIMUM_VERSION, minimum=min(VERSIONS), maximum=max(VERSIONS)
-            ),
+            minimum_version=_version(table, "minimum_report_version", MINIMUM_VERSION),
+            minimum_versions=_versions(table.table("minimum_report_versions")),
             signer=table.hex_list("signer", length=48),
             id_key_digest=table.hex_list("id_key_digest", length=48),
             id_key_digest_deny=_denied(table, "id_key_digest", "id_key_digest_blacklist"),
@@ -188,6 +189,7 @@ def accept(claims: Claims[Report], policy: Policy, checks: Checks) -> None:
     if not isinstance(claims, SnpClaims):
         raise TypeError("snp claims are made by enarx.tee.snp.verify alone")
     _accept_always(claims.report, checks)
+    _accept_version(claims, policy, checks)
     _accept_originals(claims.report, policy, checks)
     _accept_tcb(claims, policy, checks)
     _accept_chip(claims, policy, checks)
@@ -224,15 +226,14 @@ def _accept_always(report: Report, checks: Checks) -> None:
     )
 
 
-def _accept_originals(report: Report, policy: Policy, checks: Checks) -> None:
+def _accept_version(claims: SnpClaims, policy: Policy, checks: Checks) -> None:
     # S5
-    checks.check(
-        "policy.report_version",
-        report.version >= policy.minimum_version,
-        found=report.version,
-        expected=f"{policy.minimum_version} or higher",
-    )
+    floor = policy.minimum_versions.get(claims.product, policy.minimum_version)
+    version = claims.report.version
+    checks.check("policy.report_version", version >= floor, found=version, expected=f"{floor} or higher")
 
+
+def _accept_originals(report: Report, policy: Policy, checks: Checks) -> None:
     # S26
     author = report.author_key_digest if report.author_key_en else None
     _member("policy.signer", author, policy.signer, checks)
@@ -499,12 +500,24 @@ def _platform_flags(table: Table) -> int | None:
     return PLATFORM_FLAGS[text]
 
 
+def _version(table: Table, key: str, default: int) -> int:
+    return table.integer(key, default, minimum=min(VERSIONS), maximum=max(VERSIONS))
+
+
+def _versions(table: Table) -> dict[str, int]:
+    return {_product(table, product): _version(table, product, MINIMUM_VERSION) for product in table.keys()}  # noqa: SIM118 - Table is no mapping
+
+
+def _product(table: Table, name: str) -> str:
+    if name not in PRODUCTS:
+        raise table.error(name, f"expected one of {', '.join(PRODUCTS)}")
+    return name
+
+
 def _floors(table: Table) -> dict[str, dict[str, int]]:
     found: dict[str, dict[str, int]] = {}
     for product in table.keys():  # noqa: SIM118 - Table is no mapping
-        if product not in PRODUCTS:
-            raise table.error(product, f"expected one of {', '.join(PRODUCTS)}")
-        entry = table.table(product)
+        entry = table.table(_product(table, product))
         if "fmc" in entry and LAYOUTS[product] == 0:
             raise entry.error("fmc", f"{product} has no FMC")
         floor = {name: entry.integer(name, None, maximum=0xFF) for name in COMPONENTS}

@@ -64,6 +64,14 @@ def test_s5_the_lowest_version_of_reports() -> None:
         assert case(version=version).refused(text) == expected
 
 
+def test_s5_the_lowest_version_by_product() -> None:
+    """What is said of a product counts for it alone, in either direction."""
+    text = "minimum_report_versions = {Milan = 2, Genoa = 5}"
+    assert case(version=2).judge(text).accepted
+    assert "expected 5 or higher, found 4" in rejected(case("Genoa", version=4), "report_version", text)
+    assert "expected 3 or higher" in rejected(case("Turin", version=2), "report_version", text)
+
+
 def test_s24_measurements_are_allowed_and_denied() -> None:
     """One that is not listed, and one that is denied."""
     assert case().judge(f"hash = ['{ONE}', '{MEASUREMENT.upper()}']").accepted
@@ -342,6 +350,8 @@ def test_the_documentation_names_every_key_and_every_check() -> None:
         ("policy_flags = ['SME']", r"snp.policy_flags\[0\]: expected one of Debug, SingleSocket, SMT"),
         ("platform_info_flags = 'SMT'", "snp.platform_info_flags: expected SME or TSME"),
         ("minimum_report_version = 6", "expected an integer from 2 to 5"),
+        ("minimum_report_versions.Rome = 3", "snp.minimum_report_versions.Rome: expected one of Milan"),
+        ("minimum_report_versions.Milan = 1", "expected an integer from 2 to 5, found 1"),
         ("[snp.minimum_tcb.Naples]\nsnp = 1", "snp.minimum_tcb.Naples: expected one of Milan"),
         ("[snp.minimum_tcb.Milan]\nucode = 1", "snp.minimum_tcb.Milan.ucode: unknown key"),
         ("[snp.minimum_tcb.Milan]\nfmc = 1", "Milan has no FMC"),
