@@ -6,7 +6,7 @@ of a CA that publishes a CRL needs one that is current and signed by that issuer
 whether it counts is asked anew each time.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import datetime
 from functools import lru_cache
 from typing import Final
@@ -69,6 +69,17 @@ def read_certificate(data: bytes) -> Certificate:
     return Certificate.parse(data)
 
 
+def readable_certificates(ders: Iterable[bytes]) -> list[Certificate]:
+    """Those that can be read; a pool may hold others' rubbish."""
+    found = []
+    for data in ders:
+        try:
+            found.append(read_certificate(data))
+        except MalformedError:
+            continue
+    return found
+
+
 def require_unrevoked(
     name: str,
     issuer: Certificate,
@@ -83,7 +94,7 @@ def require_unrevoked(
     Leniency may do without a current one. Any list that the issuer signed revokes what it names, current or not: AMD
     publishes lists for its two kinds of keys apart, and what was once taken back does not come back.
     """
-    pool = [crl for crl in _readable_crls(endorsements) if crl.issuer == issuer.subject]
+    pool = [crl for crl in readable_crls(endorsements) if crl.issuer == issuer.subject]
     ends = []
     lists = [crl for crl in pool if _is_signed(crl, issuer)]
     try:
@@ -109,13 +120,14 @@ def require_unrevoked(
     return ends
 
 
-def _readable_crls(endorsements: Endorsements) -> list[Crl]:
+def readable_crls(endorsements: Endorsements) -> list[Crl]:
+    """Those lists that can be read; a pool may hold others' rubbish."""
     found = []
     for data in endorsements.crls:
         try:
             found.append(read_crl(data))
         except MalformedError:
-            continue  # a pool may hold others' rubbish
+            continue
     return found
 
 

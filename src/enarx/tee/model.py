@@ -10,12 +10,12 @@ reported together. Nothing here reads a clock, a file or the network.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from enum import StrEnum
+from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
 
 from enarx.attested.claims import report_data
 from enarx.digest import HashName
@@ -78,12 +78,19 @@ class Endorsements:
     qe_identities: tuple[SignedJson, ...] = ()
 
     def __or__(self, other: "Endorsements") -> "Endorsements":
+        if other in (_NOTHING, self):
+            return self
+        if self == _NOTHING:
+            return other
         return Endorsements(
             certificates=_merged(self.certificates, other.certificates),
             crls=_merged(self.crls, other.crls),
             tcb_infos=_merged(self.tcb_infos, other.tcb_infos),
             qe_identities=_merged(self.qe_identities, other.qe_identities),
         )
+
+
+_NOTHING: Final = Endorsements()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +219,33 @@ class Check(NamedTuple):
         }
 
 
+Recorded = tuple[tuple[Check, ...], tuple[bytes | SignedJson, ...]]  # checks, and what they rested on
+
+
+class Later(Mapping[str, Field]):
+    """JSON values that are made when somebody looks: most judgements are only counted."""
+
+    __slots__ = ("_made", "_make")
+
+    def __init__(self, make: Callable[[], Mapping[str, Field]]) -> None:
+        self._make = make
+        self._made: Mapping[str, Field] | None = None
+
+    def _values(self) -> Mapping[str, Field]:
+        if self._made is None:
+            self._made = self._make()
+        return self._made
+
+    def __getitem__(self, key: str) -> Field:
+        return self._values()[key]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values())
+
+    def __len__(self) -> int:
+        return len(self._values())
+
+
 class Checks:
     """The append-only ledger of one judgement."""
 
@@ -233,20 +267,22 @@ class Checks:
         """A verifier says that it verified this CRL (DER) or document (with its signer) and relied on it."""
         self._rested.append(document)
 
-    @contextmanager
-    def gate(self, gate: Gate) -> Iterator[None]:
+    def mark(self) -> tuple[int, int]:
+        """How much is recorded by now."""
+        return len(self._checks), len(self._rested)
+
+    def since(self, mark: tuple[int, int]) -> Recorded:
+        """What was recorded after `mark`."""
+        return tuple(self._checks[mark[0] :]), tuple(self._rested[mark[1] :])
+
+    def replay(self, recorded: Recorded) -> None:
+        """Record again what another judgement recorded in the same gate."""
+        self._checks += recorded[0]
+        self._rested += recorded[1]
+
+    def gate(self, gate: Gate) -> "_Gate":
         """Everything recorded inside belongs to `gate`; leaving *rejected* raises all its failures together."""
-        self._gate = gate
-        before = len(self._checks)
-        try:
-            yield
-        except EnarxError as error:
-            if not any(check.outcome is Outcome.FAILED for check in self._checks[before:]):
-                self._record("format" if gate == "malformed" else "verification", Outcome.FAILED, str(error), "")
-            raise
-        reasons = [_reason(check) for check in self._checks[before:] if check.outcome is Outcome.FAILED]
-        if reasons:
-            raise RejectedError("; ".join(reasons), reasons=reasons)
+        return _Gate(self, gate)
 
     def check(self, name: str, ok: bool, *, found: object = "", expected: object = "") -> None:
         """Record one comparison. Outside the gate *rejected*, a failure raises at once."""
@@ -255,22 +291,13 @@ class Checks:
             failure = _reason(self._checks[-1])
             raise MalformedError(failure) if self._gate == "malformed" else UntrustedError(failure)
 
-    @contextmanager
-    def step(self, name: str, *, expected: object = "", found: object = "") -> Iterator[Callable[[object], None]]:
+    def step(self, name: str, *, expected: object = "", found: object = "") -> "_Step":
         """Record a piece of work: passed when it ends, failed with the error's words when one of ours escapes.
 
         What it gives says what was found, where that is known only inside. An error that was already recorded by a
         `check` or `step` inside is not recorded twice.
         """
-        before = len(self._checks)
-        said = [found]
-        try:
-            yield said.append
-        except EnarxError as error:
-            if not any(check.outcome is Outcome.FAILED for check in self._checks[before:]):
-                self._record(name, Outcome.FAILED, str(error), str(expected))
-            raise
-        self._record(name, Outcome.PASSED, str(said[-1]), str(expected))
+        return _Step(self, name, expected, found)
 
     def not_applicable(self, name: str, why: str) -> None:
         self._record(name, Outcome.NOT_APPLICABLE, why, "")
@@ -281,13 +308,64 @@ class Checks:
     def finish(self, names: Sequence[tuple[Gate, str]]) -> None:
         """List every check of `names` that was never reached as skipped."""
         recorded = {check.name for check in self._checks}
+        if recorded.issuperset(_only_names(names)):
+            return
         for gate, name in names:
             if name not in recorded:
                 self._gate = gate
                 self._record(name, Outcome.SKIPPED, "not reached", "")
 
+    def _failed_since(self, mark: int) -> list[Check]:
+        return [check for check in self._checks[mark:] if check.outcome is Outcome.FAILED]
+
     def _record(self, name: str, outcome: Outcome, found: str, expected: str) -> None:
         self._checks.append(Check(self._gate, name, outcome, found, expected))
+
+
+class _Gate:
+    """What `Checks.gate` gives; no generator, for every judgement passes three."""
+
+    __slots__ = ("_before", "_checks", "_gate")
+
+    def __init__(self, checks: Checks, gate: Gate) -> None:
+        self._checks, self._gate, self._before = checks, gate, 0
+
+    def __enter__(self) -> None:
+        self._checks._gate = self._gate  # noqa: SLF001 - its own part
+        self._before = len(self._checks._checks)  # noqa: SLF001
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        failures = self._checks._failed_since(self._before)  # noqa: SLF001
+        if isinstance(error, EnarxError):
+            if not failures:
+                name = "format" if self._gate == "malformed" else "verification"
+                self._checks._record(name, Outcome.FAILED, str(error), "")  # noqa: SLF001
+        elif error is None and failures:
+            reasons = [_reason(check) for check in failures]
+            raise RejectedError("; ".join(reasons), reasons=reasons)
+
+
+class _Step:
+    """What `Checks.step` gives."""
+
+    __slots__ = ("_before", "_checks", "_expected", "_found", "_name")
+
+    def __init__(self, checks: Checks, name: str, expected: object, found: object) -> None:
+        self._checks, self._name, self._expected, self._found, self._before = checks, name, expected, found, 0
+
+    def __enter__(self) -> Callable[[object], None]:
+        self._before = len(self._checks._checks)  # noqa: SLF001 - its own part
+        return self._say
+
+    def _say(self, found: object) -> None:
+        self._found = found
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
+        record = self._checks._record  # noqa: SLF001
+        if error is None:
+            record(self._name, Outcome.PASSED, str(self._found), str(self._expected))
+        elif isinstance(error, EnarxError) and not self._checks._failed_since(self._before):  # noqa: SLF001
+            record(self._name, Outcome.FAILED, str(error), str(self._expected))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,6 +439,11 @@ def claims_to_json(claims: Claims[Any]) -> dict[str, object]:
         "expires": claims.expires.strftime("%Y-%m-%dT%H:%M:%SZ"),
         **claims.fields,
     }
+
+
+@lru_cache(maxsize=32)
+def _only_names(names: Sequence[tuple[Gate, str]]) -> frozenset[str]:
+    return frozenset(name for _, name in names)
 
 
 def _reason(check: Check) -> str:

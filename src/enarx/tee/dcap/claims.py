@@ -2,14 +2,15 @@
 
 from collections.abc import Mapping
 
+from enarx.tee.dcap.quote import Quote
 from enarx.tee.dcap.tcb import Standing
 from enarx.tee.dcap.verify import Platform
 from enarx.tee.model import Field
 
 
-def describe_platform(platform: Platform, standing: Standing) -> Mapping[str, Field]:
+def describe_platform(quote: Quote, platform: Platform, standing: Standing) -> Mapping[str, Field]:
     """The quote's header, the PCK certificate's statements, the documents used and the standing they give."""
-    certified, quote = platform.pck, platform.quoted.quote
+    certified = platform.pck
     return {
         "quote": {"version": quote.version, "body_type": quote.body_type, "padding": quote.padding},
         "platform": {
@@ -24,12 +25,12 @@ def describe_platform(platform: Platform, standing: Standing) -> Mapping[str, Fi
             "dynamic_platform": certified.dynamic_platform,
             "cached_keys": certified.cached_keys,
             "smt_enabled": certified.smt_enabled,
-            "pck_issuer": platform.quoted.chain[1].common_name,
+            "pck_issuer": platform.chain[1].common_name,
         },
         "qe": {
-            "mrsigner": platform.quoted.qe.mr_signer.hex(),
-            "isvprodid": platform.quoted.qe.product_id,
-            "isvsvn": platform.quoted.qe.security_version,
+            "mrsigner": platform.qe.mr_signer.hex(),
+            "isvprodid": platform.qe.product_id,
+            "isvsvn": platform.qe.security_version,
         },
         "tcb": {
             "status": standing.status,

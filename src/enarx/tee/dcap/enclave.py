@@ -4,12 +4,18 @@
 "Enclave Report Body"; SDM volume 3D, REPORT). Reserved fields must be zero. Nothing is judged here.
 """
 
+import struct
 from dataclasses import dataclass
 from typing import Final, Self
 
-from enarx.binary import Reader, Writer
+from enarx.binary import Writer
+from enarx.errors import MalformedError
 
 SIZE: Final = 384
+# CPUSVN, MISCSELECT, ISVEXTPRODID, FLAGS, XFRM, MRENCLAVE, MRSIGNER, CONFIGID, ISVPRODID, ISVSVN, CONFIGSVN,
+# ISVFAMILYID, REPORTDATA; x are the reserved bytes, which `struct` passes over and `parse` looks at before
+_LAYOUT: Final = struct.Struct("<16sI12x16sQQ32s32x32s32x64sHHH42x16s64s")
+_RESERVED: Final = ((20, 12, "MISCSELECT"), (96, 32, "MRENCLAVE"), (160, 32, "MRSIGNER"), (262, 42, "CONFIGSVN"))
 
 # ATTRIBUTES.FLAGS, SDM volume 3D, table "Layout of ATTRIBUTES"
 INIT: Final = 1 << 0
@@ -48,25 +54,28 @@ class EnclaveReport:
     @classmethod
     def parse(cls, data: bytes, what: str = "SGX report") -> Self:
         """Read exactly 384 bytes. Raises MalformedError."""
-        reader = Reader(data, what=what)
-        cpu_svn = reader.take(16, "CPUSVN")
-        misc_select = reader.uint(4, "MISCSELECT")
-        reader.zeros(12, "reserved after MISCSELECT")
-        ext_product_id = reader.take(16, "ISVEXTPRODID")
-        flags = reader.uint(8, "ATTRIBUTES.FLAGS")
-        xfrm = reader.uint(8, "ATTRIBUTES.XFRM")
-        mr_enclave = reader.take(32, "MRENCLAVE")
-        reader.zeros(32, "reserved after MRENCLAVE")
-        mr_signer = reader.take(32, "MRSIGNER")
-        reader.zeros(32, "reserved after MRSIGNER")
-        config_id = reader.take(64, "CONFIGID")
-        product_id = reader.uint(2, "ISVPRODID")
-        security_version = reader.uint(2, "ISVSVN")
-        config_svn = reader.uint(2, "CONFIGSVN")
-        reader.zeros(42, "reserved after CONFIGSVN")
-        family_id = reader.take(16, "ISVFAMILYID")
-        report_data = reader.take(64, "REPORTDATA")
-        reader.end()
+        if len(data) != SIZE:
+            raise MalformedError(f"{what}: expected {SIZE} bytes, found {len(data)}")
+        for offset, size, after in _RESERVED:
+            if data[offset : offset + size] != bytes(size):
+                raise MalformedError(
+                    f"{what}: reserved after {after} at 0x{offset:x}..0x{offset + size - 1:x} must be zero"
+                )
+        (
+            cpu_svn,
+            misc_select,
+            ext_product_id,
+            flags,
+            xfrm,
+            mr_enclave,
+            mr_signer,
+            config_id,
+            product_id,
+            security_version,
+            config_svn,
+            family_id,
+            report_data,
+        ) = _LAYOUT.unpack(data)
         return cls(
             cpu_svn=cpu_svn,
             misc_select=misc_select,

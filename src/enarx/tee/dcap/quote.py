@@ -10,6 +10,7 @@ Nothing is judged here: `verify` does, over `signed`, which holds the bytes as t
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from enarx.binary import Reader, Writer
@@ -71,7 +72,9 @@ class Quote:
         body_type, body = _read_body(reader, version, tee_type)
         signed = bytes(data[: reader.position])
         size = reader.uint(4, "signature data length")
-        signature_data = _SignatureData.parse(reader.take(size, "signature data"), version)
+        whole = Reader(reader.take(size, "signature data"), what="quote signature data")
+        signature = whole.take(64, "signature")
+        certified = _read_certified(whole.rest(), version)
         padding = reader.left
         reader.zeros(padding, "after the signature data")
         return cls(
@@ -83,27 +86,26 @@ class Quote:
             user_data=user_data,
             body_type=body_type,
             body=body,
-            signature=signature_data.signature,
-            attestation_key=signature_data.attestation_key,
-            qe_report=signature_data.qe_report,
-            qe_report_signature=signature_data.qe_report_signature,
-            qe_auth=signature_data.qe_auth,
-            pck_chain=signature_data.pck_chain,
+            signature=signature,
+            attestation_key=certified.attestation_key,
+            qe_report=certified.qe_report,
+            qe_report_signature=certified.qe_report_signature,
+            qe_auth=certified.qe_auth,
+            pck_chain=certified.pck_chain,
             padding=padding,
             signed=signed,
         )
 
     def encode(self) -> bytes:
         """The bytes that `parse` reads, padding included."""
-        signature_data = _SignatureData(
-            signature=self.signature,
+        certified = _Certified(
             attestation_key=self.attestation_key,
             qe_report=self.qe_report,
             qe_report_signature=self.qe_report_signature,
             qe_auth=self.qe_auth,
             pck_chain=self.pck_chain,
         ).encode(self.version)
-        writer = Writer().put(self.to_be_signed()).uint(len(signature_data), 4).put(signature_data)
+        writer = Writer().put(self.to_be_signed()).uint(64 + len(certified), 4).put(self.signature, 64).put(certified)
         return writer.zeros(self.padding).getvalue()
 
     def to_be_signed(self) -> bytes:
@@ -116,8 +118,9 @@ class Quote:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _SignatureData:
-    signature: bytes
+class _Certified:
+    """What stands behind the quote's signature: the attestation key, and who vouches for it."""
+
     attestation_key: bytes
     qe_report: bytes
     qe_report_signature: bytes
@@ -127,7 +130,6 @@ class _SignatureData:
     @classmethod
     def parse(cls, data: bytes, version: int) -> Self:
         reader = Reader(data, what="quote signature data")
-        signature = reader.take(64, "signature")
         attestation_key = reader.take(64, "attestation key")
         if version > 3:  # version 3 has the same fields without the wrapping
             reader = Reader(_certification(reader, QE_REPORT), what="quote QE report certification data")
@@ -135,7 +137,6 @@ class _SignatureData:
         qe_report_signature = reader.take(64, "QE report signature")
         qe_auth = reader.take(reader.uint(2, "QE authentication data length"), "QE authentication data")
         return cls(
-            signature=signature,
             attestation_key=attestation_key,
             qe_report=qe_report,
             qe_report_signature=qe_report_signature,
@@ -148,10 +149,16 @@ class _SignatureData:
         inner.uint(len(self.qe_auth), 2).put(self.qe_auth)
         inner.uint(PCK_CHAIN, 2).uint(len(self.pck_chain), 4).put(self.pck_chain)
         body = inner.getvalue()
-        writer = Writer().put(self.signature, 64).put(self.attestation_key, 64)
+        writer = Writer().put(self.attestation_key, 64)
         if version > 3:
             writer.uint(QE_REPORT, 2).uint(len(body), 4)
         return writer.put(body).getvalue()
+
+
+@lru_cache(maxsize=256)
+def _read_certified(data: bytes, version: int) -> _Certified:
+    """As `_Certified.parse`, remembered: it is the same in every quote of a machine."""
+    return _Certified.parse(data, version)
 
 
 def _read_body(reader: Reader, version: int, tee_type: int) -> tuple[int, bytes]:

@@ -10,6 +10,7 @@ believed. The URLs beside the CRLs are passed over: lists are found by their iss
 """
 
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Final, Self
 
 from enarx import der
@@ -53,16 +54,20 @@ class Quoted:
     def parse(cls, data: bytes) -> Self:
         """Read a quote and what it carries. Raises MalformedError."""
         quote = Quote.parse(data)
-        chain = read_chain(quote.pck_chain)
-        extension = chain[0].extensions.get(EXTENSION)
-        if extension is None:
-            raise MalformedError(f"PCK certificate: extension {EXTENSION} is missing")
-        return cls(
-            quote=quote,
-            qe=EnclaveReport.parse(quote.qe_report, "QE report"),
-            chain=chain,
-            pck=read_pck(extension.value),
-        )
+        qe, chain, pck = _read_machine(quote.qe_report, quote.pck_chain)
+        return cls(quote=quote, qe=qe, chain=chain, pck=pck)
+
+
+@lru_cache(maxsize=256)
+def _read_machine(
+    qe_report: bytes, pck_chain: bytes
+) -> tuple[EnclaveReport, tuple[Certificate, Certificate, Certificate], Pck]:
+    """Read, and remembered: the same in every quote of a machine. Raises MalformedError."""
+    chain = read_chain(pck_chain)
+    extension = chain[0].extensions.get(EXTENSION)
+    if extension is None:
+        raise MalformedError(f"PCK certificate: extension {EXTENSION} is missing")
+    return EnclaveReport.parse(qe_report, "QE report"), chain, read_pck(extension.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

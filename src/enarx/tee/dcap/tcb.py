@@ -49,7 +49,7 @@ _NEEDS: Final[dict[Status, frozenset[str]]] = {
 _NAMES: Final = {needs: status for status, needs in _NEEDS.items()}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # compared by identity: one is remembered for many quotes
 class Standing:
     """The converged status of platform, TDX module and Quoting Enclave, and what made it so."""
 

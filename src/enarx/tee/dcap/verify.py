@@ -42,11 +42,14 @@ from enarx.tee.dcap.collateral import (
     read_qe_identity,
     read_tcb_info,
 )
+from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.quoted import Quoted
-from enarx.tee.documents import read_certificate, require_unrevoked
+from enarx.tee.documents import read_certificate, readable_certificates, readable_crls, require_unrevoked
 from enarx.tee.model import Checks, Claims, Endorsements, Gate, Leniency, R, SignedJson, TrustAnchor
+from enarx.tee.remember import Remembered
 
 QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # Intel's Quoting Enclave, quote header
+_QE_VENDOR: Final = QE_VENDOR.hex()
 
 ROOT: Final = "Intel SGX Root CA"
 PLATFORM_CA: Final = "Intel SGX PCK Platform CA"
@@ -101,19 +104,17 @@ class Tee:
     qe_identity_versions: frozenset[int] = frozenset({QE_IDENTITY_VERSION})
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)  # compared by identity: one is remembered for many quotes
 class Platform:
     """A machine that Intel vouches for, and the documents by which it does. Only `authenticate` makes one."""
 
-    quoted: Quoted
+    qe: EnclaveReport
+    chain: tuple[Certificate, Certificate, Certificate]  # PCK, PCK CA, root
+    pck: pck.Pck
     anchor: TrustAnchor
     tcb_info: TcbInfo
     qe_identity: QeIdentity
     expires: datetime  # earliest end of certificates, CRLs and documents
-
-    @property
-    def pck(self) -> pck.Pck:
-        return self.quoted.pck
 
     @property
     def chip(self) -> bytes:
@@ -129,6 +130,11 @@ class DcapClaims(Claims[R]):
     standing: tcb.Standing
 
 
+_PLATFORMS: Final = Remembered[Platform](256)
+_STANDINGS: Final = Remembered[tcb.Standing](256)
+_LARGEST_KEY: Final = 64 * 1024  # bytes of endorsements; what is larger is verified anew, to bound what is kept
+
+
 def authenticate(
     quoted: Quoted,
     tee: Tee,
@@ -139,12 +145,37 @@ def authenticate(
     checks: Checks,
 ) -> Platform:
     """Numbers 1 to 13 of the list above. Raises UntrustedError at the first that fails."""
-    quote, (leaf, issuer, root) = quoted.quote, quoted.chain
+    quote = quoted.quote
 
     # 1  X1: version, key type and TEE type were fixed by the parser
-    checks.check(
-        "quote.vendor", quote.qe_vendor_id == QE_VENDOR, found=quote.qe_vendor_id.hex(), expected=QE_VENDOR.hex()
-    )
+    checks.check("quote.vendor", quote.qe_vendor_id == QE_VENDOR, found=quote.qe_vendor_id.hex(), expected=_QE_VENDOR)
+
+    # 2 to 12, which are the same for every quote of a machine
+    def vouch() -> tuple[Platform, Iterable[datetime] | None]:
+        platform = _vouch(quoted, tee, endorsements, anchors, at, leniency, checks)
+        keep = not leniency.without_crl and _size(endorsements) <= _LARGEST_KEY  # what is overlooked tells its moment
+        return platform, _dates(quoted.chain, endorsements) if keep else None
+
+    certified = (quote.attestation_key, quote.qe_report, quote.qe_report_signature, quote.qe_auth, quote.pck_chain)
+    platform = _PLATFORMS.recall((certified, tee, endorsements, tuple(anchors), leniency), at, checks, vouch)
+
+    # 13  X2
+    with checks.step("quote.signature", expected="signed by the attestation key"):
+        _verify_quote(quote.attestation_key, quote.signature, quote.signed)
+    return platform
+
+
+def _vouch(
+    quoted: Quoted,
+    tee: Tee,
+    endorsements: Endorsements,
+    anchors: Sequence[TrustAnchor],
+    at: datetime,
+    leniency: Leniency,
+    checks: Checks,
+) -> Platform:
+    """Numbers 2 to 12: nothing here depends on what the quote says of the workload."""
+    quote, (leaf, issuer, root) = quoted.quote, quoted.chain
 
     # 2  X7
     with checks.step("pck.chain", expected="PCK certificate, PCK CA and a root that is trusted here"):
@@ -185,7 +216,7 @@ def authenticate(
             name,
             document.issue_date <= at < document.next_update,
             found=f"{document.issue_date:%Y-%m-%dT%H:%M:%SZ} to {document.next_update:%Y-%m-%dT%H:%M:%SZ}",
-            expected=f"a document that is current at {at:%Y-%m-%dT%H:%M:%SZ}",
+            expected="a document that has begun and not ended",
         )
         ends.append(document.next_update)
 
@@ -219,11 +250,34 @@ def authenticate(
     checks.check("qe.identity", not differences, found="; ".join(differences) or "as described", expected="Intel's QE")
     checks.check("qe.debug", not quoted.qe.debug, found=f"DEBUG is {int(quoted.qe.debug)}", expected="DEBUG is 0")
 
-    # 13  X2
-    with checks.step("quote.signature", expected="signed by the attestation key"):
-        _verify_quote(quote.attestation_key, quote.signature, quote.signed)
+    return Platform(
+        qe=quoted.qe,
+        chain=quoted.chain,
+        pck=quoted.pck,
+        anchor=anchor,
+        tcb_info=info,
+        qe_identity=identity,
+        expires=min(ends),
+    )
 
-    return Platform(quoted=quoted, anchor=anchor, tcb_info=info, qe_identity=identity, expires=min(ends))
+
+def _size(endorsements: Endorsements) -> int:
+    documents = (*endorsements.tcb_infos, *endorsements.qe_identities)
+    return sum(map(len, (*endorsements.certificates, *endorsements.crls, *(each.body for each in documents))))
+
+
+def _dates(chain: Iterable[Certificate], endorsements: Endorsements) -> Iterable[datetime]:
+    """Every moment that could decide anything: of what was used, and of what could be used instead."""
+    infos = _readable(endorsements.tcb_infos, read_tcb_info)
+    identities = _readable(endorsements.qe_identities, read_qe_identity)
+    for document, _ in (*infos, *identities):
+        yield from (document.issue_date, document.next_update)
+    for crl in readable_crls(endorsements):
+        yield from (crl.this_update, crl.next_update or crl.this_update)
+    documents = (*endorsements.tcb_infos, *endorsements.qe_identities)
+    beside = [*endorsements.certificates, *(data for document in documents for data in document.chain)]
+    for certificate in (*chain, *readable_certificates(beside)):
+        yield from (certificate.not_before, certificate.not_after + datetime.resolution)  # valid to the end of it
 
 
 def appraise_tcb(
@@ -235,8 +289,22 @@ def appraise_tcb(
     module: tcb.ModuleStanding | None = None,
 ) -> tcb.Standing:
     """Number 14. `module` is where the TDX module stands, if it has a version of its own. Raises UntrustedError."""
+
+    def stand() -> tuple[tcb.Standing, Iterable[datetime]]:
+        return _stand(platform, checks, tee_tcb_svn, tee_tcb_svn2, module), ()
+
+    return _STANDINGS.recall((platform, tee_tcb_svn, tee_tcb_svn2, module), None, checks, stand)
+
+
+def _stand(
+    platform: Platform,
+    checks: Checks,
+    tee_tcb_svn: bytes | None,
+    tee_tcb_svn2: bytes | None,
+    module: tcb.ModuleStanding | None,
+) -> tcb.Standing:
     info, identity = platform.tcb_info, platform.qe_identity
-    qe_svn = platform.quoted.qe.security_version
+    qe_svn = platform.qe.security_version
 
     # 14  X6
     with checks.step("qe.level", found=f"SVN {qe_svn}", expected="a version that Intel lists"):
@@ -406,14 +474,7 @@ def _verify_document(
 
 def _signers(endorsements: Endorsements) -> list[Certificate]:
     """The TCB signer among loose certificates, for a document that came without its chain."""
-    found = []
-    for data in endorsements.certificates:
-        try:
-            certificate = read_certificate(data)
-        except MalformedError:
-            continue  # a pool may hold others' rubbish
-        if certificate.common_name == TCB_SIGNER:
-            found.append(certificate)
+    found = [each for each in readable_certificates(endorsements.certificates) if each.common_name == TCB_SIGNER]
     return sorted(found, key=lambda each: each.not_after, reverse=True)[:1]
 
 

@@ -12,7 +12,7 @@ from typing import Final
 from enarx.tee.dcap import verify as dcap
 from enarx.tee.dcap.claims import describe_platform
 from enarx.tee.dcap.enclave import INIT, EnclaveReport
-from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Leniency, TrustAnchor
+from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Later, Leniency, TrustAnchor
 from enarx.tee.sgx.report import Report
 
 SGX: Final = dcap.Tee(tcb_info="SGX", qe_identity="QE")
@@ -63,7 +63,9 @@ def verify(
         chip=platform.chip,
         anchor=platform.anchor,
         expires=platform.expires,
-        fields={"report": describe(enclave), **describe_platform(platform, standing)},
+        fields=Later(
+            lambda: {"report": describe(enclave), **describe_platform(report.quoted.quote, platform, standing)}
+        ),
         platform=platform,
         standing=standing,
     )

@@ -18,7 +18,7 @@ from enarx.tee.dcap import tcb
 from enarx.tee.dcap import verify as dcap
 from enarx.tee.dcap.claims import describe_platform
 from enarx.tee.dcap.collateral import TcbInfo, TdxModule
-from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Leniency, TrustAnchor
+from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Later, Leniency, TrustAnchor
 from enarx.tee.tdx.report import Report, TdReport
 
 TDX: Final = dcap.Tee(tcb_info="TDX", qe_identity="TD_QE", qe_identity_versions=frozenset({2, 3}))
@@ -63,7 +63,7 @@ def verify(
         chip=platform.chip,
         anchor=platform.anchor,
         expires=platform.expires,
-        fields={"report": describe(td), **describe_platform(platform, standing)},
+        fields=Later(lambda: {"report": describe(td), **describe_platform(report.quoted.quote, platform, standing)}),
         platform=platform,
         standing=standing,
     )
