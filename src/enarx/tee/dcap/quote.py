@@ -9,6 +9,7 @@ are read. What follows the signature data may only be zeros, for some platforms 
 Nothing is judged here: `verify` does, over `signed`, which holds the bytes as they came.
 """
 
+import struct
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
@@ -20,6 +21,7 @@ from enarx.tee.dcap import enclave
 MAX_QUOTE: Final = 64 * 1024  # bytes with padding; real ones have about 5,000, their buffers up to 16 KiB
 
 HEADER_SIZE: Final = 48
+_HEADER: Final = struct.Struct("<HHIHH16s20s")  # version, key type, TEE type, QE SVN, PCE SVN, QE vendor, user data
 ECDSA_P256: Final = 2  # attestation key type
 TEE_SGX: Final = 0x00
 TEE_TDX: Final = 0x81
@@ -58,17 +60,12 @@ class Quote:
         if len(data) > MAX_QUOTE:
             raise MalformedError(f"quote: expected at most {MAX_QUOTE} bytes, found {len(data)}")
         reader = Reader(data, what="quote")
-        version = reader.uint(2, "version")
+        header = reader.take(HEADER_SIZE, "header")
+        version, key_type, tee_type, qe_svn, pce_svn, qe_vendor_id, user_data = _HEADER.unpack(header)
         _require(version in {3, 4, 5}, f"quote: version at 0x0: expected 3, 4 or 5, found {version}")
-        key_type = reader.uint(2, "attestation key type")
         _require(
             key_type == ECDSA_P256, f"quote: attestation key type at 0x2: expected 2 (ECDSA P-256), found {key_type}"
         )
-        tee_type = reader.uint(4, "TEE type")
-        qe_svn = reader.uint(2, "QE SVN")
-        pce_svn = reader.uint(2, "PCE SVN")
-        qe_vendor_id = reader.take(16, "QE vendor")
-        user_data = reader.take(20, "user data")
         body_type, body = _read_body(reader, version, tee_type)
         signed = bytes(data[: reader.position])
         size = reader.uint(4, "signature data length")

@@ -1,0 +1,343 @@
+"""How much a judgement costs beside the signatures in it: verifications and whole requests per second and core.
+
+    python benchmarks/verify.py [--rounds N] [--json]
+
+Everything is counted in processor time, so that other work on the machine matters little, and the bare signature
+operations are measured in the same run, before and after. Three things are measured for each technology:
+
+report    a bare report or quote, with the vendor's documents at hand: `steward verify` without the server
+request   a certification request with its evidence: possession of the key, then the same
+https     the same sent to a Steward in a process of its own over one TLS connection, and the certificate back
+
+warm: other requests of the same machine came before, so chains, documents and the Quoting Enclave are remembered.
+cold: nothing is. `bare` is the sum of the signature operations that are made then, each with keys already loaded:
+warm, that of the report, the request's own, and signing; cold, also every certificate's, CRL's and document's.
+"""
+
+import argparse
+import functools
+import gc
+import http.client
+import json
+import os
+import signal
+import ssl
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, Final
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
+from cryptography.hazmat.primitives.serialization import Encoding
+
+ROOT: Final = Path(__file__).resolve().parent.parent
+sys.path[:0] = [str(ROOT / "src"), str(ROOT)]
+
+from enarx.attested.claims import report_data  # noqa: E402 - the path has to be set before
+from enarx.pki import chain, csr, keys  # noqa: E402
+from enarx.pki.certificate import Extension  # noqa: E402
+from enarx.tee import sgx, snp, tdx  # noqa: E402
+from enarx.tee.appraise import judge  # noqa: E402
+from enarx.tee.dcap.simulator import Vendor as Intel  # noqa: E402
+from enarx.tee.model import Binding, Endorsements, Evidence, Technology, TrustAnchor  # noqa: E402
+from enarx.tee.remember import Remembered  # noqa: E402
+from enarx.tee.sgx.simulator import SgxMachine  # noqa: E402
+from enarx.tee.snp.simulator import SnpMachine  # noqa: E402
+from enarx.tee.snp.simulator import Vendor as Amd  # noqa: E402
+from enarx.tee.tdx.simulator import TdxMachine  # noqa: E402
+
+KEYS: Final = 24  # different requests of one machine, so that nothing about a request could be remembered
+
+
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """One technology with a machine, ready-made requests, and what has to be verified for it, by kind of key."""
+
+    technology: Technology[Any, Any]  # Any: as in TECHNOLOGIES
+    anchor: TrustAnchor
+    endorsements: Endorsements
+    reports: Sequence[tuple[bytes, bytes]]  # report, SubjectPublicKeyInfo
+    requests: Sequence[bytes]
+    warm: Sequence[str]  # the report's signature
+    cold: Sequence[str]  # and those of everything it rests on
+
+
+def subjects(now: datetime) -> dict[str, Subject]:
+    intel, amd = Intel.create(now), Amd.create(now)
+    found = {}
+    machines = {
+        "snp": SnpMachine.create(amd, now, measurement=bytes(48)),
+        "sgx": SgxMachine.create(intel, now, mr_enclave=bytes(32)),
+        "tdx": TdxMachine.create(intel, now, mr_td=bytes(48)),
+    }
+    # ARK by itself, ASK, its CRL, VCEK; and: PCK chain of three, TCB signer, two documents, two CRLs, QE report
+    beneath = {"snp": ["rsa-4096"] * 4, "sgx": ["p-256"] * 9, "tdx": ["p-256"] * 9}
+    for name, machine in machines.items():
+        technology = {"snp": snp.TECHNOLOGY, "sgx": sgx.TECHNOLOGY, "tdx": tdx.TECHNOLOGY}[name]
+        reports, requests = [], []
+        for _ in range(KEYS):
+            key = keys.generate(technology.key_curve)
+            data = report_data(technology.binding_hash, keys.spki(key), None)
+            evidence = machine.evidence(data)
+            bare = machine.report(data) if isinstance(machine, SnpMachine) else machine.quote(data)
+            reports.append((bare, keys.spki(key)))
+            requests.append(csr.build(key, [Extension(oid=evidence.oid, critical=False, value=evidence.body)]))
+        own = technology.key_curve.lower()
+        found[name] = Subject(
+            technology=technology,
+            anchor=amd.anchor() if name == "snp" else intel.anchor(),
+            endorsements=machine.with_chain() if isinstance(machine, SnpMachine) else machine.endorsements,
+            reports=reports,
+            requests=requests,
+            warm=[own],
+            cold=[own, *beneath[name]],
+        )
+    return found
+
+
+def forget() -> None:
+    """Empty every memory that our code has."""
+    for thing in gc.get_objects():
+        if isinstance(thing, functools._lru_cache_wrapper) and thing.__module__.startswith("enarx"):
+            thing.cache_clear()
+        elif isinstance(thing, Remembered):
+            thing.clear()
+    chain._PROVEN.clear()
+
+
+def cost(work: Callable[[int], object], rounds: int, before: Callable[[], None] | None = None) -> float:
+    """Seconds of processor time for one, the best of five runs."""
+    best = float("inf")
+    for _ in range(5):
+        spent = 0.0
+        if before is None:
+            begun = time.process_time()
+            for index in range(rounds):
+                work(index)
+            spent = time.process_time() - begun
+        else:
+            for index in range(rounds):
+                before()
+                begun = time.process_time()
+                work(index)
+                spent += time.process_time() - begun
+        best = min(best, spent / rounds)
+    return best
+
+
+def bare(rounds: int) -> dict[str, float]:
+    """Seconds for one signature operation of each kind, with the key loaded."""
+    message, found = bytes(1184), {}
+    for name, curve, algorithm in (
+        ("p-256", ec.SECP256R1(), hashes.SHA256()),
+        ("p-384", ec.SECP384R1(), hashes.SHA384()),
+    ):
+        key = ec.generate_private_key(curve)
+        public, signature, how = key.public_key(), key.sign(message, ec.ECDSA(algorithm)), ec.ECDSA(algorithm)
+        found[name] = cost(lambda _, p=public, s=signature, h=how: p.verify(s, message, h), rounds)
+        found[f"sign {name}"] = cost(lambda _, k=key, h=how: k.sign(message, h), rounds)
+    big = rsa.generate_private_key(65537, 4096)
+    pss = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
+    signature, public_rsa = big.sign(message, pss, hashes.SHA384()), big.public_key()
+    found["rsa-4096"] = cost(lambda _: public_rsa.verify(signature, message, pss, hashes.SHA384()), rounds)
+    return found
+
+
+def verifications(subject: Subject, now: datetime, rounds: int) -> dict[str, float]:
+    """Seconds for one report and one request, warm and cold."""
+    believe = judge(subject.technology, subject.technology.default_policy, [subject.anchor])
+    known = frozenset(subject.technology.oids)
+
+    def report(index: int) -> None:
+        data, spki = subject.reports[index % KEYS]
+        evidence = Evidence(oid="", body=data)
+        assert believe(evidence, Binding.of_key(spki), subject.endorsements, now).accepted
+
+    def request(index: int) -> None:
+        from enarx.steward.request import Request
+
+        parsed = Request.parse(subject.requests[index % KEYS], known)
+        (evidence,) = parsed.evidence
+        assert believe(evidence, parsed.binding, Endorsements(), now).accepted
+
+    found = {}
+    for name, work in (("report", report), ("request", request)):
+        work(0)
+        found[f"{name} warm"] = cost(work, rounds)
+        found[f"{name} cold"] = cost(work, 5, forget)
+        work(0)
+    return found
+
+
+@contextmanager
+def steward(folder: Path, anchors: dict[str, TrustAnchor]) -> Iterator[tuple[subprocess.Popen[bytes], int]]:
+    """A Steward over TLS that believes the simulators; its process and its port."""
+    key, name = keys.generate("P-256"), x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.now(UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    builder = (
+        builder.serial_number(x509.random_serial_number())
+        .not_valid_before(now)
+        .not_valid_after(now.replace(year=now.year + 1))
+    )
+    builder = builder.add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+    (folder / "server.pem").write_bytes(builder.sign(key, hashes.SHA256()).public_bytes(Encoding.PEM))
+    (folder / "server.key").write_bytes(keys.to_pem(key))
+    (folder / "server.key").chmod(0o600)
+    for family, anchor in anchors.items():
+        (folder / f"{family}.der").write_bytes(anchor.certificate or b"")
+    (folder / "steward.toml").write_text(
+        'origin = "https://localhost"\ntls_cert = "server.pem"\ntls_key = "server.key"\naudit = "audit.log"\n'
+        'listen = "127.0.0.1:0"\n'
+        "[unsafe]\naccept_simulated = true\nallow_any_measurement = true\n"
+        '[unsafe.simulated]\namd = ["amd.der"]\nintel = ["intel.der"]\n'
+    )
+    reading, writing = os.pipe()
+    program = "from enarx.cli.steward import main; main()"
+    command = [sys.executable, "-c", program, "serve", "--config", str(folder / "steward.toml"), "--dev"]
+    with (folder / "log").open("wb") as log:
+        process = subprocess.Popen([*command, "--ready-fd", str(writing)], pass_fds=[writing], stderr=log, stdout=log)
+    os.close(writing)
+    try:
+        with os.fdopen(reading) as ready:
+            line = ready.read().strip()
+        if not line:
+            raise SystemExit((folder / "log").read_text())
+        yield process, int(line)
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=30)
+
+
+def processor_time(pid: int) -> float:
+    """Seconds that a process has used."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
+def https(found: dict[str, Subject], rounds: int) -> dict[str, float]:
+    """Seconds of the server's processor time for one request on one connection, warm."""
+    measured = {}
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        anchors = {"amd": found["snp"].anchor, "intel": found["sgx"].anchor}
+        with steward(folder, anchors) as (process, port):
+            context = ssl.create_default_context(cafile=str(folder / "server.pem"))
+            connection = http.client.HTTPSConnection("localhost", port, context=context)
+            for technology, subject in found.items():
+
+                def post(index: int, subject: Subject = subject) -> None:
+                    connection.request(
+                        "POST", "/", subject.requests[index % KEYS], {"Content-Type": "application/pkcs10"}
+                    )
+                    answer = connection.getresponse()
+                    body = answer.read()
+                    assert answer.status == 200, (answer.status, body[:300])
+
+                for index in range(KEYS):
+                    post(index)
+                best = float("inf")
+                for _ in range(3):
+                    begun = processor_time(process.pid)
+                    for index in range(rounds):
+                        post(index)
+                    best = min(best, (processor_time(process.pid) - begun) / rounds)
+                measured[technology] = best
+            connection.close()
+    return measured
+
+
+def peer(subject: Subject, now: datetime, rounds: int) -> float | None:
+    """Seconds that dcap-qvl takes for the same quote with the same documents, if it is installed."""
+    try:
+        import dcap_qvl
+    except ImportError:
+        return None
+    from enarx.tee.dcap.collateral import split
+    from enarx.tee.dcap.pck import write_chain
+    from enarx.tee.dcap.quoted import Quoted
+
+    quote = subject.reports[0][0]
+    endorsements, root = subject.endorsements, subject.anchor.certificate
+    parts = {"root_ca_crl": endorsements.crls[0].hex(), "pck_crl": endorsements.crls[1].hex()}
+    ca = Quoted.parse(quote).chain[1:]
+    parts["pck_crl_issuer_chain"] = write_chain(tuple(each.der for each in ca)).decode()
+    for key, name, document in (
+        ("tcb_info", "tcbInfo", endorsements.tcb_infos[0]),
+        ("qe_identity", "enclaveIdentity", endorsements.qe_identities[0]),
+    ):
+        text, signature = split(document.body, name)
+        parts |= {key: text.decode(), f"{key}_signature": signature.hex()}
+        parts[f"{key}_issuer_chain"] = write_chain(document.chain).decode()
+    collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(parts))
+    moment = int(now.timestamp())
+    return cost(lambda _: dcap_qvl.verify_with_root_ca(quote, collateral, root, moment), rounds)
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description="Measure verification beside bare cryptography.")
+    parser.add_argument("--rounds", type=int, default=200)
+    parser.add_argument("--json", action="store_true")
+    options = parser.parse_args()
+    now = datetime.now(UTC)
+    found = subjects(now)
+    first = bare(options.rounds)
+    lines = []
+    for name, subject in found.items():
+        spent = verifications(subject, now, options.rounds)
+        own = f"{subject.technology.key_curve.lower()}"
+        for kind in ("report", "request"):
+            for state, signatures in (("warm", subject.warm), ("cold", subject.cold)):
+                lines.append(
+                    (
+                        name,
+                        f"{kind} {state}",
+                        spent[f"{kind} {state}"],
+                        [*signatures, *([own] if kind == "request" else [])],
+                    )
+                )
+        if name != "snp" and (theirs := peer(subject, now, options.rounds)) is not None:
+            lines.append((name, "dcap-qvl, quote", theirs, list(subject.cold)))
+    for name, spent_there in https(found, options.rounds).items():
+        own = found[name].technology.key_curve.lower()
+        lines.append((name, "https warm", spent_there, [*found[name].warm, own, "sign p-256"]))
+    second = bare(options.rounds)
+    each = {kind: min(first[kind], second[kind]) for kind in first}
+    rows = [
+        {
+            "technology": name,
+            "what": what,
+            "per_second": 1 / spent,
+            "microseconds": spent * 1e6,
+            "bare_microseconds": (bare_sum := sum(each[kind] for kind in signatures)) * 1e6,
+            "times_bare": spent / bare_sum,
+        }
+        for name, what, spent, signatures in lines
+    ]
+    if options.json:
+        print(
+            json.dumps(
+                {"operations_microseconds": {kind: value * 1e6 for kind, value in each.items()}, "rows": rows}, indent=2
+            )
+        )
+        return 0
+    print("bare operations: " + ", ".join(f"{kind} {value * 1e6:.0f} µs" for kind, value in each.items()))
+    print(f"{'':<5}{'':<18}{'per s and core':>15}{'µs':>9}{'bare µs':>9}{'times bare':>12}")
+    for row in rows:
+        print(
+            f"{row['technology']:<5}{row['what']:<18}{row['per_second']:>15.0f}{row['microseconds']:>9.0f}"
+            f"{row['bare_microseconds']:>9.0f}{row['times_bare']:>12.2f}"
+        )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
