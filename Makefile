@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check types lint contracts mutants fuzz lock clean
+.PHONY: help demo test check types lint contracts mutants fuzz bench-verify lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -28,13 +28,16 @@ lint: $(VENV)/.dev
 	@$(BIN)/ruff check . && $(BIN)/ruff format --check .
 
 types: $(VENV)/.dev
-	@$(BIN)/mypy src tests scripts
+	@$(BIN)/mypy src tests scripts benchmarks
 
 mutants: $(VENV)/.dev  ## break the verifiers one change at a time: does a test notice?
 	@nice $(BIN)/python scripts/mutants.py $(ARGS)
 
 fuzz: $(VENV)/.fuzz  ## feed every parser with what a fuzzer makes of its seeds, ten seconds each
 	@$(BIN)/python scripts/fuzz.py $(ARGS)
+
+bench-verify: $(VENV)/.dev  ## verifications and requests per second and core, beside bare cryptography and a peer
+	@$(BIN)/python benchmarks/verify.py $(ARGS)
 
 lock:  ## resolve the ranges of pyproject.toml anew (needs uv)
 	@for set in run dev fuzz; do \

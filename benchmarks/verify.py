@@ -18,6 +18,7 @@ import argparse
 import functools
 import gc
 import http.client
+import importlib
 import json
 import os
 import signal
@@ -73,7 +74,12 @@ class Subject:
 def subjects(now: datetime) -> dict[str, Subject]:
     intel, amd = Intel.create(now), Amd.create(now)
     found = {}
-    machines = {
+    technologies: dict[str, Technology[Any, Any]] = {
+        "snp": snp.TECHNOLOGY,
+        "sgx": sgx.TECHNOLOGY,
+        "tdx": tdx.TECHNOLOGY,
+    }
+    machines: dict[str, SnpMachine | SgxMachine | TdxMachine] = {
         "snp": SnpMachine.create(amd, now, measurement=bytes(48)),
         "sgx": SgxMachine.create(intel, now, mr_enclave=bytes(32)),
         "tdx": TdxMachine.create(intel, now, mr_td=bytes(48)),
@@ -81,7 +87,7 @@ def subjects(now: datetime) -> dict[str, Subject]:
     # ARK by itself, ASK, its CRL, VCEK; and: PCK chain of three, TCB signer, two documents, two CRLs, QE report
     beneath = {"snp": ["rsa-4096"] * 4, "sgx": ["p-256"] * 9, "tdx": ["p-256"] * 9}
     for name, machine in machines.items():
-        technology = {"snp": snp.TECHNOLOGY, "sgx": sgx.TECHNOLOGY, "tdx": tdx.TECHNOLOGY}[name]
+        technology = technologies[name]
         reports, requests = [], []
         for _ in range(KEYS):
             key = keys.generate(technology.key_curve)
@@ -133,6 +139,10 @@ def cost(work: Callable[[int], object], rounds: int, before: Callable[[], None] 
     return best
 
 
+def always(call: Callable[..., object], *arguments: object) -> Callable[[int], object]:
+    return lambda _: call(*arguments)
+
+
 def bare(rounds: int) -> dict[str, float]:
     """Seconds for one signature operation of each kind, with the key loaded."""
     message, found = bytes(1184), {}
@@ -142,12 +152,12 @@ def bare(rounds: int) -> dict[str, float]:
     ):
         key = ec.generate_private_key(curve)
         public, signature, how = key.public_key(), key.sign(message, ec.ECDSA(algorithm)), ec.ECDSA(algorithm)
-        found[name] = cost(lambda _, p=public, s=signature, h=how: p.verify(s, message, h), rounds)
-        found[f"sign {name}"] = cost(lambda _, k=key, h=how: k.sign(message, h), rounds)
+        found[name] = cost(always(public.verify, signature, message, how), rounds)
+        found[f"sign {name}"] = cost(always(key.sign, message, how), rounds)
     big = rsa.generate_private_key(65537, 4096)
     pss = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
     signature, public_rsa = big.sign(message, pss, hashes.SHA384()), big.public_key()
-    found["rsa-4096"] = cost(lambda _: public_rsa.verify(signature, message, pss, hashes.SHA384()), rounds)
+    found["rsa-4096"] = cost(always(public_rsa.verify, signature, message, pss, hashes.SHA384()), rounds)
     return found
 
 
@@ -258,7 +268,7 @@ def https(found: dict[str, Subject], rounds: int) -> dict[str, float]:
 def peer(subject: Subject, now: datetime, rounds: int) -> float | None:
     """Seconds that dcap-qvl takes for the same quote with the same documents, if it is installed."""
     try:
-        import dcap_qvl
+        dcap_qvl = importlib.import_module("dcap_qvl")
     except ImportError:
         return None
     from enarx.tee.dcap.collateral import split
@@ -279,7 +289,7 @@ def peer(subject: Subject, now: datetime, rounds: int) -> float | None:
         parts[f"{key}_issuer_chain"] = write_chain(document.chain).decode()
     collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(parts))
     moment = int(now.timestamp())
-    return cost(lambda _: dcap_qvl.verify_with_root_ca(quote, collateral, root, moment), rounds)
+    return cost(always(dcap_qvl.verify_with_root_ca, quote, collateral, root, moment), rounds)
 
 
 def main() -> int:

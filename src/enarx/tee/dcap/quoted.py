@@ -24,6 +24,7 @@ from enarx.tee.documents import CrlList, element, put_crls, read_certificate, ta
 from enarx.tee.model import Endorsements, SignedJson
 
 MAX_EVIDENCE: Final = 1024 * 1024  # bytes; the originals' have about 14,000
+_REMEMBERED: Final = 64 * 1024  # bytes beside a quote; what is larger is read anew, to bound what is kept
 MAX_CERTIFICATES: Final = 4  # beside a document: its signer and the root
 
 
@@ -31,6 +32,13 @@ MAX_CERTIFICATES: Final = 4  # beside a document: its signer and the root
 class _TcbPackage:
     crts: list[der.TLV]
     report: bytes
+
+
+@der.sequence
+class _Documents:
+    crl: CrlList
+    tcb: _TcbPackage | None
+    qe: _TcbPackage | None
 
 
 @der.sequence
@@ -83,17 +91,13 @@ class Bundle:
         """Read the DER form, and read every endorsement once to know that it can be. Raises MalformedError."""
         if len(data) > MAX_EVIDENCE:
             raise MalformedError(f"{what}: expected at most {MAX_EVIDENCE} bytes, found {len(data)}")
-        parsed = der.decode(_Evidence, data, what)
-        crls = take_crls(parsed.crl, what)
-        tcb_infos, qe_identities = _package(parsed.tcb, what), _package(parsed.qe, what)
-        for document in tcb_infos:
-            collateral.read_tcb_info(document.body)
-        for document in qe_identities:
-            collateral.read_qe_identity(document.body)
+        elements = der.sequence_of(data, what, limit=4)
+        if len(elements) < 2:
+            raise MalformedError(f"{what}: expected a quote and a list of CRLs, found {len(elements)} parts")
+        beside = b"".join(elements[1:])
+        read = _remembered_documents if len(beside) <= _REMEMBERED else _read_documents
         return cls(
-            quote=parsed.quote,
-            endorsements=Endorsements(crls=crls, tcb_infos=tcb_infos, qe_identities=qe_identities),
-            parts=2 + len(tcb_infos) + len(qe_identities),
+            quote=der.content(elements[0], 0x04, f"{what}: quote"), endorsements=read(beside, what), parts=len(elements)
         )
 
     def encode(self) -> bytes:
@@ -106,6 +110,23 @@ class Bundle:
                 qe=_unpackage(self.endorsements.qe_identities),
             )
         )
+
+
+def _read_documents(beside: bytes, what: str) -> Endorsements:
+    """What stands behind the quote, each part read once to know that it can be. Raises MalformedError."""
+    parsed = der.decode(_Documents, der.wrap(0x30, beside), what)
+    tcb_infos, qe_identities = _package(parsed.tcb, what), _package(parsed.qe, what)
+    for document in tcb_infos:
+        collateral.read_tcb_info(document.body)
+    for document in qe_identities:
+        collateral.read_qe_identity(document.body)
+    return Endorsements(crls=take_crls(parsed.crl, what), tcb_infos=tcb_infos, qe_identities=qe_identities)
+
+
+@lru_cache(maxsize=128)
+def _remembered_documents(beside: bytes, what: str) -> Endorsements:
+    """As `_read_documents`: a machine sends the same with every quote."""
+    return _read_documents(beside, what)
 
 
 def _package(package: _TcbPackage | None, what: str) -> tuple[SignedJson, ...]:

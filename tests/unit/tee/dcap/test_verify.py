@@ -626,6 +626,39 @@ def test_what_is_cached_is_asked_again_at_every_moment(case: Case) -> None:
     assert case.judge().accepted
 
 
+def test_what_is_remembered_gives_the_verdict_that_asking_anew_gives(case: Case) -> None:
+    """At every date that stands in a certificate, CRL or document, a moment before, and a moment after."""
+    vendor, life, second = support.vendor(), timedelta(days=30), timedelta(microseconds=1)
+    crls = vendor.crls(AT - DAY)
+    newer = vendor.recover()
+    infos = (*case.endorsements.tcb_infos, newer.tcb_info(AT + 3 * DAY, case.tee))
+    identities = (*case.endorsements.qe_identities, newer.qe_identity(AT + 3 * DAY, case.tee))
+    mixed = case.with_endorsements(tcb_infos=infos, qe_identities=identities, crls=crls)
+    chain = [Certificate.parse(data) for data in case.machine.machine.chain]
+    dates = {AT, AT + 3 * DAY, AT + life, AT + life - DAY, AT + life + 3 * DAY}
+    dates |= {each.not_before for each in chain} | {each.not_after for each in chain}
+    for date in sorted(dates):
+        for at in (date - second, date, date + second, date + DAY / 2):
+            verify._PLATFORMS.clear()
+            anew = replace(mixed, at=at).judge()
+            for before in sorted(dates):
+                verify._PLATFORMS.clear()
+                replace(mixed, at=before).judge()
+                again = replace(mixed, at=at).judge()
+                assert (again.verdict, again.checks, again.reasons) == (anew.verdict, anew.checks, anew.reasons)
+
+
+def test_large_endorsements_are_verified_anew_each_time(case: Case) -> None:
+    """What is kept is bounded in bytes too, and what is overlooked is never kept."""
+    verify._PLATFORMS.clear()
+    rubbish = SignedJson(body=bytes(70_000))
+    assert case.with_endorsements(tcb_infos=(*case.endorsements.tcb_infos, rubbish)).judge().accepted
+    assert replace(case, leniency=Leniency(without_crl=True)).judge().accepted
+    assert len(verify._PLATFORMS) == 0
+    assert case.judge().accepted
+    assert len(verify._PLATFORMS) == 1
+
+
 def test_claims_end_with_the_first_of_what_they_rest_on(case: Case) -> None:
     """Certificates, CRLs and documents: the earliest end is the claims'."""
     vendor = support.vendor()
