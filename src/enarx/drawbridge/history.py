@@ -113,6 +113,12 @@ class Histories:
         except MalformedError as error:
             raise damaged(layout.history(user, repository), str(error)) from error
 
+    def latest(self, user: UserName, repository: RepositoryName) -> Iterator[Change]:
+        """From the end, unchecked: to look for what happened lately."""
+        journal = self._journal(user, repository)
+        for number in range(journal.last(), 0, -1):
+            yield self._read(journal, user, repository, number)
+
     def _journal(self, user: UserName, repository: RepositoryName) -> Journal:
         return Journal(self._store, layout.history(user, repository))
 

@@ -57,6 +57,7 @@ _CACHED_LISTINGS: Final = 16  # parsed directories: an upload asks for the same 
 _WASM_ALIAS: Final = TreePath.of("main.wasm")
 _NO_DETAIL: Final[Mapping[str, Json]] = MappingProxyType({})
 
+_PUBLISHED: Final = "tag-published"
 _YANK: Final = "yank"
 _SIGNERS: Final = "signers"
 
@@ -236,11 +237,10 @@ class Registry:
         signers = self.signers(user, repository)
         signed_by = parsed.verify(signers, subject_of(user, repository, tag)) if signers else ()
         outcome = self._create(layout.tag(user, repository, tag), stored, meta, by)
-        if outcome is Outcome.CREATED or not self._is_in_history(user, repository, tag):
-            detail: dict[str, Json] = {"tag": tag.text, "digest": parsed.entry.meta.digests.to_json()}
-            if signed_by:
-                detail["signed-by"] = list(signed_by)
-            self._append(user, repository, by, "tag-published", detail)
+        if outcome is Outcome.CREATED:
+            self._publish(user, repository, tag, parsed.entry, by=by, signed_by=signed_by)
+        else:
+            self.complete_history(user, repository, tag, by=by)
         return outcome
 
     def tag(self, user: UserName, repository: RepositoryName, tag: TagName) -> StoredTag:
@@ -297,6 +297,8 @@ class Registry:
         existing = self._records.find(key)
         if existing is not None and (found := _meta_of(key, existing).mismatch(meta)) and not meta.is_directory:
             raise ConflictError(f"Already exists: {path or 'root'}: {found}")
+        if path.is_root and existing is None:
+            self.complete_history(user, repository, tag, by=by)  # a publisher goes on who never heard of the tag
         return NodeUpload(
             registry=self, key=key, path=path, meta=meta, expected=None if expected is None else expected.meta, by=by
         )
@@ -355,6 +357,8 @@ class Registry:
             raise MalformedError("signers: expected every name once")
         body = canonical.encode({key.name: key.public_pem().decode() for key in sorted(keys, key=lambda key: key.name)})
         self.put_document(user, repository, _SIGNERS, "keys", body if keys else None, by=by)
+        named: dict[str, Json] = {key.name: key.key_id for key in keys}
+        self._append(user, repository, by, "signers-set", {"keys": {name: named[name] for name in sorted(named)}})
 
     # -- documents: what others keep here, each with its versions
 
@@ -421,6 +425,14 @@ class Registry:
         """Put into the history what was changed elsewhere: a policy, a member, a token."""
         self._require(layout.repository(user, repository), f"repository {user}/{repository}")
         return self._append(user, repository, by, event, detail)
+
+    def complete_history(self, user: UserName, repository: RepositoryName, tag: TagName, *, by: str) -> bool:
+        """Record a publication that is not: whoever published died in between. Answers whether it was missing."""
+        changes = self._histories.latest(user, repository)
+        if any(change.event == _PUBLISHED and change.detail.get("tag") == tag.text for change in changes):
+            return False
+        self._publish(user, repository, tag, self.tag(user, repository, tag).entry, by=by)
+        return True
 
     # -- for uploads
 
@@ -522,10 +534,19 @@ class Registry:
     def _has_history(self, user: UserName, repository: RepositoryName) -> bool:
         return self._store.stat(layout.number(layout.history(user, repository), 1)) is not None
 
-    def _is_in_history(self, user: UserName, repository: RepositoryName, tag: TagName) -> bool:
-        """Whether a tag that is there was recorded too: who published it may have died in between."""
-        changes = self._histories.read(user, repository)
-        return any(change.event == "tag-published" and change.detail.get("tag") == tag.text for change in changes)
+    def _publish(
+        self,
+        user: UserName,
+        repository: RepositoryName,
+        tag: TagName,
+        entry: Entry,
+        *,
+        by: str,
+        signed_by: tuple[str, ...] = (),
+    ) -> None:
+        signers: dict[str, Json] = {"signed-by": list(signed_by)} if signed_by else {}
+        detail: dict[str, Json] = {"tag": tag.text, "digest": entry.meta.digests.to_json(), **signers}
+        self._append(user, repository, by, _PUBLISHED, detail)
 
     def _document(self, user: UserName, repository: RepositoryName | None, kind: str, name: str) -> Journal:
         return Journal(self._store, layout.documents(user, repository, kind) / name)
@@ -537,13 +558,21 @@ class Registry:
     def _set_yanked(
         self, user: UserName, repository: RepositoryName, tag: TagName, reason: str | None, *, by: str
     ) -> Outcome:
-        if self.tag(user, repository, tag).yanked == reason:
-            return Outcome.EXISTS
-        body = None if reason is None else canonical.encode(reason)
-        self.put_document(user, repository, _YANK, tag.text, body, by=by)
+        event, outcome = ("tag-unyanked" if reason is None else "tag-yanked"), Outcome.EXISTS
+        if self.tag(user, repository, tag).yanked != reason:
+            body = None if reason is None else canonical.encode(reason)
+            self.put_document(user, repository, _YANK, tag.text, body, by=by)
+            outcome = Outcome.CREATED
         detail: dict[str, Json] = {"tag": tag.text} if reason is None else {"tag": tag.text, "reason": reason}
-        self._append(user, repository, by, "tag-unyanked" if reason is None else "tag-yanked", detail)
-        return Outcome.CREATED
+        if outcome is Outcome.CREATED or self._yanked_last(user, repository, tag) != event:
+            self._append(user, repository, by, event, detail)
+        return outcome
+
+    def _yanked_last(self, user: UserName, repository: RepositoryName, tag: TagName) -> str:
+        """What history says of a tag's yanking: who yanked it may have died before it was recorded."""
+        changes = self._histories.latest(user, repository)
+        said = (change for change in changes if change.detail.get("tag") == tag.text and "yanked" in change.event)
+        return next((change.event for change in said), "tag-unyanked")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -67,7 +67,8 @@ class Collected:
 def fsck(registry: Registry, *, contents: bool = True, repair: bool = False) -> Iterator[Finding]:
     """Everything that is wrong. Without `contents`, blobs are not read, only counted and measured.
 
-    With `repair`, checksums of pieces that are missing are made anew from content that is whole.
+    With `repair`, checksums of pieces that are missing are made anew from content that is whole, and publications
+    that are not in the history are recorded.
     """
     check = _Check(registry, contents=contents, repair=repair)
     yield from check.names()
@@ -273,7 +274,10 @@ class _Check:
         published = {change.detail.get("tag") for change in changes if change.event == "tag-published"}
         for item in self._store.list(layout.tags(user, repository)):
             if item.key.name not in published:
-                yield Finding(kind="unfinished", key=item.key, detail="published, but not in the history")
+                if self._repair:
+                    self._registry.complete_history(user, repository, TagName(item.key.name), by="drawbridge fsck")
+                detail = "recorded now" if self._repair else "--repair records it"
+                yield Finding(kind="unfinished", key=item.key, detail=f"published, but not in the history: {detail}")
 
     def _parent(self, key: Key, parent: Key) -> Iterator[Finding]:
         if self._store.stat(parent) is None:

@@ -413,6 +413,17 @@ def test_a_yanked_tag_says_why(registry: Registry) -> None:
         registry.yank(USER, REPO, TAG, "a\nb", by="x")
 
 
+def test_a_yank_that_was_not_recorded_is_recorded_later(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who died in between yanks again, and history says so once."""
+    put_tag(registry, Tag(entry=Entry.of(b"x", "a/b")))
+    with monkeypatch.context() as patch:
+        patch.setattr(registry._histories, "append", lambda *_, **__: None)
+        registry.yank(USER, REPO, TAG, "leaks", by="x")
+    for _ in range(2):
+        assert registry.yank(USER, REPO, TAG, "leaks", by="x") is EXISTS
+    assert [change.event for change in registry.history(USER, REPO)][2:] == ["tag-yanked"]
+
+
 def private_key(name: str) -> SigningKey:
     key = ec.generate_private_key(ec.SECP256R1())
     return SigningKey.parse(name, key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()))
@@ -438,6 +449,7 @@ def test_a_repository_can_require_a_signature(registry: Registry) -> None:
     assert put_tag(registry, signed, TagName("2.0.0")) is CREATED
     assert registry.tag(USER, REPO, TagName("2.0.0")).tag == signed
     assert list(registry.history(USER, REPO))[-1].detail["signed-by"] == ["release"]
+    assert list(registry.history(USER, REPO))[2].detail == {"keys": {"release": release.key_id}}
     registry.set_signers(USER, REPO, (), by="owner")
     assert put_tag(registry, Tag(entry=entry), TagName("3.0.0")) is CREATED
 
@@ -478,14 +490,18 @@ def test_a_subject_may_have_several_names_or_only_one(registry: Registry) -> Non
     assert registry.users_of("nobody") == ()
 
 
-def test_a_publication_that_was_not_recorded_is_recorded_again(
-    registry: Registry, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("goes_on_with", ["tag", "root"])
+def test_a_publication_that_was_not_recorded_is_recorded_later(
+    registry: Registry, monkeypatch: pytest.MonkeyPatch, goes_on_with: str
 ) -> None:
-    """Who died between the record and the history publishes again, and the change is there once."""
-    tag = Tag(entry=Entry.of(b"x", "a/b"))
+    """Who died between the record and the history publishes again, or finds the tag and goes on: it is there once."""
+    tree = Tree.from_files({"f": b"x"})
     with monkeypatch.context() as patch:
         patch.setattr(registry._histories, "append", lambda *_, **__: None)
-        put_tag(registry, tag)
-    assert put_tag(registry, tag) is EXISTS
-    assert put_tag(registry, tag) is EXISTS
+        put_tag(registry, Tag(entry=tree.root))
+    if goes_on_with == "tag":
+        assert put_tag(registry, Tag(entry=tree.root)) is EXISTS
+    else:
+        put_node(registry, TreePath(), tree.root.meta, tree.nodes[0].open().read())
+    assert put_tag(registry, Tag(entry=tree.root)) is EXISTS
     assert [change.event for change in registry.history(USER, REPO)] == ["repository-created", "tag-published"]

@@ -124,6 +124,14 @@ def test_fsck_makes_checksums_anew(registry: Registry, store: Store) -> None:
     assert store.stat(layout.sums(Digest.of(BIG))) is None
 
 
+def test_fsck_records_what_history_lacks(registry: Registry, store: Store) -> None:
+    """A publication whose publisher died before it was recorded, and who never came back."""
+    store.delete(layout.number(layout.history(USER, REPO), 2))
+    assert findings(registry, repair=True) == [("unfinished", "tags")]
+    assert findings(registry) == []
+    assert list(registry.history(USER, REPO))[-1].by == "drawbridge fsck"
+
+
 def test_gc_removes_what_nothing_refers_to(registry: Registry, store: Store, clock: Clock) -> None:
     """Orphans, their checksums and broken-off uploads, when they are old enough; a dry run only says so."""
     orphan = b"orphan" * 200_000
