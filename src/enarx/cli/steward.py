@@ -6,8 +6,9 @@ table of option names. Commands parse, call one function, print and exit; what i
 
 import json
 import sys
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
@@ -148,7 +149,8 @@ def verify(
     moment = _moment(at)
     anchors: list[TrustAnchor] = []
     for path in anchor:
-        anchors += argument_anchors(read_anchor(path))
+        with _usage("--anchor"):
+            anchors += argument_anchors(read_anchor(path))
     judging = Judging(refuse_legacy=False, anchors=tuple(anchors), without_crl=without_crl)
     read: Config | None = None
     if config is not None:
@@ -157,7 +159,8 @@ def verify(
         except ConfigError as error:  # not FILE is malformed, but what we were told to judge it by
             click.echo(f"Error: {error}", err=True)
             ctx.exit(USAGE)
-    binding = _binding(report_data, key)
+    with _usage("--report-data" if key is None else "--key"):
+        binding = _binding(report_data, key)
     detected = form or _form(data)
     if detected == offline.CSR and (report_data or key):
         raise click.UsageError(
@@ -174,12 +177,17 @@ def verify(
         at=moment,
         form=form,
     )
+    asked = ["revocation was left out: --without-crl"] if without_crl else []
+    asked += [
+        f"--anchor named a root to believe: SHA-256 {pin.hex()}" for pin in dict.fromkeys(a.sha256 for a in anchors)
+    ]
+    judgement = replace(judgement, notes=(*judgement.notes, *asked))
     if as_json:
         click.echo(
             json.dumps({**judgement.to_json(), **_inputs(file, config, reading, without_crl=without_crl)}, indent=2)
         )
     else:
-        _print(judgement, reading, without_crl=without_crl)
+        _print(judgement, reading)
     ctx.exit(EXIT[judgement.verdict.value])
 
 
@@ -469,7 +477,7 @@ def _fmspc(text: str) -> bytes:
     return value
 
 
-def _print(judgement: "Judgement", reading: "Reading", *, without_crl: bool) -> None:
+def _print(judgement: "Judgement", reading: "Reading") -> None:
     """Every check that was made, what has to be known beside them, why, and the verdict in one line."""
     colours = {"passed": "green", "failed": "red", "skipped": "yellow", "not applicable": "bright_black"}
     made = [check for check in judgement.checks if check.found != "not reached"]
@@ -485,9 +493,7 @@ def _print(judgement: "Judgement", reading: "Reading", *, without_crl: bool) -> 
         )
     if len(made) < len(judgement.checks):
         click.echo(f"{len(judgement.checks) - len(made)} further checks were not reached.")
-    notes = [*judgement.notes, *(["revocation was left out: --without-crl"] if without_crl else [])]
-    notes += [f"passed over {path}: {why}" for path, why in reading.passed_over]
-    for note in notes:
+    for note in [*judgement.notes, *(f"passed over {path}: {why}" for path, why in reading.passed_over)]:
         click.echo(f"note: {note}")
     accepted = judgement.verdict.value == "accepted"
     technology = "" if judgement.appraisal is None else f" ({judgement.appraisal.technology})"
@@ -554,6 +560,17 @@ def _binding(report_data: str | None, key: Path | None) -> "Binding":
         (data,) = pem_blocks(data, "PUBLIC KEY", str(key), limit=1)
     keys.public_from_spki(data, str(key))
     return Binding.of_key(data)
+
+
+@contextmanager
+def _usage(option: str) -> Iterator[None]:
+    """Exit code 65 is for FILE: what is wrong with an option's value is wrong usage."""
+    from enarx.errors import MalformedError
+
+    try:
+        yield
+    except MalformedError as error:
+        raise click.BadParameter(str(error), param_hint=option) from error
 
 
 def _moment(text: str | None) -> datetime:

@@ -103,6 +103,14 @@ def test_report_data_and_key_are_compared(quote: Path, capsys: pytest.CaptureFix
     assert Run(capsys, *args, "--key", quote / "key.pem").code == 77
     assert Run(capsys, *args, "--key", quote / "key.pem", "--report-data", "00").code == 64
     assert Run(capsys, *args, "--report-data", "xx").code == 64
+    assert Run(capsys, *args, "--report-data", "00").code == 64
+    (quote / "junk").write_bytes(b"junk")
+    for option in ("--key", "--anchor"):
+        assert Run(capsys, *args, option, quote / "junk").code == 64
+        assert Run(capsys, *args, option, quote / "absent").code == 66
+    lenient = Run(capsys, *args, "--without-crl", "--json").json["notes"]
+    assert "revocation was left out: --without-crl" in lenient  # type: ignore[operator]  # a list
+    assert any("--anchor named a root to believe: SHA-256 " in note for note in lenient)  # type: ignore[attr-defined]
 
 
 def test_a_missing_crl_needs_the_word(quote: Path, capsys: pytest.CaptureFixture[str]) -> None:

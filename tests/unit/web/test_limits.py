@@ -1,0 +1,225 @@
+"""The holes of the stock server, each by what a stranger would do to it (`enarx.web.server`).
+
+Limits are made short; each test waits for the server to end something, and the socket's own timeout turns a server that
+does not into a failure. Run against uvicorn's own protocol, every one of these fails.
+"""
+
+import asyncio
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
+
+import pytest
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from enarx.web.app import build
+from enarx.web.server import Limits
+from tests.unit.conftest import Issued
+
+PATIENCE = 15.0  # seconds that a test waits for the server to act
+SHORT = Limits(
+    handshake_seconds=0.4,
+    header_seconds=0.4,
+    keep_alive_seconds=1,
+    body_seconds=0.4,
+    stall_seconds=0.4,
+    linger_seconds=0.4,
+    header_bytes=16 * 1024,
+    header_count=20,
+    connections=4,
+)
+
+
+async def _early(_: Request) -> Response:
+    """Answers before the body."""
+    return PlainTextResponse("no")
+
+
+async def _echo(request: Request) -> Response:
+    return Response(await request.body())
+
+
+async def _flood(_: Request) -> Response:
+    return StreamingResponse(iter([b"x" * 65536] * 1000))
+
+
+async def _slow(_: Request) -> Response:
+    await asyncio.sleep(1)
+    return PlainTextResponse("done")
+
+
+APP: Starlette = build(
+    [
+        Route("/early", _early, methods=["GET", "PUT", "POST"]),
+        Route("/echo", _echo, methods=["POST"]),
+        Route("/flood", _flood),
+        Route("/slow", _slow),
+    ],
+    name="limits",
+    body_limit=4_000_000,
+)
+
+
+@pytest.fixture
+def port(start: Callable[..., int]) -> int:
+    return start(APP, limits=SHORT)
+
+
+@contextmanager
+def connected(port: int) -> Iterator[socket.socket]:
+    with closing(socket.create_connection(("127.0.0.1", port), PATIENCE)) as connection:
+        yield connection
+
+
+def everything(connection: socket.socket) -> bytes:
+    """What the server sends until it ends the connection."""
+    found = b""
+    while data := _receive(connection):
+        found += data
+    return found
+
+
+def _receive(connection: socket.socket) -> bytes:
+    try:
+        return connection.recv(65536)
+    except ConnectionResetError:
+        return b""
+
+
+def test_who_connects_and_says_nothing_is_cut_off(port: int) -> None:
+    """No request within the time for headers: the connection ends."""
+    with connected(port) as connection:
+        assert everything(connection) == b""
+
+
+def test_who_never_shakes_hands_is_cut_off(start: Callable[..., int], localhost: Issued) -> None:
+    """TCP without TLS, and TLS without a request, both end."""
+    port = start(APP, localhost.server_tls(), limits=SHORT)
+    with connected(port) as connection:
+        assert everything(connection) == b""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    with connected(port) as connection, context.wrap_socket(connection) as secure:
+        assert everything(secure) == b""
+
+
+def test_headers_that_trickle_are_cut_off(port: int) -> None:
+    """A byte now and then does not start the time anew."""
+    with connected(port) as connection:
+        connection.settimeout(0.1)
+        connection.sendall(b"GET /early HTTP/1.1\r\nHost: x\r\n")
+        for _ in range(int(PATIENCE / 0.1)):
+            try:
+                connection.sendall(b"X")
+                if connection.recv(1024) == b"":
+                    return
+            except TimeoutError:
+                continue
+            except (ConnectionResetError, BrokenPipeError):
+                return
+    raise AssertionError("the server still reads")
+
+
+@pytest.mark.parametrize(
+    "kind", ["one long header", "many headers", "a long path", "endless trailers", "chunk extensions"]
+)
+def test_a_flood_of_what_is_no_body_is_refused(port: int, kind: str) -> None:
+    """What is not body is bounded, wherever it stands, and the server says so where it can."""
+    post = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
+    first, more = {
+        "one long header": (b"GET /early HTTP/1.1\r\nHost: x\r\nX: ", b"x" * 4096),
+        "many headers": (b"GET /early HTTP/1.1\r\nHost: x\r\n", b"".join(b"X-%d: y\r\n" % n for n in range(300))),
+        "a long path": (b"GET /", b"x" * 4096),
+        "endless trailers": (post + b"0\r\n", b"X: y\r\n" * 800),
+        "chunk extensions": (post, b"1;" + b"e" * 4096 + b"\r\nx\r\n"),
+    }[kind]
+    with connected(port) as connection:
+        connection.sendall(first)
+        sent = 0
+        try:
+            while sent < 8 * 1024 * 1024:
+                connection.sendall(more)
+                sent += len(more)
+        except (ConnectionResetError, BrokenPipeError):
+            pass
+        assert sent < 8 * 1024 * 1024
+        answer = everything(connection)
+    assert answer == b"" or answer.startswith((b"HTTP/1.1 431", b"HTTP/1.1 400")), answer[:80]
+
+
+def test_a_body_that_does_not_come_is_answered_408(port: int) -> None:
+    """Who promises a body and sends none is told, and the connection ends."""
+    with connected(port) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 100\r\n\r\nhello")
+        assert everything(connection).startswith(b"HTTP/1.1 408")
+
+
+def test_a_body_that_trickles_is_answered_408(start: Callable[..., int]) -> None:
+    """Each byte in time, and the whole too slow: the average counts."""
+    port = start(APP, limits=Limits(body_seconds=0.3, body_rate=1_000_000, linger_seconds=0.2))
+    with connected(port) as connection:
+        connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 1000000\r\n\r\n")
+        connection.settimeout(0.05)
+        for _ in range(int(PATIENCE / 0.05)):
+            try:
+                connection.sendall(b"x")
+                if answer := connection.recv(1024):
+                    assert answer.startswith(b"HTTP/1.1 408")
+                    return
+            except TimeoutError:
+                continue
+    raise AssertionError("the server still reads")
+
+
+@pytest.mark.parametrize("expect", [b"", b"Expect: 100-continue\r\n"])
+def test_an_answer_before_the_body_ends_the_connection(port: int, expect: bytes) -> None:
+    """Else what the client sends next would be taken for the rest of the body, or the reverse."""
+    with connected(port) as connection:
+        connection.sendall(b"PUT /early HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n" + expect + b"\r\n")
+        answer = everything(connection)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert b"connection: close" in answer.lower()
+
+
+def test_an_answer_after_the_body_keeps_it(port: int) -> None:
+    """Only early answers cost the connection."""
+    with connected(port) as connection:
+        for _ in range(2):
+            connection.sendall(b"POST /echo HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\nhello")
+            answer = b""
+            while not answer.endswith(b"hello"):
+                answer += connection.recv(1024)
+            assert b"connection: close" not in answer.lower()
+
+
+def test_a_reader_that_takes_nothing_is_cut_off(port: int) -> None:
+    """An answer that nobody reads is not kept for ever."""
+    with connected(port) as connection:
+        connection.sendall(b"GET /flood HTTP/1.1\r\nHost: x\r\n\r\n")
+        time.sleep(3 * SHORT.stall_seconds)  # meanwhile the server gives up; what the kernel holds still comes
+        assert len(everything(connection)) < 1000 * 65536
+
+
+def test_there_is_a_last_connection(port: int) -> None:
+    """More at once than the limit are closed at once; when one ends, another may come."""
+    held = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(8)]
+    ended = [everything(connection) for connection in held]
+    assert ended == [b""] * 8
+    for connection in held:
+        connection.close()
+    with connected(port) as connection:
+        connection.sendall(b"GET /early HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        assert everything(connection).startswith(b"HTTP/1.1 200")
+
+
+def test_pipelined_requests_are_bounded(port: int) -> None:
+    """Many requests in one piece are not all taken at once."""
+    with connected(port) as connection:
+        connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
+        answer = everything(connection)
+    assert answer.count(b"HTTP/1.1 200") < 100
