@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Final
 import click
 
 from enarx.cli.progress import progress, size
-from enarx.cli.store import Store, asking, read_file, show_json, store_options
-from enarx.errors import MalformedError
+from enarx.cli.store import Store, asking, complete_slug, read_file, show_json, store_options
+from enarx.errors import MalformedError, NotFoundError
 
 if TYPE_CHECKING:
     from enarx.drawbridge.client import Published
@@ -27,7 +27,7 @@ def package() -> None:
 
 
 @package.command()
-@click.argument("spec", metavar=SPEC)
+@click.argument("spec", metavar=SPEC, shell_complete=complete_slug)
 @click.argument("path", type=click.Path(path_type=Path))
 @click.option(
     "--sign",
@@ -82,7 +82,7 @@ def publish(store: Store, *, spec: str, path: Path, signers: tuple[Path, ...], d
 
 
 @package.command()
-@click.argument("spec", metavar=SPEC)
+@click.argument("spec", metavar=SPEC, shell_complete=complete_slug)
 @store_options
 def info(store: Store, *, spec: str) -> None:
     """Print what the version is bound to, as JSON: digests, length and type of its root."""
@@ -97,7 +97,7 @@ def info(store: Store, *, spec: str) -> None:
 
 
 @package.command()
-@click.argument("spec", metavar="[HOST/]USER/REPOSITORY[:TAG][@DIGEST]")
+@click.argument("spec", metavar="[HOST/]USER/REPOSITORY[:TAG][@DIGEST]", shell_complete=complete_slug)
 @click.argument("directory", type=click.Path(path_type=Path), required=False)
 @store_options
 def fetch(store: Store, *, spec: str, directory: Path | None) -> None:
@@ -129,7 +129,7 @@ def fetch(store: Store, *, spec: str, directory: Path | None) -> None:
 
 
 @package.command()
-@click.argument("spec", metavar=SPEC)
+@click.argument("spec", metavar=SPEC, shell_complete=complete_slug)
 @click.option("--reason", default="", help="Why, for whoever asks for it.")
 @store_options
 def yank(store: Store, *, spec: str, reason: str) -> None:
@@ -146,7 +146,7 @@ def yank(store: Store, *, spec: str, reason: str) -> None:
 
 
 @package.command()
-@click.argument("spec", metavar=SPEC)
+@click.argument("spec", metavar=SPEC, shell_complete=complete_slug)
 @store_options
 def unyank(store: Store, *, spec: str) -> None:
     """Let a version be used again."""
@@ -162,7 +162,7 @@ def unyank(store: Store, *, spec: str) -> None:
 
 
 @package.command(name="list")
-@click.argument("spec", metavar="[HOST/]USER/REPOSITORY")
+@click.argument("spec", metavar="[HOST/]USER/REPOSITORY", shell_complete=complete_slug)
 @store_options
 def list_(store: Store, *, spec: str) -> None:
     """List the versions with digest and size, whether they are signed, and which were yanked and why."""
@@ -199,6 +199,8 @@ def require_package(path: Path) -> None:
 
     A directory with nothing but Enarx.toml, or nothing at all, passes; whoever deploys it is told what is missing.
     """
+    if not path.exists():
+        raise NotFoundError(f"{path}: no such file or directory")
     if not path.is_dir():
         if path.name != WASM_NAME:
             raise MalformedError(f"Invalid file name: {path}")

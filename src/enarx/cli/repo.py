@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from enarx.cli.store import Store, asking, read_file, show_json, store_options
+from enarx.cli.store import Store, asking, complete_slug, read_file, show_json, store_options
 from enarx.errors import MalformedError, RejectedError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ def repo() -> None:
 
 
 @repo.command()
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @click.option("--public", is_flag=True, help="Let everybody read it. Without this, only whom you let.")
 @store_options
 def register(store: Store, *, spec: str, public: bool) -> None:
@@ -42,7 +42,7 @@ def register(store: Store, *, spec: str, public: bool) -> None:
 
 
 @repo.command()
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @store_options
 def info(store: Store, *, spec: str) -> None:
     """Print whether REPOSITORY is public, and its versions, as JSON."""
@@ -58,7 +58,7 @@ def info(store: Store, *, spec: str) -> None:
 
 
 @repo.command(name="list")
-@click.argument("spec", metavar="[HOST/]USER")
+@click.argument("spec", metavar="[HOST/]USER", shell_complete=complete_slug)
 @store_options
 def list_(store: Store, *, spec: str) -> None:
     """List the repositories of USER that you may know of."""
@@ -80,7 +80,7 @@ def search(store: Store, *, words: tuple[str, ...], store_host: str | None) -> N
 
 
 @repo.command()
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @store_options
 def history(store: Store, *, spec: str) -> None:
     """Print who changed what and when, the oldest change first, after checking that none is missing.
@@ -110,7 +110,7 @@ def policy() -> None:
 
 
 @policy.command(name="show")
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @store_options
 def show_policy(store: Store, *, spec: str) -> None:
     """Print the policy in words, the server's own settings included; with --json as it was set."""
@@ -127,7 +127,7 @@ def show_policy(store: Store, *, spec: str) -> None:
 
 
 @policy.command(name="set")
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @click.argument("file", type=click.Path(path_type=Path, allow_dash=True))
 @store_options
 def set_policy(store: Store, *, spec: str, file: Path) -> None:
@@ -154,7 +154,7 @@ def set_policy(store: Store, *, spec: str, file: Path) -> None:
 
 
 @policy.command(name="remove")
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @store_options
 def remove_policy(store: Store, *, spec: str) -> None:
     """Go back to what the server decides for repositories that say nothing."""
@@ -165,7 +165,7 @@ def remove_policy(store: Store, *, spec: str) -> None:
 
 
 @policy.command(name="test")
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @click.argument("certificates", type=click.Path(path_type=Path, allow_dash=True))
 @store_options
 def test_policy(store: Store, *, spec: str, certificates: Path) -> None:
@@ -195,7 +195,7 @@ def token() -> None:
 
 
 @token.command()
-@click.argument("spec", metavar="[HOST/]USER/REPOSITORY:TAG|@DIGEST")
+@click.argument("spec", metavar="[HOST/]USER/REPOSITORY:TAG|@DIGEST", shell_complete=complete_slug)
 @click.option("--lifetime", metavar="TIME", default="10m", show_default=True, help="Such as 90s, 10m, 8h, 30d.")
 @click.option("--uses", type=click.IntRange(1), help="How many Keeps may use it. Default: as many as come.")
 @click.option("--label", default="", help="What it is for, for whoever reads the list.")
@@ -226,7 +226,7 @@ def create(store: Store, *, spec: str, lifetime: str, uses: int | None, label: s
 
 
 @token.command(name="list")
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @store_options
 def list_tokens(store: Store, *, spec: str) -> None:
     """List the tokens: what for, until when, how many uses are left. The tokens themselves nobody can list."""
@@ -245,7 +245,7 @@ def list_tokens(store: Store, *, spec: str) -> None:
 
 
 @token.command()
-@click.argument("spec", metavar=REPOSITORY)
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
 @click.argument("name", metavar="ID")
 @store_options
 def revoke(store: Store, *, spec: str, name: str) -> None:
@@ -265,7 +265,7 @@ def member() -> None:
 
 
 @member.command(name="list")
-@click.argument("spec", metavar=PLACE)
+@click.argument("spec", metavar=PLACE, shell_complete=complete_slug)
 @store_options
 def list_members(store: Store, *, spec: str) -> None:
     """List the members of a repository, or of a whole name space."""
@@ -283,7 +283,7 @@ def list_members(store: Store, *, spec: str) -> None:
 
 
 @member.command(name="add")
-@click.argument("spec", metavar=PLACE)
+@click.argument("spec", metavar=PLACE, shell_complete=complete_slug)
 @click.argument("name")
 @click.option("--role", type=click.Choice(["reader", "publisher", "owner"]), required=True, help="What they may do.")
 @click.option("--user", "user_name", metavar="USER", help="Whoever has this user name here.")
@@ -325,7 +325,7 @@ def add_member(
 
 
 @member.command(name="remove")
-@click.argument("spec", metavar=PLACE)
+@click.argument("spec", metavar=PLACE, shell_complete=complete_slug)
 @click.argument("name")
 @store_options
 def remove_member(store: Store, *, spec: str, name: str) -> None:

@@ -13,6 +13,7 @@ renewed with its refresh token. No registry and no issuer is built in: the comma
 
 import json
 import os
+import ssl
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -278,7 +279,24 @@ def read_file(path: Path) -> bytes:
     try:
         return sys.stdin.buffer.read() if str(path) == "-" else path.read_bytes()
     except OSError as error:
-        raise NotFoundError(f"{path}: {error.strerror}") from error
+        raise NotFoundError(f"{path}: {error.strerror}") from None  # which would say the same
+
+
+def complete_host(_: click.Context, __: click.Parameter, incomplete: str) -> list[str]:
+    """For shells: the registries where we are logged in, and the one of the environment. Nobody is asked."""
+    from enarx.cli.credentials import Logins
+
+    try:
+        known = set(Logins.read(Logins.default_path()).known)
+    except EnarxError:
+        known = set()
+    known |= {os.environ[HOST_VARIABLE]} if HOST_VARIABLE in os.environ else set()
+    return sorted(host for host in known if host.startswith(incomplete))
+
+
+def complete_slug(context: click.Context, parameter: click.Parameter, incomplete: str) -> list[str]:
+    """For shells: what a slug may begin with."""
+    return [f"{host}/" for host in complete_host(context, parameter, incomplete)] if "/" not in incomplete else []
 
 
 def show_json(value: object) -> None:
@@ -296,7 +314,7 @@ def asking(what: str) -> Iterator[None]:
     except EnarxError as error:
         answered = error.__cause__
         if not isinstance(answered, AnsweredError):
-            raise _same_family(error, what) from error
+            raise _same_family(error, what) from _with_hint(error)
         sentence = _same_family(error, answered.sentence)
         if answered.anonymous and answered.status in {401, 403}:
             sentence.__cause__ = _same_family(
@@ -309,6 +327,22 @@ def asking(what: str) -> Iterator[None]:
             sent = _same_family(error, "GET request failed")
             sent.__cause__ = status
         raise _same_family(error, what) from sent
+
+
+def _with_hint(error: EnarxError) -> EnarxError:
+    """The error, and beneath it what to do about a TLS connection that did not come about."""
+    beneath: BaseException | None = error
+    while beneath is not None and not isinstance(beneath, ssl.SSLError):
+        beneath = beneath.__cause__ or beneath.__context__
+    if isinstance(beneath, ssl.SSLCertVerificationError):
+        hint = "if that registry is yours, name its CA: --ca-bundle, ENARX_CA_BUNDLE or ca-bundle in config.toml"
+    elif isinstance(beneath, ssl.SSLError) and beneath.reason == "WRONG_VERSION_NUMBER":
+        hint = "that does not speak TLS; registries are spoken to over HTTPS alone"
+    else:
+        return error
+    told = _same_family(error, str(error))
+    told.__cause__ = _same_family(error, hint)
+    return told
 
 
 def _same_family(error: EnarxError, text: str) -> EnarxError:

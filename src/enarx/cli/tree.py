@@ -9,7 +9,7 @@ import click
 
 from enarx.cli.package import read_tree, warn_yanked
 from enarx.cli.progress import progress, size
-from enarx.cli.store import Store, asking, show_json, store_options
+from enarx.cli.store import Store, asking, complete_slug, show_json, store_options
 from enarx.errors import NotFoundError
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def digest(store: Store, *, what: str) -> None:
 
 
 @tree.command()
-@click.argument("spec", metavar="[HOST/]USER/REPOSITORY[:TAG][@DIGEST]")
+@click.argument("spec", metavar="[HOST/]USER/REPOSITORY[:TAG][@DIGEST]", shell_complete=complete_slug)
 @click.argument("path", required=False, default="")
 @click.option("--out", type=click.Path(path_type=Path), help="Where to. Default: its own name, here.")
 @store_options

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Final
 
 import click
 
-from enarx.cli.store import Store, asking, audience, show_json, store_options
+from enarx.cli.store import Store, asking, audience, complete_host, complete_slug, show_json, store_options
 from enarx.errors import EnarxError, MalformedError, UntrustedError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def login_options(command: "Callable[..., Any]") -> "Callable[..., Any]":  # Any
 
 
 @user.command()
-@click.argument("host", required=False)
+@click.argument("host", required=False, shell_complete=complete_host)
 @click.option("--store-host", metavar="HOST", help="The same as HOST, as the originals have it.")
 @login_options
 @store_options
@@ -87,7 +87,7 @@ def login(
 
 
 @user.command()
-@click.argument("host", required=False)
+@click.argument("host", required=False, shell_complete=complete_host)
 @store_options
 def logout(store: Store, *, host: str | None) -> None:
     """Forget the login at HOST on this machine, and take its tokens back where the issuer can do that."""
@@ -109,7 +109,7 @@ def logout(store: Store, *, host: str | None) -> None:
 
 
 @user.command()
-@click.argument("spec", metavar="[HOST/]USER")
+@click.argument("spec", metavar="[HOST/]USER", shell_complete=complete_slug)
 @login_options
 @store_options
 def register(store: Store, *, spec: str, client_id: str | None, flow: str, for_audience: str | None) -> None:
@@ -138,7 +138,7 @@ def register(store: Store, *, spec: str, client_id: str | None, flow: str, for_a
 
 
 @user.command()
-@click.argument("spec", metavar="[HOST/]USER")
+@click.argument("spec", metavar="[HOST/]USER", shell_complete=complete_slug)
 @store_options
 def info(store: Store, *, spec: str) -> None:
     """Print the record of USER. Only who may read it is told that there is one."""

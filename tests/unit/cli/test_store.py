@@ -10,9 +10,10 @@ from types import ModuleType, SimpleNamespace
 from typing import Any
 
 import pytest
-from click.testing import Result
+from click.testing import CliRunner, Result
 
 from enarx.cli.credentials import Credential, Keyring, Login, Logins, account_of
+from enarx.cli.main import main
 from enarx.errors import MalformedError, UnavailableError, UntrustedError
 from tests.unit.drawbridge.client_support import Double, Provider, chain
 
@@ -255,6 +256,29 @@ def test_the_users_configuration_names_what_is_not_typed(
     assert json.loads(enarx("user", "info", "user", env=nothing).stdout) == {"subject": "s"}
     (folder / "config.toml").write_text('store = "x"\n')
     assert "config.toml:1: store: unknown key" in str(enarx("user", "info", "user").exception)
+
+
+def test_a_registry_that_is_not_trusted_says_what_to_do(enarx: Callable[..., Result]) -> None:
+    """A certificate of a CA that nobody named, and a server without TLS: what is wrong, and which option helps."""
+    result = enarx("user", "info", "user", env={"ENARX_CA_BUNDLE": None})
+    assert isinstance(result.exception, UntrustedError)
+    assert "the server's certificate: " in chain(result.exception)
+    assert chain(result.exception).endswith("name its CA: --ca-bundle, ENARX_CA_BUNDLE or ca-bundle in config.toml")
+
+
+def test_a_server_without_tls_is_named_as_such(enarx: Callable[..., Result], provider: Provider) -> None:
+    """Plain HTTP where HTTPS is spoken ends with a sentence, not with OpenSSL's."""
+    result = enarx("user", "info", f"{provider.url.removeprefix('http://')}/user")
+    assert chain(result.exception).endswith("that does not speak TLS; registries are spoken to over HTTPS alone")
+
+
+def test_shells_complete_registries(enarx: Callable[..., Result], provider: Provider, host: str) -> None:
+    """The registries where somebody is logged in, and nothing is asked of them."""
+    provider.answers = [(200, GRANT)]
+    enarx("user", "login")
+    asked = {"COMP_WORDS": "enarx package info local", "COMP_CWORD": "3", "_ENARX_COMPLETE": "bash_complete"}
+    done = CliRunner().invoke(main, [], prog_name="enarx", env={**asked, "ENARX_STORE_HOST": None})
+    assert f"plain,{host}/\n" in done.stdout
 
 
 def test_a_refusal_without_a_login_says_how_to_log_in(enarx: Callable[..., Result], double: Double) -> None:
