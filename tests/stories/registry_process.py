@@ -4,12 +4,29 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 Done = subprocess.CompletedProcess[str]
-Enarx = Callable[..., Done]
+
+
+@dataclass(frozen=True, slots=True)
+class Enarx:
+    """`enarx(…)` runs in a process of its own, in a home of its own; `start` does not wait for its end."""
+
+    environment: Mapping[str, str]
+
+    def __call__(self, *arguments: str, **env: str) -> Done:
+        command = [sys.executable, "-m", "enarx", *arguments]
+        given = {**self.environment, **env}
+        return subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=120)
+
+    def start(self, *arguments: str, **env: str) -> "subprocess.Popen[str]":
+        command = [sys.executable, "-m", "enarx", *arguments]
+        given = {**self.environment, **env}
+        return subprocess.Popen(command, env=given, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
@@ -32,16 +49,9 @@ def drawbridge(log: Path, *options: str) -> Iterator[str]:
 
 
 def enarx_in(home: Path, settings: Mapping[str, str]) -> Enarx:
-    """`enarx(…)` in a process of its own, in a home of its own."""
+    """Commands with these settings and no others."""
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("ENARX_", "XDG_"))}
-    environment = {**inherited, "HOME": str(home), **settings}
-
-    def run(*arguments: str, **env: str) -> Done:
-        command = [sys.executable, "-m", "enarx", *arguments]
-        given = {**environment, **env}
-        return subprocess.run(command, env=given, capture_output=True, text=True, check=False, timeout=120)
-
-    return run
+    return Enarx({**inherited, "HOME": str(home), **settings})
 
 
 def worked(result: Done) -> str:

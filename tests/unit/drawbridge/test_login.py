@@ -129,6 +129,33 @@ def test_an_issuer_that_wants_basic_authentication_gets_it(provider: Provider) -
     assert base64.b64decode(basic) == b"c%3Ai:hush"
 
 
+def test_a_secret_that_is_looked_for_elsewhere_is_sent_there(provider: Provider) -> None:
+    """What an issuer wants of one client its document does not say: `invalid_client` means the other place."""
+    provider.document = {"token_endpoint_auth_methods_supported": ["client_secret_basic", "client_secret_post"]}
+    provider.answers = [(401, {"error": "invalid_client"}), (200, {"access_token": "good"})]
+    application = Application(client_id="ci", audience="a", secret="hush")
+    assert client_login(Issuer.discover(provider.url), application).access_token == "good"
+    assert "client_secret" in provider.asked[0]
+    assert "client_secret" not in provider.asked[1]
+    provider.answers = [(401, {"error": "invalid_client"})] * 2
+    with pytest.raises(UntrustedError, match="invalid_client"):
+        client_login(Issuer.discover(provider.url), application)
+
+
+def test_a_token_for_the_registry_alone_says_its_subject(provider: Provider) -> None:
+    """Userinfo refuses it; as a JWT of this issuer it tells whose it is, of another issuer it does not."""
+    issuer = Issuer.discover(provider.url)
+
+    def token(iss: str) -> str:
+        claims = base64.urlsafe_b64encode(f'{{"iss":"{iss}","sub":"me"}}'.encode()).rstrip(b"=").decode()
+        return f"e30.{claims}.c2ln"
+
+    assert issuer.subject(token(provider.url)) == "me"
+    for other in (token("https://other.example"), "a.b.c", "a.%.c"):
+        with pytest.raises(UserinfoError):
+            issuer.subject(other)
+
+
 def test_a_refresh_token_that_is_not_rotated_stays(provider: Provider) -> None:
     """The issuer may give a new refresh token or none; none means that the old one goes on."""
     issuer = Issuer.discover(provider.url)

@@ -1,12 +1,13 @@
 """The keys of an issuer: fetched when needed, kept for minutes, fetched again when a token names one we do not know.
 
-Rotation works without a restart: an unknown key id asks the issuer anew, at most every `RETRY` seconds whoever
-sends what. A key that was taken back is forgotten after `FRESH` seconds. When the issuer does not answer, what is
+Rotation works without a restart: an unknown key id asks the issuer anew, at once, but at most `BURST` times in
+`RETRY` seconds whoever sends what. A key that was taken back is forgotten after `FRESH` seconds. When the issuer does not answer, what is
 known still counts for `STALE` seconds, and then nothing does. Symmetric keys, keys for encryption, RSA keys that
 are too short and types we do not know are passed over: a set may hold others' keys.
 """
 
 import time
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from threading import Lock
 from typing import Final
@@ -21,6 +22,7 @@ Key = ECKey | OKPKey | RSAKey
 FRESH: Final = 300.0  # seconds
 STALE: Final = 3600.0  # seconds
 RETRY: Final = 30.0  # seconds
+BURST: Final = 3  # the first fetch, a rotation right after it, and one more for whoever sends rubbish in between
 MAX_KEYS: Final = 64
 MIN_MODULUS: Final = 342  # characters of base64url: an RSA modulus of 2048 bits
 
@@ -36,7 +38,7 @@ class KeySource:
         self._lock = Lock()
         self._keys: tuple[Key, ...] = ()
         self._loaded: float | None = None
-        self._tried: float | None = None
+        self._tries: deque[float] = deque(maxlen=BURST)
 
     def find(self, kid: str | None) -> Sequence[Key]:
         """The keys a token may mean: those of that id, or the only key of the set when it names none."""
@@ -56,13 +58,13 @@ class KeySource:
         return tuple(key for key in self._keys if key.kid == kid)
 
     def _may_try(self, now: float) -> bool:
-        return self._tried is None or now - self._tried > RETRY
+        return len(self._tries) < BURST or now - self._tries[0] > RETRY
 
     def _refresh(self, now: float) -> None:
         known = self._loaded is not None and now - self._loaded <= STALE
         if known and not self._may_try(now):
             return
-        self._tried = now
+        self._tries.append(now)
         try:
             keys = read_keys(self._load())
         except UnavailableError:
