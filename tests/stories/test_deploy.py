@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from enarx.attested.relying import Expectation
 from enarx.digest import HashName
 from enarx.drawbridge.tree import Tree
+from enarx.errors import RejectedError
 from enarx.keep import measurement
 from enarx.keep.backends.simulated import Directory, Fault
 from enarx.pki import keys
@@ -42,6 +43,20 @@ PROGRAM = """
     (i32.store (i32.const 0) (i32.const 16)) (i32.store (i32.const 4) (i32.const 14))
     (drop (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 8)))
     (call $exit (i32.const 42))))
+"""
+ECHO = """
+(module
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (memory (export "memory") 2)
+  (func (export "_start")
+    (loop $more
+      (i32.store (i32.const 0) (i32.const 64)) (i32.store (i32.const 4) (i32.const 60000))
+      (if (call $read (i32.const 0) (i32.const 0) (i32.const 1) (i32.const 8)) (then (unreachable)))
+      (if (i32.load (i32.const 8)) (then
+        (i32.store (i32.const 4) (i32.load (i32.const 8)))
+        (if (call $write (i32.const 1) (i32.const 0) (i32.const 1) (i32.const 12)) (then (unreachable)))
+        (br $more))))))
 """
 SERVER = """
 [deploy]
@@ -112,6 +127,7 @@ def settled(
         tls = ServerTls(cert_chain_pem=made.cert_chain_pem, key_pem=made.key_pem, client_ca_pem=trusted)
         with registry.serving(tls) as port:
             registry.publish("user/program:1.0.0", {"main.wasm": bytes(wasmtime.wat2wasm(PROGRAM))})
+            registry.publish("user/echo:1.0.0", {"main.wasm": bytes(wasmtime.wat2wasm(ECHO))})
             server = {
                 "main.wasm": (EXAMPLE / "main.wasm").read_bytes(),
                 "greeting.txt": MARKER,
@@ -163,6 +179,29 @@ def test_a_program_runs_and_its_output_and_code_come_through(world: World, tee: 
     assert (done.returncode, done.stdout) == (42, "from the Keep\n"), done.stderr
     assert "NOTHING IS PROTECTED" in done.stderr
     assert f"as {tee}{' SIMULATED' if tee != 'nil' else ''}" in done.stderr
+
+
+def test_standard_input_goes_in_and_comes_out_whole(world: World) -> None:
+    """More than any buffer on the way holds, any bytes, and its end."""
+    data = bytes(range(256)) * 8192
+    done = subprocess.run(
+        world.command("user/echo:1.0.0", "nil"), input=data, capture_output=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == data
+
+
+def test_ctrl_c_reaches_a_program_that_waits_for_input(world: World) -> None:
+    """The Keep is told, ends the program, and its code is that of a program that was interrupted."""
+    command = world.command("user/echo:1.0.0", "nil", "--json")
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        while json.loads(process.stderr.readline()).get("phase") != "running":
+            pass
+        process.send_signal(signal.SIGINT)
+        last = process.stderr.read().splitlines()[-1]
+    assert process.returncode == 128 + signal.SIGINT
+    assert json.loads(last)["source"] == "program"
 
 
 @dataclass(kw_only=True)
@@ -265,6 +304,16 @@ def memory_of(pid: int) -> bytes:
                 with suppress(OSError):
                     found.append(memory.read(end - begin))
     return b"".join(found)
+
+
+def test_a_host_that_deploys_another_workload_is_found_out_by_whoever_pins_one(world: World) -> None:
+    """The host starts B where the user wanted A: B's certificate says B, and a client that expects A goes away."""
+    wanted = world.registry.promised["user/program/_tag/1.0.0"].workload
+    with (
+        running(world, "user/server:1.0.0", "snp") as server,
+        pytest.raises(RejectedError, match=f"workload: expected {wanted}, found sha-256:"),
+    ):
+        get(world, server.port, replace(ANYTHING, workloads=frozenset({wanted})))
 
 
 def refusal(done: "subprocess.CompletedProcess[str]") -> tuple[str, int]:
