@@ -24,7 +24,7 @@ from enarx.drawbridge.names import PackageSlug
 from enarx.drawbridge.tree import Tree
 from enarx.errors import DeniedError, EnarxError, RejectedError, UntrustedError
 from enarx.keep import measurement
-from enarx.keep.backends.process import NilAttester
+from enarx.keep.backends.nil import NilAttester
 from enarx.keep.backends.simulated import Directory
 from enarx.keep.deployment import Order
 from enarx.keep.identity import Identity, Secrets

@@ -2,7 +2,7 @@
 
     python -I -m enarx.keep.agent CHANNEL ATTESTER…
 
-CHANNEL is the descriptor of the channel, ATTESTER the words of `enarx.keep.backends.attester`. In this order:
+CHANNEL is the descriptor of the channel, ATTESTER the words of `enarx.keep.backends.attesters`. In this order:
 
   1  know who vouches for us, then give up every right that is not needed (`backends.sandbox`)
   2  `hello`, and wait for `start`
@@ -30,8 +30,9 @@ from typing import Final, NoReturn
 from urllib.parse import urlsplit
 
 from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
-from enarx.keep import backends, measurement
+from enarx.keep import measurement
 from enarx.keep.backends import sandbox
+from enarx.keep.backends.attesters import attester as choose
 from enarx.keep.channel import (
     CHUNK,
     TO_KEEP,
@@ -149,7 +150,7 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     """Steps 1 to 5. Raises RefusalError at the gate that refused."""
     # 1
     with gate("backend"):
-        attester = backends.attester(words, measurement.of_agent)
+        attester = choose(words, measurement.of_agent)
     done = sandbox.apply(attester.writable)
     # 2
     technology = attester.technology.name

@@ -7,19 +7,34 @@ dcap        what Intel's technologies share
 documents   what all vendors' documents have in common: lists of CRLs, and the CRL rule
 nil         no TEE, accepted only where configuration says so by name
 
-TECHNOLOGIES is the whole list of what we believe can be judged: one line each, and nothing registers itself.
+TECHNOLOGIES is the whole list of what we believe can be judged: one line each, and nothing registers itself. It is
+imported when it is first looked at: a Keep has one technology, and starts without the others.
 """
 
-from typing import Any, Final
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
-from enarx.tee import cca, nil, nitro, sgx, snp, tdx
-from enarx.tee.model import Technology
+if TYPE_CHECKING:
+    from enarx.tee.model import Technology
 
-TECHNOLOGIES: Final[tuple[Technology[Any, Any], ...]] = (  # Any: each keeps its own types inside
-    sgx.TECHNOLOGY,
-    tdx.TECHNOLOGY,
-    snp.TECHNOLOGY,
-    cca.TECHNOLOGY,
-    nitro.TECHNOLOGY,
-    nil.TECHNOLOGY,
-)
+    TECHNOLOGIES: tuple[Technology[Any, Any], ...]  # Any: each keeps its own types inside
+
+
+@lru_cache(maxsize=1)
+def _technologies() -> "tuple[Technology[Any, Any], ...]":
+    from enarx.tee import cca, nil, nitro, sgx, snp, tdx  # noqa: PLC0415 - see above
+
+    return (
+        sgx.TECHNOLOGY,
+        tdx.TECHNOLOGY,
+        snp.TECHNOLOGY,
+        cca.TECHNOLOGY,
+        nitro.TECHNOLOGY,
+        nil.TECHNOLOGY,
+    )
+
+
+def __getattr__(name: str) -> "tuple[Technology[Any, Any], ...]":
+    if name == "TECHNOLOGIES":
+        return _technologies()
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -5,25 +5,19 @@ sandbox     what a Keep's process gives up before it reads a workload
 hosts       the originals' backends on this host: explained, not launched
 inside      the confidential VM that this program runs in; tsm and sevguest: how its TEE is asked
 qemu        a micro-VM from a measured image, with a TEE beside it or without
-process     a plain process, no TEE: development
-simulated   the same, beside a TEE in software; simulators lists the technologies
+process     a plain process, without a TEE or beside a simulated one: development
+attesters   inside a Keep, who vouches: nil, guest (of a confidential VM), simulated; simulators lists its technologies
 
-BACKENDS is the whole list, the strongest first; `attester` chooses inside what `Backend.launch` asked for outside.
+BACKENDS is the whole list, the strongest first; `attesters.attester` chooses inside what `Backend.launch` asked for.
 """
 
-from collections.abc import Sequence
-from pathlib import Path
 from typing import Final
 
-from enarx.errors import MalformedError
-from enarx.keep.backends import inside, simulated
 from enarx.keep.backends.api import Attester, Backend, Datum, Keep, Measure, Standing, Wishes
 from enarx.keep.backends.hosts import HOSTS
 from enarx.keep.backends.inside import Inside
-from enarx.keep.backends.process import NilAttester, Process
+from enarx.keep.backends.process import Process, Simulated
 from enarx.keep.backends.qemu import Qemu
-from enarx.keep.backends.simulated import Simulated
-from enarx.keep.backends.tsm import Tsm
 
 BACKENDS: Final[tuple[Backend, ...]] = (
     *HOSTS,
@@ -33,20 +27,4 @@ BACKENDS: Final[tuple[Backend, ...]] = (
     Process(),
 )
 
-
-def attester(words: Sequence[str], measure: Measure) -> Attester:
-    """Who vouches for this process, by the words that `Backend.launch` gave it. Raises MalformedError, NotFoundError."""
-    match list(words):
-        case ["nil"]:
-            return NilAttester()
-        case ["simulated", technology, path]:
-            return simulated.Directory.open(Path(path)).attester(technology, measure)
-        case ["inside"]:
-            return inside.attester()
-        case ["inside", root, *documents]:
-            interface = Tsm(root=Path(root))
-            return inside.attester(Path(documents[0]) if documents else None, interface=interface)
-    raise MalformedError(f"attester: unknown: {' '.join(words)[:100]!r}")
-
-
-__all__ = ["BACKENDS", "Attester", "Backend", "Datum", "Keep", "Measure", "Standing", "Wishes", "attester"]
+__all__ = ["BACKENDS", "Attester", "Backend", "Datum", "Keep", "Measure", "Standing", "Wishes"]

@@ -10,10 +10,12 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from enarx.digest import HashName
-from enarx.tee.model import Evidence, Technology
+
+if TYPE_CHECKING:
+    from enarx.tee.model import Evidence, Technology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +41,7 @@ class Attester(Protocol):
     """Who vouches for this Keep."""
 
     @property
-    def technology(self) -> Technology[Any, Any]: ...  # Any: each technology keeps its own types inside
+    def technology(self) -> "Technology[Any, Any]": ...  # Any: each technology keeps its own types inside
 
     @property
     def writable(self) -> Sequence[Path]:
@@ -55,7 +57,7 @@ class Attester(Protocol):
         """What the report will say was measured; empty where nothing measures."""
         ...
 
-    def evidence(self, report_data: bytes) -> Evidence:
+    def evidence(self, report_data: bytes) -> "Evidence":
         """Evidence over 64 bytes. Raises UnavailableError when the hardware does not answer, MalformedError."""
         ...
 

@@ -1,58 +1,22 @@
 """Inside a confidential VM that somebody launched: SNP and TDX guests and CCA realms, of any cloud or one's own.
 
 The whole VM is the TEE, this program and its host process in it: what was measured is the VM's image, and whoever
-trusts a measurement has to know what that image runs. Evidence comes from configfs-tsm, whichever provider answers,
-else from /dev/sev-guest. Beside it the TEE sends what is at hand:
-
-  snp  the host's certificate table; where that has no certificate of the chip's key, one from the directory of
-       documents, else from AMD's service, once, kept in that directory if it can be written
-  tdx  the quote; Intel's documents are the Steward's business, and those in the directory go along
-  cca  the token
-
-A sealing secret is derived by SNP's firmware alone, through its device; elsewhere a program's sealing keys end with it.
-
-What the host or a vendor put there is believed by nobody for having come: the Steward verifies it.
+trusts a measurement has to know what that image runs. Whether there is a TEE is asked here; evidence of it is made in
+the Keep, by `enarx.keep.backends.guest`.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Final
 
-from enarx import der
-from enarx.attested.claims import REPORT_DATA_SIZE
-from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError
+from enarx.errors import UnavailableError
 from enarx.keep.backends.api import Datum, Keep, Wishes
 from enarx.keep.backends.process import spawn
-from enarx.keep.backends.sevguest import DEVICE, SevGuest
+from enarx.keep.backends.sevguest import DEVICE
 from enarx.keep.backends.tsm import Tsm
-from enarx.pki.certificate import Certificate
-from enarx.steward.collateral import read, recognise
-from enarx.steward.vendors import KDS, Kds, Origin
-from enarx.tee import TECHNOLOGIES
-from enarx.tee.cca.report import OID as CCA_OID
-from enarx.tee.cca.report import Token
-from enarx.tee.model import Endorsements, Evidence, Technology
-from enarx.tee.snp import vek
-from enarx.tee.snp.report import VCEK as SIGNED_BY_VCEK
-from enarx.tee.snp.report import Report, encode
-from enarx.tee.snp.tcb import LAYOUTS, Tcb, product_of
-from enarx.tee.tdx.report import Report as TdxReport
-from enarx.tee.tdx.report import encode as encode_tdx
-from enarx.web.client import Client
 
 PROVIDERS: Final = {"sev_guest": "snp", "tdx_guest": "tdx", "arm_cca_guest": "cca"}
-QUERY: Final = {"fmc": "fmcSPL", "bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL"}
-MAX_CERTIFICATES: Final = 8  # as evidence may carry
-PATIENCE: Final = 20.0  # seconds that AMD's service may ask us to wait; a start must not hang on it
-
-
-class Source(Protocol):
-    """Where reports come from: body and, beside it, what the host put there."""
-
-    def __call__(self, data: bytes, /) -> tuple[bytes, bytes]: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,174 +52,3 @@ class Inside:
     def launch(self, wishes: Wishes) -> Keep:
         documents = [str(Path(wishes.documents).absolute())] if wishes.documents else []
         return spawn(["inside", str(self.tsm.root), *documents])
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class InsideAttester:
-    """The TEE of this VM."""
-
-    technology: Technology[Any, Any]  # Any: as in Attester
-    source: Source
-    documents: Endorsements = field(default_factory=Endorsements)
-    writable: tuple[Path, ...] = ()
-    measured: bytes = b""
-    sealing_secret: bytes | None = field(default=None, repr=False)
-
-    def measurement(self) -> bytes:
-        return self.measured
-
-    def evidence(self, report_data: bytes) -> Evidence:
-        body, beside = self.source(report_data)
-        return compose(self.technology.name, body, beside, self.documents)
-
-
-def attester(
-    documents: Path | None = None,
-    *,
-    interface: Tsm | None = None,
-    device: Path = DEVICE,
-    fetch: Callable[[Report], bytes] | None = None,
-) -> InsideAttester:
-    """The TEE of this VM, asked once: what it measured, and whether the certificate of its key is at hand.
-
-    `documents` is a directory of vendors' documents. Raises UnavailableError without a TEE, MalformedError for a report
-    that cannot be read.
-    """
-    interface = interface or Tsm()
-    name, source, writable = _find(interface, device)
-    body, beside = source(bytes(REPORT_DATA_SIZE))
-    held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
-    if name == "snp":
-        held |= _certificate_of_chip(Report.parse(body), beside, held, documents, fetch or fetch_vcek)
-    return InsideAttester(
-        technology=next(item for item in TECHNOLOGIES if item.name == name),
-        source=source,
-        documents=held,
-        writable=writable,
-        measured=measurement(name, body),
-        sealing_secret=_sealing_secret(device) if name == "snp" else None,
-    )
-
-
-def _sealing_secret(device: Path) -> bytes | None:
-    """A key that the firmware derives. None where the device is not there: reports come another way, keys do not."""
-    try:
-        return SevGuest.open(device).derived_key()
-    except UnavailableError:
-        return None
-
-
-def _find(interface: Tsm, device: Path) -> tuple[str, Source, tuple[Path, ...]]:
-    """The technology, where its reports come from, and where a Keep has to write to ask for one."""
-    try:
-        provider = interface.provider()
-    except UnavailableError as error:
-        if not device.exists():
-            raise UnavailableError(f"{error}; and there is no {device}") from error
-        guest = SevGuest.open(device)
-        return "snp", guest.report, ()
-    if provider not in PROVIDERS:
-        raise UnavailableError(f"configfs-tsm: expected one of {', '.join(PROVIDERS)}, found {provider!r}")
-
-    def source(data: bytes) -> tuple[bytes, bytes]:
-        made = interface.report(data)
-        if made.provider != provider:
-            raise UnavailableError(f"configfs-tsm: expected {provider}, found {made.provider!r}")
-        return made.body, made.aux
-
-    return PROVIDERS[provider], source, (interface.root,)
-
-
-def measurement(technology: str, body: bytes) -> bytes:
-    """What the TEE measured, out of one of its reports. Raises MalformedError."""
-    if technology == "snp":
-        return Report.parse(body).measurement
-    if technology == "tdx":
-        return TdxReport.parse(body).td.mr_td
-    return Token.parse(body).realm.initial
-
-
-def compose(technology: str, body: bytes, beside: bytes, documents: Endorsements) -> Evidence:
-    """Evidence as the Steward reads it."""
-    if technology == "tdx":
-        both = documents.tcb_infos and documents.qe_identities
-        return encode_tdx(body, documents if both else Endorsements(crls=documents.crls))
-    if technology == "cca":
-        return Evidence(oid=CCA_OID, body=der.wrap(0x04, body))
-    found = documents | _table(beside)
-    certificates = sorted(
-        (item for item in found.certificates if _is_amds(item)),
-        key=lambda item: Certificate.parse(item).common_name not in vek.NAMES,  # the key's own first
-    )
-    return encode(body, Endorsements(certificates=tuple(certificates[:MAX_CERTIFICATES]), crls=found.crls))
-
-
-def fetch_vcek(report: Report) -> bytes:
-    """The certificate of the chip's key (DER) from AMD. Raises UnavailableError, NotFoundError, MalformedError."""
-    product = None if report.cpuid is None else product_of(report.cpuid)
-    if product is None:
-        raise NotFoundError("AMD's service: the report does not say of which product it is")
-    layout = LAYOUTS[product]
-    tcb = Tcb.parse(report.reported_tcb, layout, "REPORTED_TCB")
-    levels = {query: value for name, query in QUERY.items() if (value := getattr(tcb, name)) is not None}
-    with Client(KDS, timeout=PATIENCE / 2) as client:
-        service = Kds(Origin(client=client, patience=PATIENCE))
-        return service.vcek(product, report.chip_id[: vek.HWID_SIZE[layout]], levels).data
-
-
-def _certificate_of_chip(
-    report: Report, beside: bytes, held: Endorsements, documents: Path | None, fetch: Callable[[Report], bytes]
-) -> Endorsements:
-    """What is fetched because neither the host nor the directory has it.
-
-    Nothing, when AMD does not answer: the Steward may have it, and says so if not.
-    """
-    certificates = (held | _table(beside)).certificates
-    at_hand = any(_fits(item, report) for item in certificates)
-    if at_hand or report.signing_key != SIGNED_BY_VCEK or not any(report.chip_id):
-        return Endorsements()
-    try:
-        fetched = fetch(report)
-        Certificate.parse(fetched, "AMD's service: VCEK")
-    except EnarxError:
-        return Endorsements()
-    if documents is not None:
-        _keep(documents, fetched)
-    return Endorsements(certificates=(fetched,))
-
-
-def _fits(certificate: bytes, report: Report) -> bool:
-    """Whether this is the certificate of the key that signs the chip's reports, as far as it says."""
-    try:
-        known = vek.read_vek(certificate)
-    except EnarxError:
-        return False
-    if known.tcb.encode() != report.reported_tcb:
-        return False  # from before the last firmware, or after one that was taken back
-    return known.hwid is None or report.chip_id.startswith(known.hwid)
-
-
-def _keep(directory: Path, certificate: bytes) -> None:
-    """For the next start; a directory that cannot be written is no failure."""
-    target = directory / f"vcek-{sha256(certificate).hexdigest()[:32]}.der"
-    fresh = target.with_suffix(".new")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(certificate)
-        fresh.replace(target)
-    except OSError:
-        return
-
-
-@lru_cache(maxsize=4)
-def _table(data: bytes) -> Endorsements:
-    """The host's certificate table; one that cannot be read is none, for the report is what counts."""
-    try:
-        return recognise(data, "certificate table")[0] if data else Endorsements()
-    except MalformedError:
-        return Endorsements()
-
-
-def _is_amds(certificate: bytes) -> bool:
-    name = Certificate.parse(certificate).common_name
-    return name in vek.NAMES or name.startswith(("ARK-", "SEV-"))

@@ -14,14 +14,13 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
-from enarx.errors import UnavailableError
+from enarx.errors import MalformedError, UnavailableError
 from enarx.keep.backends import sandbox
 from enarx.keep.backends.api import Datum, Keep, Wishes
-from enarx.tee import nil
-from enarx.tee.model import Evidence, Technology
 
+SIMULATED: Final = ("snp", "sgx", "tdx")  # what `enarx.keep.backends.simulators` can make
 ENVIRONMENT: Final = {"LANG": "C.UTF-8"}  # nothing of the user's: no token, no path, no proxy
 
 
@@ -88,19 +87,17 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
-class NilAttester:
-    """Nobody vouches."""
+class Simulated:
+    """The same beside a TEE in software (`enarx.keep.backends.simulated`), which is as little protection."""
 
-    writable: tuple[Path, ...] = ()
-    sealing_secret: bytes | None = None
+    name: str = "simulated"
+    title: str = "a simulated TEE in a plain process"
+    protects: str | None = None
 
-    @property
-    def technology(self) -> Technology[Any, Any]:  # Any: as in Attester
-        return nil.TECHNOLOGY
+    def data(self) -> Sequence[Datum]:
+        return (Datum(name="technologies", ok=True, info=", ".join(SIMULATED)), *sandbox.data())
 
-    def measurement(self) -> bytes:
-        return b""
-
-    def evidence(self, report_data: bytes) -> Evidence:
-        del report_data
-        return Evidence(oid=nil.OID, body=b"")
+    def launch(self, wishes: Wishes) -> Keep:
+        if wishes.machine is None or wishes.technology is None:
+            raise MalformedError("simulated: expected a technology and the directory of a simulated machine")
+        return spawn(["simulated", wishes.technology, str(Path(wishes.machine).absolute())])

@@ -12,7 +12,7 @@ in one of the ways that a judge has to notice: a newcomer's first attack.
 """
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
@@ -20,8 +20,7 @@ from typing import Any, Final, Literal, Self, TypedDict, get_args
 
 from enarx.digest import hash_bytes
 from enarx.errors import ConflictError, MalformedError, NotFoundError
-from enarx.keep.backends.api import Datum, Keep, Measure, Wishes
-from enarx.keep.backends.process import spawn
+from enarx.keep.backends.api import Measure
 from enarx.keep.backends.simulators import MAKERS, Machine, Maker
 from enarx.pki.certificate import Certificate
 from enarx.tee import TECHNOLOGIES
@@ -235,24 +234,3 @@ def _flip(body: bytes, report_data: bytes) -> bytes:
     """One bit of what was signed: the last of the report data."""
     at = body.index(report_data) + len(report_data) - 1
     return body[:at] + bytes((body[at] ^ 1,)) + body[at + 1 :]
-
-
-@dataclass(frozen=True, slots=True)
-class Simulated:
-    """The backend."""
-
-    name: str = "simulated"
-    title: str = "a simulated TEE in a plain process"
-    protects: str | None = None
-
-    def data(self) -> Sequence[Datum]:
-        return (Datum(name="technologies", ok=True, info=", ".join(MAKERS)),)
-
-    def launch(self, wishes: Wishes) -> Keep:
-        if wishes.machine is None or wishes.technology is None:
-            raise MalformedError("simulated: expected a technology and the directory of a simulated machine")
-        path = Path(wishes.machine).absolute()
-        Directory.open(path)
-        if wishes.technology not in MAKERS:
-            raise MalformedError(f"simulated: expected one of {', '.join(MAKERS)}, found {wishes.technology!r}")
-        return spawn(["simulated", wishes.technology, str(path)])

@@ -15,7 +15,7 @@ import pytest
 from enarx.attested.claims import report_data
 from enarx.errors import NotFoundError, UnavailableError
 from enarx.keep import launch, measurement
-from enarx.keep.backends import BACKENDS, inside
+from enarx.keep.backends import BACKENDS, guest
 from enarx.keep.backends.api import Standing
 from enarx.keep.backends.inside import Inside
 from enarx.keep.backends.sevguest import (
@@ -75,7 +75,7 @@ def test_evidence_through_the_kernel_is_accepted(
 ) -> None:
     """The provider names the technology, the first report the measurement, and a Steward accepts what follows."""
     with kernel(provider) as interface:
-        attester = inside.attester(interface=interface)
+        attester = guest.attester(interface=interface)
         data = report_data(attester.technology.binding_hash, SPKI, None)
         evidence = attester.evidence(data)
         assert list(interface.root.iterdir()) == [], "an entry was left behind"
@@ -89,7 +89,7 @@ def test_evidence_through_the_kernel_is_accepted(
 def test_a_report_over_other_data_is_the_stewards_to_refuse(kernel: Callable[..., Any], machines: Directory) -> None:
     """The host answers for the TSM with a report that is not over our key: untrusted, at the binding."""
     with kernel("sev_guest", "other") as interface:
-        attester = inside.attester(interface=interface)
+        attester = guest.attester(interface=interface)
         appraisal = judge(machines, attester.evidence(report_data("sha-384", SPKI, None)))
     assert appraisal.verdict is Verdict.UNTRUSTED
     assert any("binding" in reason for reason in appraisal.reasons)
@@ -117,7 +117,7 @@ def test_a_machine_without_any_interface_says_so(tmp_path: Path) -> None:
     assert not Standing.of(backend).have
     assert backend.technology() is None
     with pytest.raises(UnavailableError, match=r"no configfs-tsm, or it is not mounted; and there is no .*sev-guest"):
-        inside.attester(interface=backend.tsm, device=backend.device)
+        guest.attester(interface=backend.tsm, device=backend.device)
 
 
 def test_the_strongest_backend_is_taken_where_it_is_ready(
@@ -157,7 +157,7 @@ def test_a_missing_certificate_is_fetched_once_and_kept(
     documents = tmp_path / "documents"
     with kernel("sev_guest", "no-table") as interface:
         for _ in range(2):
-            attester = inside.attester(documents, interface=interface, fetch=fetch)
+            attester = guest.attester(documents, interface=interface, fetch=fetch)
             evidence = attester.evidence(report_data("sha-384", SPKI, None))
             appraisal = judge(machines, evidence)
             assert appraisal.verdict is Verdict.ACCEPTED, appraisal.reasons
@@ -174,7 +174,7 @@ def test_a_certificate_that_cannot_be_had_is_the_stewards_to_miss(
         raise UnavailableError("AMD's service: nobody answers")
 
     with kernel("sev_guest", "no-table") as interface:
-        evidence = inside.attester(interface=interface, fetch=fetch).evidence(report_data("sha-384", SPKI, None))
+        evidence = guest.attester(interface=interface, fetch=fetch).evidence(report_data("sha-384", SPKI, None))
     appraisal = judge(machines, evidence)
     assert appraisal.verdict is Verdict.UNTRUSTED
     assert snp.parse(evidence).endorsements.certificates == ()
@@ -183,7 +183,7 @@ def test_a_certificate_that_cannot_be_had_is_the_stewards_to_miss(
 def test_a_table_that_cannot_be_read_is_none(chip: tuple[Report, bytes]) -> None:
     """What the host put beside the report can not make the report worthless."""
     report, certificate = chip
-    evidence = inside.compose("snp", report.encode(), b"\xff" * 100, Endorsements(certificates=(certificate,)))
+    evidence = guest.compose("snp", report.encode(), b"\xff" * 100, Endorsements(certificates=(certificate,)))
     assert snp.parse(evidence).endorsements.certificates == (certificate,)
 
 
@@ -191,7 +191,7 @@ def test_an_unknown_product_is_not_asked_for(chip: tuple[Report, bytes]) -> None
     """A report of version 2 does not say of which product it is, and AMD's service wants to know."""
     report, _ = chip
     with pytest.raises(NotFoundError, match="does not say of which product"):
-        inside.fetch_vcek(_without_cpuid(report))
+        guest.fetch_vcek(_without_cpuid(report))
 
 
 def _without_cpuid(report: Report) -> Report:
@@ -227,7 +227,7 @@ class Firmware:
         return 0
 
 
-def guest(firmware: Firmware) -> tuple[SevGuest, list[float]]:
+def device_with(firmware: Firmware) -> tuple[SevGuest, list[float]]:
     slept: list[float] = []
     return SevGuest(descriptor=-1, ioctl=firmware, sleep=slept.append), slept
 
@@ -256,7 +256,7 @@ def test_the_length_of_the_table_is_asked_for_first() -> None:
     """Without room the host says how much it needs, in whole pages; then report and table come together."""
     table = uuid.UUID("63da758d-e664-4564-adc5-f4b93be8accd").bytes_le + bytes(40)
     firmware = Firmware(b"R" * 1184, table)
-    device, _ = guest(firmware)
+    device, _ = device_with(firmware)
     report, found = device.report(b"d" * 64)
     assert (report, found[: len(table)], firmware.data) == (b"R" * 1184, table, b"d" * 64)
     assert firmware.calls == [0, 4096]
@@ -264,7 +264,7 @@ def test_the_length_of_the_table_is_asked_for_first() -> None:
 
 def test_a_throttling_host_is_waited_for() -> None:
     """Asking again at once would disable the guest's key on older kernels."""
-    device, slept = guest(Firmware(b"R" * 1184, b"", BUSY, BUSY))
+    device, slept = device_with(Firmware(b"R" * 1184, b"", BUSY, BUSY))
     assert device.report(bytes(64)) == (b"R" * 1184, b"")
     assert slept == [2.0, 2.0]
 
@@ -281,7 +281,7 @@ def test_a_throttling_host_is_waited_for() -> None:
 )
 def test_a_firmware_that_refuses_is_unavailable(firmware: Firmware, why: str) -> None:
     """With its own words, and never with a report."""
-    device, _ = guest(firmware)
+    device, _ = device_with(firmware)
     with pytest.raises(UnavailableError, match=why):
         device.report(bytes(64))
 
