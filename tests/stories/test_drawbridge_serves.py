@@ -361,3 +361,25 @@ def test_a_laptop_needs_one_flag(tmp_path: Path) -> None:
     )
     assert refused_start.returncode == 65
     assert "--dev believes whoever is at this machine" in refused_start.stderr
+
+
+def test_several_processes_serve_as_one(tmp_path: Path) -> None:
+    """Two workers on one port and one store: what one takes the other gives; their counters are one; they end together."""
+    web_ca = Authority.root("Web")
+    write_identity(tmp_path, web_ca.issue(names=(x509.DNSName("localhost"),)))
+    with ExitStack() as stack:
+        provider = stack.enter_context(issuer(RSAKey.generate_key(2048, {"kid": "signkey"})))
+        arguments = ["--store", str(tmp_path / "store"), "--cert", str(tmp_path / "server.pem"), "--workers", "2"]
+        arguments += ["--key", str(tmp_path / "server.key"), "--addr", "127.0.0.1:0"]
+        arguments += ["--oidc-issuer", provider.url, "--oidc-audience", AUDIENCE]
+        base = f"https://localhost:{stack.enter_context(drawbridge(tmp_path, arguments))}"
+        token = provider.token(at=datetime.now(UTC))
+        for number in range(8):
+            with Client(base, ca_pem=web_ca.pem, token=token) as client:
+                record = b'{"subject":"test|subject"}'
+                assert put(client, "/testuser", record) == (201 if number == 0 else 200)
+                assert client.get(API + "/testuser").body == record
+        with Client(base, ca_pem=web_ca.pem) as client:
+            assert b'drawbridge_http_responses_total{code="201"} 1' in client.get("/metrics").body
+            assert b"drawbridge_workers 2" in client.get("/metrics").body
+            assert client.get("/ready").status == 200

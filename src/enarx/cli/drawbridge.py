@@ -16,6 +16,10 @@ from enarx.cli.options import ServesByDefault
 from enarx.cli.serving import Serving
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from starlette.types import ASGIApp
+
     from enarx.drawbridge.registry import Registry
 
 FILE: Final = click.Path(path_type=Path)
@@ -51,6 +55,9 @@ def main() -> None:
 @click.option("--dev-dir", type=FILE, envvar=DEV_DIR, show_envvar=True, help="As --dev, and where all of it is kept.")
 @click.option("--dev-user", default="developer", show_default=True, help="Whom --dev takes your programs for.")
 @click.option("--write-ca", type=FILE, help="With --dev: write the CA to trust (PEM) here before listening.")
+@click.option(
+    "--workers", type=click.IntRange(1, 256), help="Processes that serve.  [default: workers of --config, or 1]"
+)
 @click.option("--behind-proxy", is_flag=True, help="Plain HTTP is fine: a proxy in front ends TLS.")
 @click.option("--ready-fd", type=click.IntRange(0), metavar="FD", help="Write the port here once listening.")
 @click.option("--log-format", type=click.Choice(["text", "json"]), default="text", show_default=True)
@@ -70,7 +77,8 @@ def serve(
 ) -> None:
     """Serve a registry over HTTPS."""
     from enarx.drawbridge.config import Config, Flags
-    from enarx.drawbridge.runner import prepare
+    from enarx.drawbridge.metrics import Metrics
+    from enarx.drawbridge.runner import Prepared, prepare
     from enarx.web.log import configure
 
     configure(log_format)
@@ -80,7 +88,12 @@ def serve(
         config, Flags(addr=host, port=port if given_port is None else given_port, dev=directory is not None, **flags)
     )
     listen = read.listen()
-    prepared = prepare(read, directory, dev_user, datetime.now(UTC))
+    metrics = Metrics(read.workers)
+
+    def prepared_now() -> Prepared:
+        return prepare(read, directory, dev_user, datetime.now(UTC), metrics)
+
+    prepared = prepared_now()
     if write_ca is not None:
         if directory is None:
             raise click.UsageError("--write-ca is for the CA that --dev makes")
@@ -93,7 +106,16 @@ def serve(
         grace_seconds=grace_seconds,
         behind_proxy=read.behind_proxy,
     )
-    serving.run(prepared.app, prepared.tls, on_ready=prepared.ready)
+    if read.workers == 1:
+        serving.run(prepared.app, prepared.tls, on_ready=prepared.ready)
+        return
+
+    def make(number: int) -> "tuple[ASGIApp, Callable[[int], None]]":
+        metrics.worker = number
+        made = prepared_now()  # after the fork: nothing that is open is shared
+        return made.app, made.ready
+
+    serving.run_workers(make, read.workers, prepared.tls)
 
 
 @main.command("check-config")

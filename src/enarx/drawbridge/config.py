@@ -6,6 +6,8 @@
     tls_cert = "server.pem"                     # with tls_key; without them plain HTTP on loopback or behind a proxy
     tls_key = "server.key"
     audit = "audit.jsonl"                       # default: standard error
+    metrics = "loopback"                        # who may read /metrics: loopback, everybody, nobody
+    workers = 4                                 # processes that serve; default: 1
 
     [[issuer]]                                  # who says who people are; several are possible
     name = "example"                            # what records call it: never change it
@@ -48,7 +50,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Final, Literal, Self
+from typing import Final, Literal, Self, TypeVar
 from urllib.parse import urlsplit
 
 from enarx import toml
@@ -58,10 +60,12 @@ from enarx.web.client import is_loopback
 from enarx.web.files import read_file
 
 DEFAULT_PORT: Final = 8080
-TOKENS: Final = ("jwt", "introspection", "userinfo")
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
 
 Tokens = Literal["jwt", "introspection", "userinfo"]
+TOKENS: Final[tuple[Tokens, ...]] = ("jwt", "introspection", "userinfo")
+T = TypeVar("T")
+MetricsFor = Literal["loopback", "everybody", "nobody"]
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
@@ -79,6 +83,7 @@ class Flags:
     steward: str | None = None
     oidc_issuer: str | None = None
     oidc_audience: str | None = None
+    workers: int | None = None
     dev: bool = False
     behind_proxy: bool = False
 
@@ -132,6 +137,8 @@ class Config:
     tls_cert: Path | None
     tls_key: Path | None
     audit: Path | None
+    metrics: MetricsFor
+    workers: int
     steward: str | None
     issuers: tuple[IssuerConfig, ...]
     stewards: tuple[StewardConfig, ...]
@@ -164,6 +171,8 @@ class Config:
             tls_cert=flags.cert or _path(document, "tls_cert", base),
             tls_key=flags.key or _path(document, "tls_key", base),
             audit=_path(document, "audit", base),
+            metrics=_one_of(document, "metrics", "loopback", ("loopback", "everybody", "nobody")),
+            workers=_workers(document, flags),
             steward=flags.steward or next((steward.url for steward in stewards if steward.url), None),
             issuers=(*(_issuer(table, base) for table in document.tables("issuer")), *_flag_issuer(flags)),
             stewards=(*stewards, *_flag_steward(flags)),
@@ -222,8 +231,23 @@ class Config:
             )
         if self.store is None and not self.dev:
             raise document.error("store", "missing, expected a directory or the URL of a bucket")
+        if self.dev and self.workers > 1:
+            raise document.error("workers", "the issuer of --dev lives in one process")
         if not self.issuers and not self.dev:
             raise document.error("issuer", "none: nobody could publish; name one, or say --dev on a laptop")
+
+
+def _one_of(table: Table, key: str, default: T, allowed: tuple[T, ...]) -> T:
+    found = table.string(key, default)
+    for choice in allowed:
+        if choice == found:
+            return choice
+    raise table.error(key, f"expected one of {', '.join(map(str, allowed))}, found {str(found)[:40]!r}")
+
+
+def _workers(document: Table, flags: Flags) -> int:
+    written = document.integer("workers", 1, minimum=1, maximum=256)
+    return flags.workers or written
 
 
 def _steward(table: Table, base: Path) -> StewardConfig:
@@ -241,14 +265,12 @@ def _issuer(table: Table, base: Path) -> IssuerConfig:
     name = table.string("name", url)
     if not re.fullmatch(r"[\x21-\x7e]{1,200}", name) or name == "development":
         raise table.error("name", f"expected a name other than development, found {name[:80]!r}")
-    tokens = table.string("tokens", "jwt")
-    if tokens not in TOKENS:
-        raise table.error("tokens", f"expected one of {', '.join(TOKENS)}, found {tokens[:40]!r}")
+    tokens: Tokens = _one_of(table, "tokens", "jwt", TOKENS)
     found = IssuerConfig(
         name=name,
         url=url,
         audience=table.string("audience", None),
-        tokens=tokens,  # type: ignore[arg-type]  # checked above
+        tokens=tokens,
         algorithms=table.choices("algorithms", ALGORITHMS, ALGORITHMS),
         scoped=table.boolean("scoped", default=tokens != "userinfo"),
         machine=table.boolean("machine", default=False),

@@ -32,20 +32,21 @@ from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.routing import BaseRoute, Route
 from starlette.types import Lifespan, Receive, Scope, Send
 
 from enarx.attested import sealing
 from enarx.attested.relying import Peer, accept, judge_peer
 from enarx.digest import Digest, Digests
-from enarx.drawbridge import access, canonical, issuing, routes
+from enarx.drawbridge import access, canonical, issuing, layout, routes
 from enarx.drawbridge.access import HiddenError, Identity, Leave, Person, Principal, RepositoryFacts, ScopeError
 from enarx.drawbridge.auth.development import DevelopmentIssuer
 from enarx.drawbridge.auth.mtls import ANY_KEEP, Keeps, Network, forwarded_chain, is_proxy
 from enarx.drawbridge.auth.oidc import Issuers, TokenError
 from enarx.drawbridge.governance import TOKEN_PREFIX, Governance
 from enarx.drawbridge.limits import Buckets, TooManyError, address_identity
+from enarx.drawbridge.metrics import Metrics, MetricsFor
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
 from enarx.drawbridge.parts import PartWriter
 from enarx.drawbridge.registry import (
@@ -75,6 +76,8 @@ from enarx.errors import (
 from enarx.pki.certificate import certificates_from_pem
 from enarx.web import app as web
 from enarx.web.audit import AuditLog
+from enarx.web.client import is_loopback
+from enarx.web.counters import MEDIA_TYPE as METRICS
 
 T = TypeVar("T")
 
@@ -130,6 +133,8 @@ class Service:
     uploads: Buckets
     upload_bytes: int
     proxies: Sequence[Network] = ()
+    metrics: Metrics = field(default_factory=Metrics)
+    metrics_for: MetricsFor = "loopback"
     steward: str | None = None
     leave: Leave = field(default_factory=Leave)
     development: Callable[[], DevelopmentIssuer] | None = None
@@ -138,7 +143,11 @@ class Service:
 
 def build(service: Service, *, lifespan: Lifespan[Starlette] | None = None) -> Starlette:
     """The application."""
-    found: list[BaseRoute] = [Route("/health", _Health())]
+    found: list[BaseRoute] = [
+        Route("/health", _Health()),
+        Route("/ready", _ready(service), methods=["GET"]),
+        Route("/metrics", _metrics(service), methods=["GET"]),
+    ]
     if service.development is not None:
         found += issuing.routes(service.development, service.now)
     return web.build(
@@ -157,6 +166,32 @@ class _Health:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await Response()(scope, receive, send)
+
+
+def _ready(service: Service) -> Callable[[Request], Response]:
+    """Whether requests can be answered: storage is there, and the lists of every Steward are current."""
+
+    def ready(_: Request) -> Response:
+        now = service.now()
+        service.issuers()
+        service.registry.store.stat(layout.USERS / "0")
+        late = [source.name for source in service.keeps.sources if source.publishes and not source.is_current(now)]
+        status = 503 if late else 200
+        return JSONResponse({"ready": not late, "without_revocation_list": late}, status, _OURS)
+
+    return ready
+
+
+def _metrics(service: Service) -> Callable[[Request], Response]:
+    def metrics(request: Request) -> Response:
+        who = request.client.host if request.client is not None else ""
+        if service.metrics_for == "nobody" or (service.metrics_for == "loopback" and not is_loopback(who)):
+            raise NotFoundError("Route `/metrics` not found")
+        sources, now = service.keeps.sources, service.now()
+        current = sum(source.is_current(now) for source in sources)
+        return PlainTextResponse(service.metrics.text(lists=current, stewards=len(sources)), media_type=METRICS)
+
+    return metrics
 
 
 def _body_limit(scope: Scope, upload_bytes: int) -> int:
@@ -422,6 +457,7 @@ class Resources:
             return act()
         except (UntrustedError, DeniedError, RejectedError) as error:
             visit.tell("refused", why=str(error))
+            self._service.metrics.add("drawbridge_refusals_total")
             raise self._as_the_older_generation(visit, error) from error
 
     def _identify(self, visit: Visit) -> None:
@@ -613,6 +649,7 @@ class Resources:
         if principal.token is not None:
             self._governance.spend(user, repository, principal.token.id, keep.certificate.sha256.hex())
         if visit.target.path.is_root and visit.method == "GET":
+            self._service.metrics.add("drawbridge_releases_total", technology=keep.technology)
             visit.tell("released", workload=str(workload), technology=keep.technology, simulated=keep.simulated)
         return _node(visit, node) if keep.sealing_key is None else _sealed(visit, node, keep, workload)
 

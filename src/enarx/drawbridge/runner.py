@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Final
 
 from starlette.applications import Starlette
-from starlette.types import Lifespan
+from starlette.types import ASGIApp, Lifespan
 
 from enarx.drawbridge import development
 from enarx.drawbridge.auth.development import DevelopmentIssuer, load_key
@@ -21,6 +21,7 @@ from enarx.drawbridge.auth.oidc import Authenticator, IntrospectedIssuer, Issuer
 from enarx.drawbridge.config import Config, IssuerConfig, StewardConfig
 from enarx.drawbridge.http import Service, build
 from enarx.drawbridge.limits import DAY, MINUTE, Buckets
+from enarx.drawbridge.metrics import Counted, Metrics
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.store import open_store
 from enarx.errors import UnavailableError
@@ -40,12 +41,14 @@ _LOG: Final = Log("drawbridge")
 class Prepared:
     """What a server needs. `ready` is to be called with the port before anybody is told of it."""
 
-    app: Starlette
+    app: ASGIApp
     tls: ServerTls | None
     ready: Callable[[int], None]
 
 
-def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime) -> Prepared:
+def prepare(
+    config: Config, dev_dir: Path | None, dev_user: str, at: datetime, metrics: Metrics | None = None
+) -> Prepared:
     """What can be wrong is found here, before anybody is answered.
 
     Raises ConfigError, NotFoundError, MalformedError, DeniedError, UnavailableError.
@@ -76,12 +79,15 @@ def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime) -
             _say_loudly(issuer, directory)
 
     limits = config.limits
+    metrics = metrics or Metrics()
     service = Service(
         registry=Registry(open_store(store)),
         issuers=lambda: known()[0],
         origin=lambda: known()[1],
         keeps=keeps,
         proxies=config.proxies,
+        metrics=metrics,
+        metrics_for=config.metrics,
         steward=config.steward,
         leave=config.leave,
         audit=AuditLog.open(config.audit),
@@ -91,7 +97,7 @@ def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime) -
         development=None if directory is None else dev,
     )
     _LOG.info("prepared", store=store, issuers=len(config.issuers), stewards=len(anchors))
-    app = build(service, lifespan=_refreshing(keeps))
+    app = Counted(build(service, lifespan=_refreshing(keeps)), metrics)
     return Prepared(app=app, tls=_tls(config, directory, anchors, at), ready=ready)
 
 

@@ -53,6 +53,8 @@ def test_a_whole_file() -> None:
             BASE + ISSUER + "token = 'jwt'\n",
             r"drawbridge.toml:5: issuer\[0\].token: unknown key; did you mean 'tokens'",
         ),
+        ("metrics = 'all'\n" + BASE + ISSUER, "metrics: expected one of loopback, everybody, nobody, found 'all'"),
+        ("workers = 0\n" + BASE + ISSUER, "workers: expected an integer from 1 to 256"),
         (BASE + ISSUER + "tokens = 'saml'\n", "expected one of jwt, introspection, userinfo, found 'saml'"),
         (BASE + ISSUER + "tokens = 'introspection'\n", "introspection needs client_id and client_secret"),
         (BASE + ISSUER + "tokens = 'userinfo'\nmachine = true\n", "a machine is known by the claims"),

@@ -652,3 +652,36 @@ def test_every_moment_is_the_servers(bench: Bench) -> None:
     bench.at = AT
     assert bench.put("/user", {"subject": SUBJECT}, token=bench.token()).status_code == 201
     assert bench.audit()[0]["time"].startswith("2026-06-01T12:00:00")
+
+
+def test_metrics_are_for_loopback_and_tell_nothing_of_anybody(
+    bench: Bench, authority: Authority, result: AttestationResult
+) -> None:
+    """Counts by status, method and technology; no name, no address, no digest; hidden from the network."""
+    token = bench.claim(repo=False)
+    tree = bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    bench.chain = certified(authority, result, tree.workload)[0].chain
+    bench.ask("GET", "/user/repo/_tag/1.0.0/tree")
+    bench.chain = ()
+    bench.ask("GET", "/user/repo/_tag/1.0.0/tree")
+    assert bench.client.get("/metrics").status_code == 404
+    bench.address = "127.0.0.1"
+    text = bench.client.get("/metrics").text
+    assert 'drawbridge_releases_total{technology="snp"} 1' in text
+    assert "drawbridge_refusals_total 1" in text
+    assert "user" not in text.replace("user name", "")
+    assert tree.workload.hex not in text
+
+
+def test_ready_says_whose_list_is_missing(authority: Authority) -> None:
+    """200 when all that is needed is there; 503 and the Steward's name when its list is not."""
+    lists: list[bytes] = [revocations(authority, ends=timedelta(seconds=-1))]
+    source = CrlSource("https://steward.example", lambda: lists[-1], clock=iter(range(0, 10**9, 1000)).__next__)
+    bench = Bench(authority, at=datetime.now(UTC), sources=(source,))
+    source.lists(bench.at)
+    answer = bench.client.get("/ready")
+    assert answer.status_code == 503
+    assert answer.json() == {"ready": False, "without_revocation_list": ["https://steward.example"]}
+    lists.append(revocations(authority))
+    source.lists(bench.at)
+    assert bench.client.get("/ready").status_code == 200

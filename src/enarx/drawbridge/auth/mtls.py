@@ -42,18 +42,26 @@ class CrlSource:
     def __init__(
         self, name: str, fetch: Callable[[], bytes] | None, clock: Callable[[], float] = time.monotonic
     ) -> None:
-        self._name = name
+        self.name = name
         self._fetch = fetch
         self._clock = clock
         self._lock = Lock()
         self._tried: float | None = None
         self._kept: tuple[Crl, ...] = ()
 
+    @property
+    def publishes(self) -> bool:
+        """Whether this Steward publishes a list that we know of."""
+        return self._fetch is not None
+
+    def is_current(self, at: datetime) -> bool:
+        """Whether a list is at hand that has not ended; nothing is fetched for this."""
+        return any(crl.next_update is not None and at < crl.next_update for crl in self._kept)
+
     def lists(self, at: datetime) -> Sequence[Crl]:
         """What is known, fetched anew where that is due. Never raises: a missing list is noticed by who needs it."""
         with self._lock:
-            current = any(crl.next_update is not None and at < crl.next_update for crl in self._kept)
-            wait = REFRESH if current else RETRY
+            wait = REFRESH if self.is_current(at) else RETRY
             if self._fetch is not None and (self._tried is None or self._clock() - self._tried >= wait):
                 self._tried = self._clock()
                 self._renew(self._fetch)
@@ -66,7 +74,7 @@ class CrlSource:
         no list of another key out: of each authority key identifier the latest is kept.
         """
         try:
-            found = Crl.parse(fetch(), f"CRL of {self._name}")
+            found = Crl.parse(fetch(), f"CRL of {self.name}")
         except (UnavailableError, MalformedError):
             return
         kept = [
