@@ -12,7 +12,7 @@ import base64
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -25,9 +25,11 @@ from enarx.drawbridge.access import (
     Identity,
     Member,
     NamespaceFacts,
+    Person,
     ReleasePolicy,
     RepositoryFacts,
     TokenGrant,
+    role_of,
 )
 from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
@@ -45,6 +47,7 @@ ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 DEFAULT_LIFETIME: Final = timedelta(minutes=10)
 MAX_LIFETIME: Final = timedelta(days=366)
 MAX_USES: Final = 1_000
+SEARCHED: Final = 1000  # repositories that one search looks at before it hands on where to go on
 MAX_LABEL: Final = 200  # characters
 _ATTEMPTS: Final = 20  # to take a use while others do
 
@@ -145,6 +148,44 @@ class Governance:
     def names_of(self, identity: Identity) -> tuple[UserName, ...]:
         """The user names that belong to somebody."""
         return tuple(name for name in self._registry.users_of(identity.subject) if self.owner(name) == identity)
+
+    # -- search
+
+    def search(
+        self, person: Person | None, words: str, *, after: str, limit: int
+    ) -> tuple[list[tuple[UserName, RepositoryName]], str | None]:
+        """What is public, and what the person may read, whose names hold the words, in their order.
+
+        At most SEARCHED repositories are looked at; the second answer is where to go on, None at the end.
+        """
+        begin_user, _, begin_name = after.partition("/")
+        begin = (UserName(begin_user), RepositoryName(begin_name)) if begin_name else None
+        wanted, last = words.lower().split(), None
+        found: list[tuple[UserName, RepositoryName]] = []
+        for count, (user, name) in enumerate(self._all_repositories(begin)):
+            if count >= SEARCHED or len(found) >= limit:
+                return found, last
+            last = f"{user}/{name}"
+            if all(word in last.lower() for word in wanted) and self.may_see(person, user, name):
+                found.append((user, name))
+        return found, None
+
+    def may_see(self, person: Person | None, user: UserName, name: RepositoryName) -> bool:
+        """Whether somebody may know of a repository."""
+        if self.is_public(user, name):
+            return True
+        if person is None or not (person.machine or person.may("read", "repositories")):
+            return False
+        facts = self.facts(user, name)
+        return facts.public is not None and role_of(person, facts.namespace, facts.members) is not None
+
+    def _all_repositories(
+        self, after: tuple[UserName, RepositoryName] | None
+    ) -> Iterator[tuple[UserName, RepositoryName]]:
+        if after is not None:
+            yield from ((after[0], name) for name in self._registry.repositories(*after))
+        for user in self._registry.users(None if after is None else after[0]):
+            yield from ((user, name) for name in self._registry.repositories(user))
 
     # -- members
 

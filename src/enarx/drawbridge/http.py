@@ -48,6 +48,8 @@ from enarx.drawbridge.governance import TOKEN_PREFIX, Governance
 from enarx.drawbridge.limits import Buckets, TooManyError, address_identity
 from enarx.drawbridge.metrics import Metrics, MetricsFor
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
+from enarx.drawbridge.pages import Site
+from enarx.drawbridge.pages import routes as page_routes
 from enarx.drawbridge.parts import PartWriter
 from enarx.drawbridge.registry import (
     JSON_TYPE,
@@ -87,7 +89,6 @@ YANKED: Final = "Enarx-Yanked"  # header of a tag that was taken back; its value
 WORKLOAD: Final = "Enarx-Workload"  # header of a tag: its workload digest, also where its publisher did not send one
 UPLOADS: Final = "Enarx-Uploads"  # header of a tag: files may come in parts
 OFFSET: Final = "Upload-Offset"  # header: how many bytes of a file have arrived
-SEARCHED: Final = 1000  # repositories that one search looks at before it hands on where to go on
 MAX_FOUND: Final = 100
 
 _UPLOADED: Final = {"Content-Security-Policy": "sandbox; default-src 'none'", "Referrer-Policy": "no-referrer"}
@@ -148,6 +149,8 @@ def build(service: Service, *, lifespan: Lifespan[Starlette] | None = None) -> S
         Route("/ready", _ready(service), methods=["GET"]),
         Route("/metrics", _metrics(service), methods=["GET"]),
     ]
+    site = Site(registry=service.registry, origin=service.origin, leave=service.leave, steward=service.steward)
+    found += page_routes(site)
     if service.development is not None:
         found += issuing.routes(service.development, service.now)
     return web.build(
@@ -543,38 +546,14 @@ class Resources:
 
     def _search(self, visit: Visit, _: bytes) -> Response:
         """Public repositories, and those the asker may read, whose name holds the words; in the order of names."""
-        person = visit.person()
-        words = visit.query.get("q", "").lower().split()
         limit = _whole(visit.query.get("limit"), "limit", MAX_FOUND, MAX_FOUND)
-        begin_user, _sep, begin_name = visit.query.get("after", "").partition("/")
-        after = (UserName(begin_user), RepositoryName(begin_name)) if begin_name else None
-        found: list[dict[str, object]] = []
-        last = None
-        for count, (user, name) in enumerate(self._all_repositories(after)):
-            if count >= SEARCHED or len(found) >= limit:
-                break
-            last = f"{user}/{name}"
-            if all(word in last.lower() for word in words) and self._may_see(person, user, name):
-                found.append({"user": str(user), "name": str(name), "public": self._governance.is_public(user, name)})
-        else:
-            last = None
-        return _json(visit, {"repositories": found, "after": last})
-
-    def _all_repositories(
-        self, after: tuple[UserName, RepositoryName] | None
-    ) -> Iterator[tuple[UserName, RepositoryName]]:
-        if after is not None:
-            yield from ((after[0], name) for name in self._registry.repositories(*after))
-        for user in self._registry.users(None if after is None else after[0]):
-            yield from ((user, name) for name in self._registry.repositories(user))
-
-    def _may_see(self, person: Person | None, user: UserName, name: RepositoryName) -> bool:
-        if self._governance.is_public(user, name):
-            return True
-        if person is None or not (person.machine or person.may("read", "repositories")):
-            return False
-        facts = self._governance.facts(user, name)
-        return access.role_of(person, facts.namespace, facts.members) is not None
+        words, after = visit.query.get("q", ""), visit.query.get("after", "")
+        found, last = self._governance.search(visit.person(), words, after=after, limit=limit)
+        shown = [
+            {"user": str(user), "name": str(name), "public": self._governance.is_public(user, name)}
+            for user, name in found
+        ]
+        return _json(visit, {"repositories": shown, "after": last})
 
     # -- tags
 
