@@ -162,7 +162,9 @@ def test_s16_the_advisory_is_told() -> None:
     found = replace(
         case(), machine=machine, report=machine.report(support.REPORT_DATA), endorsements=machine.with_chain()
     )
-    assert "snp is 8, needs 24 (behind by 16) (AMD-SB-3019)" in rejected(found, "minimum_tcb", f"{FLOOR}snp = 24")
+    reason = rejected(found, "minimum_tcb", f"{FLOOR}snp = 24")
+    assert "reported TCB: snp is 8, needs 24 (behind by 16) (AMD-SB-3019); committed TCB" in reason
+    assert reason.count("AMD-SB-3019") == 1
 
 
 def test_s17_the_committed_tcb_may_have_to_be_the_current_one() -> None:
@@ -254,6 +256,17 @@ def test_s25_without_a_policy_they_are_reported_as_not_compared() -> None:
         assert "was not compared" in check.found
 
 
+def test_without_a_policy_nothing_is_asked_that_needs_one() -> None:
+    """Versions from 2 on, firmware that is not committed, any chip; but a VCEK's chip is told."""
+    level = support.snp_tcb(support.machine())
+    looking = Policy()
+    assert replace(case(version=2), believed=looking).judge().accepted
+    ahead = case().saying(current_tcb=replace(level, microcode=81).encode())
+    assert replace(ahead, believed=looking).judge().accepted
+    masked = replace(case().saying(chip_id=bytes(64)), believed=looking)
+    assert masked.refused() == ("rejected", "policy.masked_chip_id")
+
+
 def test_s26_the_guests_security_version_has_a_floor() -> None:
     """GUEST_SVN, at least."""
     assert case().saying(guest_svn=7).judge("minimum_guest_svn = 7").accepted
@@ -290,6 +303,34 @@ def test_s22_mitigations_are_a_superset_of_what_is_required(which: str) -> None:
     assert "found 0xb" in rejected(case().saying(**{field: 0xB}), key, f"{key} = 0x4")
     for version in (3, 4):
         assert "no mitigation vectors" in rejected(case(version=version), key, f"{key} = 0x1")
+
+
+def test_the_bits_are_where_the_specification_has_them() -> None:
+    """By their numbers in POLICY and PLATFORM_INFO (AMD 56860)."""
+    policy = {name: bit.bit_length() - 1 for name, bit in POLICY_BITS.items()}
+    assert policy == {
+        "SMT": 16,
+        "MIGRATE_MA": 18,
+        "DEBUG": 19,
+        "SINGLE_SOCKET": 20,
+        "CXL_ALLOW": 21,
+        "MEM_AES_256_XTS": 22,
+        "RAPL_DIS": 23,
+        "CIPHERTEXT_HIDING_DRAM": 24,
+        "PAGE_SWAP_DISABLE": 25,
+    }
+    platform = {name: bit.bit_length() - 1 for name, bit in PLATFORM_BITS.items()}
+    assert platform == {
+        "SMT_EN": 0,
+        "TSME_EN": 1,
+        "ECC_EN": 2,
+        "RAPL_DIS": 3,
+        "CIPHERTEXT_HIDING_DRAM_EN": 4,
+        "ALIAS_CHECK_COMPLETE": 5,
+        "TIO_EN": 7,
+    }
+    assert all(bit & (bit - 1) == 0 for bit in (*POLICY_BITS.values(), *PLATFORM_BITS.values()))
+    assert {name: bit.bit_length() - 1 for name, bit in FLAGS.items()} == {"Debug": 19, "SingleSocket": 20, "SMT": 16}
 
 
 def test_all_failures_are_told_together() -> None:
