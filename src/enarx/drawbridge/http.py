@@ -815,7 +815,6 @@ class Resources:
         values = canonical.members(canonical.parse(body, "signers"), "signers")
         keys = tuple(_signer(name, value) for name, value in values.items())
         self._registry.set_signers(user, repository, keys, by=visit.by)
-        self._registry.record(user, repository, "signers-set", {"names": sorted(values)}, by=visit.by)
         visit.tell("signers-set")
         return Response(headers=_OURS)
 
