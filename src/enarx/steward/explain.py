@@ -69,6 +69,12 @@ SENTENCES: Final[Mapping[str, str]] = {
     "platform_required": "PLATFORM_INFO has the bits {value}",
     "platform_denied": "PLATFORM_INFO has none of the bits {value}",
     "launch_mitigations": "the mitigation vector at launch has every bit of the number {value}",
+    "hash_size": "measurements of realms have {value} bytes",
+    "component_size": "measurements of firmware have {value} bytes",
+    "extensible": "the extensible measurements, REM 0 to 3, are among {value}",
+    "personalization": "the personalization value is {one_of}",
+    "implementation": "the platform's implementation id is {one_of}",
+    "components": "every component of the platform's firmware is {one_of}",
     "current_mitigations": "the current mitigation vector has every bit of the number {value}",
 }
 # Tables from products to values, and the key that says the same for all.
@@ -115,6 +121,14 @@ def explain(config: Config) -> tuple[str, ...]:
         said.append("Nothing is remembered, so nothing can be revoked (state = DIRECTORY changes that).")
     said.append(f"Decisions are written to {config.audit or 'standard error'}, a line of JSON each.")
     said.append(f"Nonces are made with {'a key from ' + str(config.nonce_key) if config.nonce_key else 'the CA key'}.")
+    said.append(f"{config.workers} process{'es serve' if config.workers > 1 else ' serves'}.")
+    said.append(
+        {
+            "loopback": "GET /metrics is answered to this machine alone.",
+            "everybody": "GET /metrics is answered to everybody.",
+            "nobody": "GET /metrics is answered to nobody.",
+        }[config.metrics]
+    )
     said.append(f"The digest of this policy is {policy.digest.hex()}.")
     return tuple(said)
 
@@ -170,6 +184,8 @@ def _about_policy(policy: Policy) -> Sequence[str]:
 def _sentence(path: str, value: object) -> str:
     """What one key of a technology's table asks, in words; a key below a product's table is about that product."""
     product, _, key = path.rpartition(".")
+    if product == "pcrs":
+        return f"PCR{key} is {_one_of(value)}"
     if product in BY_PRODUCT:
         product, key = key, BY_PRODUCT[product]
     words = SENTENCES.get(key, f"{key.replace('_', ' ')} {{is}}")

@@ -6,7 +6,7 @@ limit is an argument with its reason (`Limits`). HTTP/1.1 only; TLS 1.2 or newer
 certificate is asked for when CAs are given, and must then be valid or absent. `request.state` carries
 `peer_cert` (DER, or None) and `peer_chain` (DER, leaf first). Nothing is printed here: `on_ready`
 tells the port, `enarx.web.log` tells the rest. The protocol subclass stands on uvicorn's internals,
-which `tests/contracts/test_uvicorn.py` holds to what is used.
+which `tests/contracts/test_uvicorn.py` holds to what is used; `tests/unit/web/test_limits.py` does what strangers do.
 """
 
 import asyncio
