@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enarx.errors import MalformedError
-from enarx.tee.dcap.collateral import MAX_DOCUMENT, QeIdentity, TcbInfo, compose, split
+from enarx.tee.dcap.collateral import MAX_DEPTH, MAX_DOCUMENT, MAX_LEVELS, QeIdentity, TcbInfo, compose, split
 from tests.unit.tee.dcap import support
 
 INFO = support.vendor().tcb_info(support.AT).body
@@ -175,3 +175,35 @@ def test_any_changed_byte_is_read_or_malformed(position: int, byte: int) -> None
     except MalformedError:
         return
     assert info.signed in data
+
+
+def test_the_bounds_are_exact() -> None:
+    """Size, depth and the number of levels: one more is refused, the bound itself is not."""
+    assert (MAX_DOCUMENT, MAX_DEPTH, MAX_LEVELS) == (256 * 1024, 10, 256)
+    space = b" " * (MAX_DOCUMENT - len(INFO))
+    assert TcbInfo.parse(INFO + space).id == "SGX"
+    with pytest.raises(MalformedError, match="at most"):
+        TcbInfo.parse(INFO + space + b" ")
+    for depth, fits in ((MAX_DEPTH - 2, True), (MAX_DEPTH - 1, False)):
+        nested: object = {}
+        for _ in range(depth - 1):
+            nested = [nested]
+        data = changed(lambda value, nested=nested: value.update(more=nested))  # type: ignore[misc]  # one expression
+        if fits:
+            assert TcbInfo.parse(data).id == "SGX"
+        else:
+            with pytest.raises(MalformedError, match="nested deeper"):
+                TcbInfo.parse(data)
+    level = inner()["tcbLevels"][0]  # type: ignore[index]  # a list
+    for count, fits in ((MAX_LEVELS, True), (MAX_LEVELS + 1, False)):
+        data = changed(lambda value, count=count: value.update(tcbLevels=[level] * count))  # type: ignore[misc]
+        if fits:
+            assert len(TcbInfo.parse(data).levels) == count
+        else:
+            with pytest.raises(MalformedError, match="at most 256 items"):
+                TcbInfo.parse(data)
+
+
+def test_brackets_in_order_are_not_deep() -> None:
+    """Depth is counted down again at every closing bracket."""
+    assert TcbInfo.parse(changed(lambda value: value.update(more=[[] for _ in range(40)]))).id == "SGX"

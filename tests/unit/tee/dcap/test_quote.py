@@ -6,9 +6,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from enarx import der
 from enarx.errors import MalformedError
+from enarx.tee.dcap import enclave as bits
 from enarx.tee.dcap.enclave import EnclaveReport
+from enarx.tee.dcap.pck import write_chain
 from enarx.tee.dcap.quote import BODY_SIZES, MAX_QUOTE, Quote
+from enarx.tee.dcap.quoted import MAX_EVIDENCE, Bundle, Quoted
+from enarx.tee.model import Endorsements
+from enarx.tee.sgx.report import encode
 from tests.unit.tee.dcap import support
 
 QUOTE = support.case().quote
@@ -101,6 +107,78 @@ def test_a_huge_quote_is_refused_before_it_is_read() -> None:
     """The bound counts padding too."""
     with pytest.raises(MalformedError, match=f"at most {MAX_QUOTE} bytes"):
         Quote.parse(QUOTE + bytes(MAX_QUOTE))
+
+
+def test_the_bound_on_a_quote_is_exact() -> None:
+    """64 KiB with padding."""
+    assert MAX_QUOTE == 64 * 1024
+    assert Quote.parse(QUOTE + bytes(MAX_QUOTE - len(QUOTE))).encode() == QUOTE + bytes(MAX_QUOTE - len(QUOTE))
+    with pytest.raises(MalformedError, match="at most"):
+        Quote.parse(QUOTE + bytes(MAX_QUOTE - len(QUOTE) + 1))
+
+
+@pytest.mark.parametrize(("version", "body_type"), [(3, 1), (5, 3)])
+def test_nothing_stands_behind_the_certification_data(version: int, body_type: int) -> None:
+    """A longer signature data with bytes that no field covers is refused, zeros too."""
+    data = made(version, body_type)
+    start = len(Quote.parse(data).signed)
+    size = int.from_bytes(data[start : start + 4], "little")
+    longer = data[:start] + (size + 1).to_bytes(4, "little") + data[start + 4 :] + b"\0"
+    with pytest.raises(MalformedError, match="bytes follow the end"):
+        Quote.parse(longer)
+
+
+def test_the_bits_of_an_enclave_stand_where_intel_has_them() -> None:
+    """ATTRIBUTES.FLAGS and MISCSELECT, SDM volume 3D."""
+    flags = (bits.INIT, bits.DEBUG, bits.MODE64BIT, bits.PROVISION_KEY, bits.EINITTOKEN_KEY, bits.CET, bits.KSS)
+    assert flags == (0x1, 0x2, 0x4, 0x10, 0x20, 0x40, 0x80)
+    assert (bits.AEX_NOTIFY, bits.EXINFO) == (0x400, 0x1)
+
+
+@pytest.mark.parametrize("count", [0, 5])
+def test_a_document_has_one_to_four_certificates_beside_it(count: int) -> None:
+    """A signer and its root, with room for what Intel might add; neither none nor many."""
+    machine = support.enclave()
+    info = machine.endorsements.tcb_infos[0]
+    evidence = encode(QUOTE, replace(machine.endorsements, tcb_infos=(replace(info, chain=info.chain[:1] * count),)))
+    with pytest.raises(MalformedError, match=f"1 to 4 certificates beside JSON, found {count}"):
+        Bundle.parse(evidence.body, "evidence")
+    for fits in (1, 4):
+        good = encode(QUOTE, replace(machine.endorsements, tcb_infos=(replace(info, chain=info.chain[:1] * fits),)))
+        assert Bundle.parse(good.body, "evidence").parts == 4
+
+
+def test_evidence_has_at_most_sixteen_lists() -> None:
+    """The originals send three; the bound is before any of them is believed."""
+    crl = support.vendor().crl("root", support.AT)
+    for count in (16, 17):
+        evidence = encode(QUOTE, Endorsements(crls=(crl,) * count))
+        if count == 16:
+            assert len(Bundle.parse(evidence.body, "evidence").endorsements.crls) == 16
+        else:
+            with pytest.raises(MalformedError, match="at most 16 CRLs, found 17"):
+                Bundle.parse(evidence.body, "evidence")
+
+
+def test_evidence_is_bounded_and_has_a_quote_and_lists() -> None:
+    """One MiB, and at least the two parts of the oldest form."""
+    assert MAX_EVIDENCE == 1024 * 1024
+    with pytest.raises(MalformedError, match="at most 1048576 bytes, found 1048577"):
+        Bundle.parse(bytes(MAX_EVIDENCE + 1), "evidence")
+    for data in (der.wrap(0x30, b""), der.wrap(0x30, der.wrap(0x04, QUOTE))):
+        with pytest.raises(MalformedError, match="expected a quote and a list of CRLs"):
+            Bundle.parse(data, "evidence")
+
+
+def test_a_chain_whose_leaf_is_no_pck_certificate_is_malformed() -> None:
+    """Without Intel's extension nobody says which machine it is."""
+    vendor = support.vendor()
+    plain = vendor.platform.issue("Intel SGX PCK Certificate", vendor.platform.key.public_key(), support.AT)
+    quote = replace(
+        Quote.parse(QUOTE), pck_chain=write_chain((plain, vendor.platform.certificate, vendor.root.certificate))
+    )
+    with pytest.raises(MalformedError, match=r"extension 1\.2\.840\.113741\.1\.13\.1 is missing"):
+        Quoted.parse(quote.encode())
 
 
 @given(st.binary(max_size=2048))

@@ -234,3 +234,19 @@ def test_a_td_with_an_old_module_on_a_current_platform_is_to_be_relaunched(
         tee_tcb_svn2=None if svn2 is None else bytes(svn2) + bytes(13),
     )
     assert standing.status == expected
+
+
+def test_only_what_is_below_is_told() -> None:
+    """Equal SVNs are no lag; the TDX components of a module with a version of its own are not the platform's."""
+    newest = level(7, 9, pce=13, tdx=(9, 9, 6, 2))
+    old = level(4, pce=11, tdx=(0, 0, 0, 0), status="OutOfDate")
+    document = replace(TDX_INFO, levels=(newest, old))
+    qe = (IDENTITY, enclave(8), 8)
+    for svn, lag in (
+        ((5, 1, 6, 2), ("component 1 is 6, needs 7",)),
+        ((5, 1, 5, 2), ("component 1 is 6, needs 7", "TDX component 3 is 5, needs 6")),
+        ((5, 0, 6, 2), ("component 1 is 6, needs 7", "TDX component 1 is 5, needs 9", "TDX component 2 is 0, needs 9")),
+    ):
+        standing = converge(document, old, qe, platform(6, 9, pce=13), tee_tcb_svn=bytes(svn) + bytes(12))
+        assert standing.lag == lag
+    assert converge(document, old, qe, platform(6, 9, pce=13)).lag == ("component 1 is 6, needs 7",)

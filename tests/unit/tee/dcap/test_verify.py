@@ -34,7 +34,7 @@ from enarx.tee.dcap.simulator import (
     raw_signature,
     tcb_level,
 )
-from enarx.tee.model import Binding, Endorsements, Evidence, Leniency, Outcome, SignedJson
+from enarx.tee.model import Binding, Checks, Endorsements, Evidence, Leniency, Outcome, SignedJson
 from enarx.tee.sgx.simulator import SgxMachine
 from enarx.tee.tdx.simulator import TdxMachine
 from enarx.toml import ConfigError
@@ -381,6 +381,52 @@ def test_x10_documents_are_signed_under_the_root_of_the_machine(case: Case) -> N
     assert "expired at" in case.with_endorsements(qe_identities=(ended.qe_identity(AT, case.tee),)).reasons()
 
 
+def test_x10_the_root_beside_a_document_is_the_machines(case: Case) -> None:
+    """X10: a stranger's root beside our signer is refused, and so is another edition that the root did not sign."""
+    info, root = case.endorsements.tcb_infos[0], support.vendor().root
+    stranger = Vendor.create(AT).root
+    copy = Authority(key=stranger.key, certificate=root.certificate).issue(
+        verify.ROOT, root.key.public_key(), AT, ca=True, path_length=1
+    )
+    for other, message in ((stranger.certificate, "not the root of the PCK chain"), (copy, "signature is wrong")):
+        beside = SignedJson(body=info.body, chain=(info.chain[0], other))
+        assert message in case.with_endorsements(tcb_infos=(beside,)).reasons()
+
+
+def test_x7_an_anchor_is_known_by_name_and_key(case: Case) -> None:
+    """X7: the same name with another key, or the same key under another name, is not the anchor."""
+    root, key = support.vendor().root, keys.generate("P-256")
+    renamed = root.issue("Somebody Else", root.key.public_key(), AT, ca=True)
+    rekeyed = root.issue(verify.ROOT, key.public_key(), AT, ca=True)
+    for certificate in (renamed, rekeyed):
+        anchor = replace(support.vendor().anchor(), sha256=sha256(certificate).digest(), certificate=certificate)
+        assert "is not trusted here" in replace(case, anchors=(anchor,)).reasons()
+
+
+def test_what_a_verdict_rested_on_is_told(case: Case) -> None:
+    """The documents and lists that decided, with their signer: what a memory of the highest numbers learns."""
+    for _ in range(2):  # asked anew, and remembered
+        checks = Checks()
+        with checks.gate("untrusted"):
+            technology = support.TECHNOLOGIES[case.tee]
+            parsed = technology.parse(Evidence(oid="", body=case.quote))
+            technology.verify(parsed.report, case.endorsements, case.anchors, AT, support.STRICT, checks)
+        signer = support.vendor().signer.certificate
+        wanted = {SignedJson(body=each.body, chain=(signer,)) for each in case.endorsements.tcb_infos}
+        wanted |= {SignedJson(body=each.body, chain=(signer,)) for each in case.endorsements.qe_identities}
+        assert set(checks.rested_on) == {*wanted, *case.endorsements.crls[:2]}
+        verify._PLATFORMS.clear()
+
+
+def test_x9_a_strangers_list_revokes_nobody_even_where_none_is_needed(case: Case) -> None:
+    """X9: leniency looks into lists that have ended, but only the issuer's own."""
+    stranger = Vendor.create(AT)
+    serial = Certificate.parse(case.machine.machine.chain[0]).serial
+    forged = replace(stranger, revoked={"platform": frozenset({serial})}).crl("platform", AT - 40 * DAY)
+    lenient = replace(case, leniency=Leniency(without_crl=True)).with_endorsements(crls=(forged, b"rubbish"))
+    assert lenient.judge().accepted
+
+
 def test_x10_a_chain_beside_a_document_is_a_signer_and_its_root(case: Case) -> None:
     """X10: a longer chain is refused; without a chain, the TCB signer among the certificates serves."""
     vendor, info = support.vendor(), case.endorsements.tcb_infos[0]
@@ -586,6 +632,12 @@ def test_x24_machines_are_allowed_and_denied_one_by_one(case: Case) -> None:
             case.policy(f"{key}_allow = ['{mine}']\n{key}_deny = ['{mine}']")
 
 
+def test_x17_an_advisory_is_not_allowed_and_denied(case: Case) -> None:
+    """X17: a policy that says both is refused when it is read."""
+    with pytest.raises(ConfigError, match="INTEL-SA-00001 stands in allowed_advisories too"):
+        case.policy("allowed_advisories = ['INTEL-SA-00001']\ndenied_advisories = ['INTEL-SA-00001']")
+
+
 def test_x24_a_processor_without_an_instance_is_in_no_allow_list(tee: TeeName) -> None:
     """X24: an absent identity is not one that is allowed."""
     single = either(tee, "processor")
@@ -670,6 +722,14 @@ def test_claims_end_with_the_first_of_what_they_rest_on(case: Case) -> None:
         short = case.with_endorsements(crls=(*others, vendor.crl(crl, AT, lifetime=DAY))).judge()
         assert short.claims is not None
         assert short.claims.expires == AT + DAY
+    lasting = tuple(vendor.crl(role, AT, lifetime=90 * DAY) for role in ("root", "platform"))
+    for parts in (
+        {"tcb_infos": (vendor.tcb_info(AT - 20 * DAY, case.tee),)},
+        {"qe_identities": (vendor.qe_identity(AT - 20 * DAY, case.tee),)},
+    ):
+        older = case.with_endorsements(crls=lasting, **parts).judge()
+        assert older.claims is not None
+        assert older.claims.expires == AT + 10 * DAY
 
 
 def test_nothing_is_believed_without_endorsements(case: Case) -> None:

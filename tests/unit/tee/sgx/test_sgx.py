@@ -192,3 +192,11 @@ def test_policy_is_asked_of_verified_claims_alone() -> None:
     made = {field.name: getattr(claims, field.name) for field in fields(Claims)}
     with pytest.raises(TypeError):
         TECHNOLOGY.accept(Claims(**made), TECHNOLOGY.default_policy, Checks())
+
+
+@pytest.mark.parametrize("key", ["enclave_product_id", "enclave_security_version", "config_svn"])
+def test_numbers_have_sixteen_bits(key: str) -> None:
+    """A number that no report can have is a mistake in the configuration."""
+    assert case().policy(f"{key} = 65535")
+    with pytest.raises(ConfigError, match="65535"):
+        case().policy(f"{key} = 65536")

@@ -1,0 +1,154 @@
+"""Revocation lists byte by byte: what each field may be, and from when until when a list counts."""
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+
+from enarx import der
+from enarx.errors import MalformedError, UntrustedError
+from enarx.pki.chain import ECDSA_SHA256, ECDSA_SHA384, verify_chain
+from enarx.pki.crl import MAX_CRL, Crl, require_current
+from tests.unit.pki.test_pki import DAY, MUTE, NOW, ROOT, Party, make, make_crl
+
+SECOND = timedelta(seconds=1)
+
+
+def moment(at: datetime) -> bytes:
+    return der.wrap(0x17, at.astimezone(UTC).strftime("%y%m%d%H%M%SZ").encode())
+
+
+def extension(oid: str, value: bytes, *, critical: bool = False) -> bytes:
+    return der.wrap(0x30, der.oid(oid) + (b"\x01\x01\xff" if critical else b"") + der.wrap(0x04, value))
+
+
+def number(value: int) -> bytes:
+    size = value.bit_length() // 8 + 1
+    return extension("2.5.29.20", der.wrap(0x02, value.to_bytes(size, "big", signed=True)))
+
+
+def written(
+    *extensions: bytes,
+    issuer: Party = ROOT,
+    version: bytes = b"\x02\x01\x01",
+    algorithm: bytes = ECDSA_SHA256,
+    outer: bytes = ECDSA_SHA256,
+    unused: int = 0,
+    ends: datetime | None = NOW + DAY,
+    revoked: bytes = b"",
+) -> bytes:
+    """A list signed by `issuer`, wrong in one way if asked."""
+    until = b"" if ends is None else moment(ends)
+    more = der.wrap(0xA0, der.wrap(0x30, b"".join(extensions))) if extensions else b""
+    tbs = der.wrap(0x30, version + algorithm + issuer.certificate.subject + moment(NOW) + until + revoked + more)
+    signature = issuer.key.sign(tbs, ec.ECDSA(hashes.SHA256()))
+    return der.wrap(0x30, tbs + outer + der.wrap(0x03, bytes((unused,)) + signature))
+
+
+def entry(serial: int, *extensions: bytes) -> bytes:
+    more = der.wrap(0x30, b"".join(extensions)) if extensions else b""
+    return der.wrap(0x30, der.wrap(0x02, bytes((serial,))) + moment(NOW) + more)
+
+
+def test_a_list_is_read() -> None:
+    """Number, key id of the issuer, and serials."""
+    key_id = extension("2.5.29.35", der.wrap(0x30, der.wrap(0x80, b"key id") + der.wrap(0x82, b"\x07")))
+    crl = Crl.parse(written(number(5), key_id, revoked=der.wrap(0x30, entry(7) + entry(9))))
+    assert (crl.number, crl.authority_key_id, crl.revoked) == (5, b"key id", frozenset({7, 9}))
+    assert require_current(crl, ROOT.certificate, NOW, "CRL") == NOW + DAY
+    bare = Crl.parse(written(extension("2.5.29.35", der.wrap(0x30, der.wrap(0x82, b"\x07")))))
+    assert (bare.number, bare.authority_key_id, bare.revoked) == (None, None, frozenset())
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (written(version=b"\x02\x01\x00"), "expected version 2, found 1"),
+        (written(version=b"\x02\x01\x02"), "expected version 2, found 3"),
+        (written(outer=ECDSA_SHA384), "the two signature algorithms differ"),
+        (written(number(1), number(1)), "an extension stands twice"),
+        (written(number(-1)), "CRL number -1 is out of range"),
+        (written(number(1 << 160)), "out of range"),
+        (written(extension("2.5.29.27", b"\x02\x01\x01", critical=True)), "critical extension 2.5.29.27"),
+        (
+            written(revoked=der.wrap(0x30, entry(7, extension("2.5.29.29", b"\x30\x00", critical=True)))),
+            "critical extension 2.5.29.29",
+        ),
+        (written(extension("2.5.29.35", der.wrap(0x30, b"\x80\x00\x81\x00\x82\x00\x83\x00"))), "more than 3 elements"),
+    ],
+)
+def test_a_list_that_means_something_else_is_malformed(data: bytes, message: str) -> None:
+    """Other versions, delta and indirect lists, and anything that stands twice or is out of range."""
+    with pytest.raises(MalformedError, match=message):
+        Crl.parse(data)
+
+
+def test_the_signature_has_no_unused_bits() -> None:
+    """A BIT STRING whose last bit is not counted is another writing of the same signature: there is one."""
+    signed = next(data for _ in range(64) if not (data := written())[-1] & 1)
+    even = signed.replace(
+        der.wrap(0x03, b"\0" + Crl.parse(signed).signature), der.wrap(0x03, b"\1" + Crl.parse(signed).signature)
+    )
+    with pytest.raises(MalformedError, match="unused bits"):
+        Crl.parse(even)
+
+
+@pytest.mark.parametrize("value", [0, 1, (1 << 160) - 1])
+def test_a_number_has_up_to_twenty_octets(value: int) -> None:
+    """RFC 5280, 5.2.3."""
+    assert Crl.parse(written(number(value))).number == value
+
+
+def test_a_list_is_bounded() -> None:
+    """The bound is on bytes, before anything is read."""
+    with pytest.raises(MalformedError, match=f"at most {MAX_CRL} bytes, found {MAX_CRL + 1}"):
+        Crl.parse(bytes(MAX_CRL + 1))
+    with pytest.raises(MalformedError) as refusal:
+        Crl.parse(bytes(MAX_CRL))
+    assert "at most" not in str(refusal.value)
+    assert MAX_CRL == 2 * 1024 * 1024
+
+
+def test_a_list_counts_from_its_first_second_to_before_its_last() -> None:
+    """thisUpdate ≤ now < nextUpdate; a list without an end never counts."""
+    crl = make_crl(ROOT, begins=NOW, ends=NOW + DAY)
+    for at in (NOW, NOW + DAY - SECOND):
+        assert require_current(crl, ROOT.certificate, at, "CRL") == NOW + DAY
+    for at, message in ((NOW - SECOND, "begins at"), (NOW + DAY, "ended at")):
+        with pytest.raises(UntrustedError, match=message):
+            require_current(crl, ROOT.certificate, at, "CRL")
+    with pytest.raises(UntrustedError, match="no nextUpdate"):
+        require_current(Crl.parse(written(number(1), ends=None)), ROOT.certificate, NOW, "CRL")
+
+
+def test_a_list_is_its_issuers_and_the_issuer_may_sign_lists() -> None:
+    """The name counts as well as the key, and the key usage."""
+    other = make("other")
+    renamed = Party(key=ROOT.key, certificate=other.certificate, name=other.name)
+    with pytest.raises(UntrustedError, match="expected issuer CN=root, found CN=other"):
+        require_current(Crl.parse(written(issuer=renamed)), ROOT.certificate, NOW, "CRL")
+    with pytest.raises(UntrustedError, match="does not allow signing CRLs"):
+        require_current(make_crl(MUTE), MUTE.certificate, NOW, "CRL")
+
+
+def test_a_certificate_is_valid_on_both_of_its_days() -> None:
+    """notBefore ≤ now ≤ notAfter, to the second."""
+    root = make("edge", begins=NOW, ends=NOW + DAY)
+    for at in (NOW, NOW + DAY):
+        assert verify_chain((root.certificate,), at) == NOW + DAY
+    for at, message in ((NOW - SECOND, "not valid before"), (NOW + DAY + SECOND, "expired at")):
+        with pytest.raises(UntrustedError, match=message):
+            verify_chain((root.certificate,), at)
+
+
+def test_path_length_one_allows_one_intermediate_and_no_more() -> None:
+    """Each intermediate below is counted, the leaf is not."""
+    root = make("top", path_length=1)
+    first = make("first", root)
+    leaf = make("leaf", first, ca=False)
+    assert verify_chain((leaf.certificate, first.certificate, root.certificate), NOW) == NOW + DAY
+    second = make("second", first)
+    below = make("leaf", second, ca=False)
+    with pytest.raises(UntrustedError, match="top: path length 1 allows fewer than 2"):
+        verify_chain((below.certificate, second.certificate, first.certificate, root.certificate), NOW)
