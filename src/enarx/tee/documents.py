@@ -19,6 +19,7 @@ from enarx.pki.crl import Crl, current_for
 from enarx.tee.model import Checks, Endorsements, Leniency
 
 MAX_CRLS: Final = 16  # a machine needs one or two; the originals send all that their vendor publishes
+LARGEST_KEY: Final = 64 * 1024  # bytes of endorsements; what rests on more is verified anew, to bound what is kept
 _REMEMBERED_CRL: Final = 64 * 1024  # bytes; larger lists are read anew, to bound what is kept
 
 
@@ -137,3 +138,19 @@ def _is_signed(crl: Crl, issuer: Certificate) -> bool:
     except UntrustedError:
         return False  # only ever used to find one more reason to refuse
     return True
+
+
+def size_of(endorsements: Endorsements) -> int:
+    """Bytes of all that was offered."""
+    documents = (*endorsements.tcb_infos, *endorsements.qe_identities)
+    return sum(map(len, (*endorsements.certificates, *endorsements.crls, *(each.body for each in documents))))
+
+
+def dates_of(path: Iterable[Certificate], endorsements: Endorsements) -> Iterable[datetime]:
+    """Every moment at which a certificate or CRL, of what was used or could be used instead, begins or has ended."""
+    for crl in readable_crls(endorsements):
+        yield from (crl.this_update, crl.next_update or crl.this_update)
+    documents = (*endorsements.tcb_infos, *endorsements.qe_identities)
+    beside = [*endorsements.certificates, *(data for document in documents for data in document.chain)]
+    for certificate in (*path, *readable_certificates(beside)):
+        yield from (certificate.not_before, certificate.not_after + datetime.resolution)  # valid to the end of it

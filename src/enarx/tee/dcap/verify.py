@@ -44,7 +44,14 @@ from enarx.tee.dcap.collateral import (
 )
 from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.quoted import Quoted
-from enarx.tee.documents import read_certificate, readable_certificates, readable_crls, require_unrevoked
+from enarx.tee.documents import (
+    LARGEST_KEY,
+    dates_of,
+    read_certificate,
+    readable_certificates,
+    require_unrevoked,
+    size_of,
+)
 from enarx.tee.model import Checks, Claims, Endorsements, Gate, Leniency, R, SignedJson, TrustAnchor
 from enarx.tee.remember import Remembered
 
@@ -132,7 +139,6 @@ class DcapClaims(Claims[R]):
 
 _PLATFORMS: Final = Remembered[Platform](256)
 _STANDINGS: Final = Remembered[tcb.Standing](256)
-_LARGEST_KEY: Final = 64 * 1024  # bytes of endorsements; what is larger is verified anew, to bound what is kept
 
 
 def authenticate(
@@ -153,7 +159,7 @@ def authenticate(
     # 2 to 12, which are the same for every quote of a machine
     def vouch() -> tuple[Platform, Iterable[datetime] | None]:
         platform = _vouch(quoted, tee, endorsements, anchors, at, leniency, checks)
-        keep = not leniency.without_crl and _size(endorsements) <= _LARGEST_KEY  # what is overlooked tells its moment
+        keep = not leniency.without_crl and size_of(endorsements) <= LARGEST_KEY  # what is overlooked tells its moment
         return platform, _dates(quoted.chain, endorsements) if keep else None
 
     certified = (quote.attestation_key, quote.qe_report, quote.qe_report_signature, quote.qe_auth, quote.pck_chain)
@@ -261,23 +267,13 @@ def _vouch(
     )
 
 
-def _size(endorsements: Endorsements) -> int:
-    documents = (*endorsements.tcb_infos, *endorsements.qe_identities)
-    return sum(map(len, (*endorsements.certificates, *endorsements.crls, *(each.body for each in documents))))
-
-
 def _dates(chain: Iterable[Certificate], endorsements: Endorsements) -> Iterable[datetime]:
     """Every moment that could decide anything: of what was used, and of what could be used instead."""
     infos = _readable(endorsements.tcb_infos, read_tcb_info)
     identities = _readable(endorsements.qe_identities, read_qe_identity)
     for document, _ in (*infos, *identities):
         yield from (document.issue_date, document.next_update)
-    for crl in readable_crls(endorsements):
-        yield from (crl.this_update, crl.next_update or crl.this_update)
-    documents = (*endorsements.tcb_infos, *endorsements.qe_identities)
-    beside = [*endorsements.certificates, *(data for document in documents for data in document.chain)]
-    for certificate in (*chain, *readable_certificates(beside)):
-        yield from (certificate.not_before, certificate.not_after + datetime.resolution)  # valid to the end of it
+    yield from dates_of(chain, endorsements)
 
 
 def appraise_tcb(

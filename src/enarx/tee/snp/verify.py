@@ -31,8 +31,9 @@ from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.pki.chain import verify_chain, verify_issued
-from enarx.tee.documents import read_certificate, require_unrevoked
-from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Leniency, TrustAnchor
+from enarx.tee.documents import LARGEST_KEY, dates_of, read_certificate, require_unrevoked, size_of
+from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Later, Leniency, TrustAnchor
+from enarx.tee.remember import Remembered
 from enarx.tee.snp import pinned
 from enarx.tee.snp import report as fields
 from enarx.tee.snp.report import Report
@@ -98,16 +99,14 @@ def verify(
         vek = _find_vek(report, kind, endorsements, at)
         found(f"{kind} of {vek.product_name}, until {vek.certificate.not_after:%Y-%m-%d}")
 
-    # 3  S7, S8, S10
-    with checks.step("vek.chain", expected=f"{kind}, intermediate and a root that is trusted here") as found:
-        path, anchor = _chain(vek, endorsements, anchors, at)
-        found(" ← ".join(certificate.common_name for certificate in path) + f" ({anchor.origin})")
-    intermediate, root = path[1], path[2]
-    ends = [certificate.not_after for certificate in path]
+    # 3 and 4, which are the same for every report of a machine
+    def vouch() -> tuple[_Vouched, Iterable[datetime] | None]:
+        vouched = _vouch(vek, endorsements, anchors, at, leniency, checks)
+        dates = dates_of(vouched.path, endorsements)
+        return vouched, None if leniency.without_crl or size_of(endorsements) > LARGEST_KEY else dates
 
-    # 4  S11
-    subjects = [("revocation.intermediate", intermediate)]
-    ends += require_unrevoked("crl.ark", root, subjects, endorsements, at, leniency, checks)
+    vouched = _VOUCHED.recall((kind, vek.certificate.der, endorsements, tuple(anchors), leniency), at, checks, vouch)
+    path, anchor = vouched.path, vouched.anchor
 
     # 5  S15
     product = _product(report, vek, path, checks)
@@ -158,11 +157,44 @@ def verify(
         advisories=advisories,
         chip=_chip(report, vek),
         anchor=anchor,
-        expires=min(ends),
-        fields=describe(report, vek, standing),
+        expires=vouched.expires,
+        fields=Later(lambda: describe(report, vek, standing)),
         vek=vek,
         standing=standing,
     )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Vouched:
+    """The chain of a key up to an anchor, and the earliest end among its certificates and the CRL."""
+
+    path: Path
+    anchor: TrustAnchor
+    expires: datetime
+
+
+_VOUCHED: Final = Remembered[_Vouched](256)
+
+
+def _vouch(
+    vek: Vek,
+    endorsements: Endorsements,
+    anchors: Sequence[TrustAnchor],
+    at: datetime,
+    leniency: Leniency,
+    checks: Checks,
+) -> _Vouched:
+    """Numbers 3 and 4: nothing here depends on what the report says."""
+    # 3  S7, S8, S10
+    with checks.step("vek.chain", expected=f"{vek.kind}, intermediate and a root that is trusted here") as found:
+        path, anchor = _chain(vek, endorsements, anchors, at)
+        found(" ← ".join(certificate.common_name for certificate in path) + f" ({anchor.origin})")
+
+    # 4  S11
+    ends = [certificate.not_after for certificate in path]
+    subjects = [("revocation.intermediate", path[1])]
+    ends += require_unrevoked("crl.ark", path[2], subjects, endorsements, at, leniency, checks)
+    return _Vouched(path=path, anchor=anchor, expires=min(ends))
 
 
 def describe(report: Report, vek: Vek, standing: Standing) -> Mapping[str, Field]:
