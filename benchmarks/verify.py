@@ -67,8 +67,9 @@ class Subject:
     endorsements: Endorsements
     reports: Sequence[tuple[bytes, bytes]]  # report, SubjectPublicKeyInfo
     requests: Sequence[bytes]
-    warm: Sequence[str]  # the report's signature
-    cold: Sequence[str]  # and those of everything it rests on
+    warm: str  # the key of the report's signature, and of the request's own
+    cold: Sequence[str]  # those of everything that the report rests on
+    signed: int  # bytes that the report's signature covers
 
 
 def subjects(now: datetime) -> dict[str, Subject]:
@@ -96,15 +97,15 @@ def subjects(now: datetime) -> dict[str, Subject]:
             bare = machine.report(data) if isinstance(machine, SnpMachine) else machine.quote(data)
             reports.append((bare, keys.spki(key)))
             requests.append(csr.build(key, [Extension(oid=evidence.oid, critical=False, value=evidence.body)]))
-        own = technology.key_curve.lower()
         found[name] = Subject(
             technology=technology,
             anchor=amd.anchor() if name == "snp" else intel.anchor(),
             endorsements=machine.with_chain() if isinstance(machine, SnpMachine) else machine.endorsements,
             reports=reports,
             requests=requests,
-            warm=[own],
-            cold=[own, *beneath[name]],
+            warm=technology.key_curve.lower(),
+            cold=beneath[name],
+            signed=len(machine.report(bytes(64))) - 512 if isinstance(machine, SnpMachine) else 702,
         )
     return found
 
@@ -143,22 +144,28 @@ def always(call: Callable[..., object], *arguments: object) -> Callable[[int], o
     return lambda _: call(*arguments)
 
 
-def bare(rounds: int) -> dict[str, float]:
-    """Seconds for one signature operation of each kind, with the key loaded."""
-    message, found = bytes(1184), {}
+def bare(found: dict[str, Subject], rounds: int) -> dict[str, float]:
+    """Seconds for one signature operation of each kind, with the key loaded, over as many bytes as it really covers."""
+    spent = {}
     for name, curve, algorithm in (
         ("p-256", ec.SECP256R1(), hashes.SHA256()),
         ("p-384", ec.SECP384R1(), hashes.SHA384()),
     ):
-        key = ec.generate_private_key(curve)
-        public, signature, how = key.public_key(), key.sign(message, ec.ECDSA(algorithm)), ec.ECDSA(algorithm)
-        found[name] = cost(always(public.verify, signature, message, how), rounds)
-        found[f"sign {name}"] = cost(always(key.sign, message, how), rounds)
-    big = rsa.generate_private_key(65537, 4096)
+        key, how = ec.generate_private_key(curve), ec.ECDSA(algorithm)
+        sizes = {name: 700, f"document {name}": 1500}
+        sizes |= {
+            f"request {each}": len(subject.requests[0]) for each, subject in found.items() if subject.warm == name
+        }
+        sizes |= {f"report {each}": subject.signed for each, subject in found.items() if subject.warm == name}
+        for kind, size in sizes.items():
+            message = bytes(size)
+            spent[kind] = cost(always(key.public_key().verify, key.sign(message, how), message, how), rounds)
+        spent[f"sign {name}"] = cost(always(key.sign, bytes(700), how), rounds)
+    big, message = rsa.generate_private_key(65537, 4096), bytes(1500)
     pss = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
-    signature, public_rsa = big.sign(message, pss, hashes.SHA384()), big.public_key()
-    found["rsa-4096"] = cost(always(public_rsa.verify, signature, message, pss, hashes.SHA384()), rounds)
-    return found
+    signature = big.sign(message, pss, hashes.SHA384())
+    spent["rsa-4096"] = cost(always(big.public_key().verify, signature, message, pss, hashes.SHA384()), rounds)
+    return spent
 
 
 def verifications(subject: Subject, now: datetime, rounds: int) -> dict[str, float]:
@@ -299,27 +306,22 @@ def main() -> int:
     options = parser.parse_args()
     now = datetime.now(UTC)
     found = subjects(now)
-    first = bare(options.rounds)
+    first = bare(found, options.rounds)
     lines = []
     for name, subject in found.items():
         spent = verifications(subject, now, options.rounds)
-        own = f"{subject.technology.key_curve.lower()}"
-        for kind in ("report", "request"):
-            for state, signatures in (("warm", subject.warm), ("cold", subject.cold)):
-                lines.append(
-                    (
-                        name,
-                        f"{kind} {state}",
-                        spent[f"{kind} {state}"],
-                        [*signatures, *([own] if kind == "request" else [])],
-                    )
-                )
+        report, request = f"report {name}", f"request {name}"
+        lines += [
+            (name, "report warm", spent["report warm"], [report]),
+            (name, "report cold", spent["report cold"], [report, *subject.cold]),
+            (name, "request warm", spent["request warm"], [report, request]),
+            (name, "request cold", spent["request cold"], [report, request, *subject.cold]),
+        ]
         if name != "snp" and (theirs := peer(subject, now, options.rounds)) is not None:
-            lines.append((name, "dcap-qvl, quote", theirs, list(subject.cold)))
-    for name, spent_there in https(found, options.rounds).items():
-        own = found[name].technology.key_curve.lower()
-        lines.append((name, "https warm", spent_there, [*found[name].warm, own, "sign p-256"]))
-    second = bare(options.rounds)
+            lines.append((name, "dcap-qvl, quote", theirs, [report, *subject.cold]))
+    for name, there in https(found, options.rounds).items():
+        lines.append((name, "https warm", there, [f"report {name}", f"request {name}", "sign p-256"]))
+    second = bare(found, options.rounds)
     each = {kind: min(first[kind], second[kind]) for kind in first}
     rows = [
         {

@@ -219,7 +219,7 @@ class Check(NamedTuple):
         }
 
 
-Recorded = tuple[tuple[Check, ...], tuple[bytes | SignedJson, ...]]  # checks, and what they rested on
+Recorded = tuple[tuple[Check, ...], tuple[Check, ...], tuple[bytes | SignedJson, ...]]  # all, failed, rested on
 
 
 class Later(Mapping[str, Field]):
@@ -252,7 +252,7 @@ class Checks:
     def __init__(self) -> None:
         self._checks: list[Check] = []
         self._gate: Gate = "malformed"
-        self._step: str | None = None
+        self._failed: list[Check] = []
         self._rested: list[bytes | SignedJson] = []
 
     def __iter__(self) -> Iterator[Check]:
@@ -267,18 +267,19 @@ class Checks:
         """A verifier says that it verified this CRL (DER) or document (with its signer) and relied on it."""
         self._rested.append(document)
 
-    def mark(self) -> tuple[int, int]:
+    def mark(self) -> tuple[int, int, int]:
         """How much is recorded by now."""
-        return len(self._checks), len(self._rested)
+        return len(self._checks), len(self._failed), len(self._rested)
 
-    def since(self, mark: tuple[int, int]) -> Recorded:
+    def since(self, mark: tuple[int, int, int]) -> Recorded:
         """What was recorded after `mark`."""
-        return tuple(self._checks[mark[0] :]), tuple(self._rested[mark[1] :])
+        return tuple(self._checks[mark[0] :]), tuple(self._failed[mark[1] :]), tuple(self._rested[mark[2] :])
 
     def replay(self, recorded: Recorded) -> None:
         """Record again what another judgement recorded in the same gate."""
         self._checks += recorded[0]
-        self._rested += recorded[1]
+        self._failed += recorded[1]
+        self._rested += recorded[2]
 
     def gate(self, gate: Gate) -> "_Gate":
         """Everything recorded inside belongs to `gate`; leaving *rejected* raises all its failures together."""
@@ -315,11 +316,11 @@ class Checks:
                 self._gate = gate
                 self._record(name, Outcome.SKIPPED, "not reached", "")
 
-    def _failed_since(self, mark: int) -> list[Check]:
-        return [check for check in self._checks[mark:] if check.outcome is Outcome.FAILED]
-
     def _record(self, name: str, outcome: Outcome, found: str, expected: str) -> None:
-        self._checks.append(Check(self._gate, name, outcome, found, expected))
+        check = Check(self._gate, name, outcome, found, expected)
+        self._checks.append(check)
+        if outcome is Outcome.FAILED:
+            self._failed.append(check)
 
 
 class _Gate:
@@ -332,10 +333,10 @@ class _Gate:
 
     def __enter__(self) -> None:
         self._checks._gate = self._gate  # noqa: SLF001 - its own part
-        self._before = len(self._checks._checks)  # noqa: SLF001
+        self._before = len(self._checks._failed)  # noqa: SLF001
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        failures = self._checks._failed_since(self._before)  # noqa: SLF001
+        failures = self._checks._failed[self._before :]  # noqa: SLF001
         if isinstance(error, EnarxError):
             if not failures:
                 name = "format" if self._gate == "malformed" else "verification"
@@ -354,7 +355,7 @@ class _Step:
         self._checks, self._name, self._expected, self._found, self._before = checks, name, expected, found, 0
 
     def __enter__(self) -> Callable[[object], None]:
-        self._before = len(self._checks._checks)  # noqa: SLF001 - its own part
+        self._before = len(self._checks._failed)  # noqa: SLF001 - its own part
         return self._say
 
     def _say(self, found: object) -> None:
@@ -364,7 +365,7 @@ class _Step:
         record = self._checks._record  # noqa: SLF001
         if error is None:
             record(self._name, Outcome.PASSED, str(self._found), str(self._expected))
-        elif isinstance(error, EnarxError) and not self._checks._failed_since(self._before):  # noqa: SLF001
+        elif isinstance(error, EnarxError) and len(self._checks._failed) == self._before:  # noqa: SLF001
             record(self._name, Outcome.FAILED, str(error), str(self._expected))
 
 
