@@ -19,6 +19,7 @@ from enarx.keep.config import Limits
 from enarx.keep.runtime import router
 from enarx.keep.runtime.abi import MODULE, SIGNATURES, Errno, Refused, errno_of
 from enarx.keep.runtime.memory import PAGE, GuestMemory
+from enarx.keep.runtime.surroundings import GROWTH, INTERPRETER, Surroundings
 from enarx.keep.runtime.waiting import Interrupted
 from enarx.keep.runtime.wasi import Exit, Wasi
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from enarx.keep.runtime.cache import Cache
 
 WASMTIME: Final = "50.0.1"  # whose private structures are known; a test compares what is installed
+USUAL: Final = Surroundings()
 MAX_EXIT_CODE: Final = 255
 TRAP_EXIT_CODE: Final = 134  # as `wasmtime run`: what a shell reports for SIGABRT
 
@@ -42,7 +44,7 @@ class TrapError(Exception):
         self.fuel = fuel  # whether it has used up what limits.fuel gave it
 
 
-def new_engine(*, fuel: bool = False) -> wasmtime.Engine:
+def new_engine(*, fuel: bool = False, place: Surroundings = USUAL) -> wasmtime.Engine:
     """An engine whose programs can be interrupted while they compute. What wasmtime enables is enabled."""
     _check_assumptions()
     config = wasmtime.Config()
@@ -50,12 +52,20 @@ def new_engine(*, fuel: bool = False) -> wasmtime.Engine:
     config.shared_memory = True
     config.consume_fuel = fuel
     ffi.wasmtime_config_concurrency_support_set(config.ptr(), False)  # or host functions of components trap in 50.0
+    if not place.reserves:
+        ffi.wasmtime_config_memory_reservation_set(config.ptr(), 0)
+        ffi.wasmtime_config_memory_guard_size_set(config.ptr(), 0)
+        ffi.wasmtime_config_memory_reservation_for_growth_set(config.ptr(), GROWTH)
+        ffi.wasmtime_config_signals_based_traps_set(config.ptr(), False)
+        ffi.wasmtime_config_memory_init_cow_set(config.ptr(), False)
+    if not place.executes:
+        ffi.wasmtime_config_target_set(config.ptr(), INTERPRETER.encode())
     return wasmtime.Engine(config)
 
 
-def configuration(*, fuel: bool = False) -> str:
+def configuration(*, fuel: bool = False, place: Surroundings = USUAL) -> str:
     """What of an engine's configuration decides the code that it compiles, and so the name under which it is kept."""
-    return f"wasmtime {WASMTIME} epochs shared{' fuel' if fuel else ''}"
+    return f"wasmtime {WASMTIME} epochs shared{' fuel' if fuel else ''}{place.describe()}"
 
 
 def _check_assumptions() -> None:

@@ -34,6 +34,7 @@ from enarx.keep.runtime.engine import (
 from enarx.keep.runtime.log import Log
 from enarx.keep.runtime.memory import GuestMemory
 from enarx.keep.runtime.stdio import Input, Meter, Output, Stdio, output
+from enarx.keep.runtime.surroundings import probe
 from enarx.keep.runtime.waiting import Interrupt, Interrupted, Waiter
 from enarx.keep.runtime.wasi import Descriptors, Wasi
 from enarx.keep.workload import WASM_NAME, Workload
@@ -42,7 +43,7 @@ if TYPE_CHECKING:
     from enarx.keep.runtime.cache import Cache
     from enarx.keep.runtime.sockets import Opener
     from enarx.keep.runtime.streams import Listener
-    from enarx.keep.runtime.tls import Contexts, LiveIdentity, TlsIdentity
+from enarx.keep.runtime.tls import Contexts, LiveIdentity, TlsIdentity
 
 STACK_SIZE: Final = 16 * 1024 * 1024  # bytes of the program's thread: WebAssembly's 512 KiB and Python beside it
 LEAVE_SECONDS: Final = 3.0  # how long an interrupted program may take to leave what cannot be interrupted
@@ -217,8 +218,9 @@ def _time_limit(seconds: int | None, interrupt: Interrupt) -> Iterator[None]:
 
 def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> int:
     limits = workload.config.limits
-    engine = new_engine(fuel=limits.fuel is not None)
-    compiler = Compiler(engine, settings.cache, configuration(fuel=limits.fuel is not None))
+    place = probe()
+    engine = new_engine(fuel=limits.fuel is not None, place=place)
+    compiler = Compiler(engine, settings.cache, configuration(fuel=limits.fuel is not None, place=place))
     try:
         interrupt.attach(engine.increment_epoch)
         if workload.is_component:
