@@ -152,14 +152,30 @@ def test_the_history_is_a_chain(enarx: Enarx) -> None:
 
 
 def test_signed_versions(enarx: Enarx, folder: Path) -> None:
-    """Publishing with --sign makes a signed tag on a real server; once more is the same version."""
-    key = folder / "key.pem"
-    key.write_bytes(keys.to_pem(keys.generate("P-256")))
-    spec = f"{REPOSITORY}:3.0.0"
-    worked(enarx("package", "publish", spec, str(folder / "package"), "--sign", str(key)))
-    worked(enarx("package", "publish", spec, str(folder / "package"), "--sign", str(key)))
+    """A repository that wants a signature takes no version without; `deploy` refuses one by another key, at the tag."""
+    package, mine, other = str(folder / "package"), folder / "key.pem", folder / "other.pem"
+    for file in (mine, other):
+        file.write_bytes(keys.to_pem(keys.generate("P-256")))
+    worked(enarx("repo", "signers", "set", REPOSITORY, f"release={mine}"))
+    shown = worked(enarx("repo", "signers", "show", REPOSITORY, "--json"))
+    assert json.loads(shown)[0]["name"] == "release"
+    assert "PRIVATE" not in shown
+    for options in ([], ["--sign", str(other)]):
+        refused = enarx("package", "publish", f"{REPOSITORY}:3.0.0", package, *options)
+        assert refused.returncode == 77
+        assert "expected a signature by 'release'" in refused.stderr
+    worked(enarx("package", "publish", f"{REPOSITORY}:3.0.0", package, "--sign", str(mine)))
+    worked(enarx("package", "publish", f"{REPOSITORY}:3.0.0", package, "--sign", str(mine)))
     listed = json.loads(worked(enarx("package", "list", REPOSITORY, "--json")))
     assert {item["tag"]: item["signed"] for item in listed}["3.0.0"] is True
+    deploy = ["deploy", "--insecure", "--backend", "nil", f"{REPOSITORY}:3.0.0", "--steward", "https://localhost:1"]
+    refused = enarx(*deploy, "--require-signer", str(other))
+    assert refused.returncode == 77
+    assert f"refused at tag: tag {REPOSITORY}:3.0.0: expected a signature by '{other}'" in refused.stderr
+    accepted = enarx(*deploy, "--require-signer", str(mine))
+    assert "refused at steward" in accepted.stderr  # past the tag, at the Steward that is not there
+    worked(enarx("repo", "signers", "set", REPOSITORY))
+    assert worked(enarx("repo", "signers", "show", REPOSITORY)) == "Nobody has to sign.\n"
 
 
 def test_search_finds_what_one_may_know_of(enarx: Enarx, bob: dict[str, str]) -> None:

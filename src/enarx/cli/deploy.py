@@ -27,6 +27,7 @@ from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedErr
 if TYPE_CHECKING:
     from enarx.drawbridge.client import Published, Registry
     from enarx.drawbridge.names import PackageSlug
+    from enarx.drawbridge.tag import SigningKey
     from enarx.keep.backends import Backend
     from enarx.keep.channel import Hello, Phase
     from enarx.keep.deployment import Order
@@ -107,6 +108,14 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     help=f"A deploy token for a private package (- is standard input). Default: {TOKEN_VARIABLE}.",
 )
 @click.option(
+    "--require-signer",
+    "signers",
+    type=click.Path(path_type=Path),
+    multiple=True,
+    metavar="KEY",
+    help="Refuse a version that was not signed with this key (PEM or JWK; repeatable: one of them is enough).",
+)
+@click.option(
     "--env",
     multiple=True,
     callback=environment,
@@ -143,6 +152,7 @@ def deploy(
     steward: str | None,
     steward_ca: Path | None,
     token_file: Path | None,
+    signers: tuple[Path, ...],
     env: list[tuple[str, str]],
     ports: dict[str, int],
     allow_incoming: tuple[str, ...],
@@ -185,11 +195,11 @@ def deploy(
             documents=None if collateral is None else str(collateral),
         )
         slug = parse_package(package)
-        host, token = store.host(slug.host), _token(token_file)
+        host, token, keys = store.host(slug.host), _token(token_file), _keys(signers)
         teller.launching(place)
         terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
         watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)
-        ask = partial(_order, store, host, slug, config, steward, steward_ca, token, teller)
+        ask = partial(_order, store, host, slug, config, steward, steward_ca, token, keys, teller)
         code = launch.deploy(ask, place, wishes, terminal, watcher)
     except RefusalError as error:
         teller.refused(error)
@@ -295,6 +305,7 @@ def _order(
     steward: str | None,
     steward_ca: Path | None,
     token: str | None,
+    keys: "Sequence[SigningKey]",
     teller: Teller,
 ) -> "Order":
     """What the Keep is told: ask the registry what the slug means. Raises RefusalError."""
@@ -302,7 +313,7 @@ def _order(
     from enarx.keep.refusal import gate
 
     with gate("tag"):
-        published, token = _published(store, host, slug, token)
+        published, token = _published(store, host, slug, token, keys)
         workload = published.entry.sha256
         if workload is None:
             raise MalformedError(f"{host}: {slug}: the tag names no SHA-256, which certificates carry")
@@ -344,22 +355,33 @@ def parse_package(text: str) -> "PackageSlug":
     return PackageSlug.parse(text)
 
 
-def _published(store: Store, host: str, slug: "PackageSlug", token: str | None) -> "tuple[Published, str | None]":
-    """What the registry says of the version, and the deploy token for the Keep.
+def _published(
+    store: Store, host: str, slug: "PackageSlug", token: str | None, keys: "Sequence[SigningKey]"
+) -> "tuple[Published, str | None]":
+    """What the registry says of the version, signed by one of `keys` if there are any; the deploy token for the Keep.
 
     We ask as the deploy token that was given; else as whoever is logged in, who gets a token for this workload, ten
     minutes long, where the repository is private: the Keep never sees a user's own token. Else as nobody.
     """
     from enarx.drawbridge.client import Registry
+    from enarx.drawbridge.tag import subject_of
 
     with store.client(host, token) if token is not None else store.connect(host) as http:
         registry = Registry(http)
         published = registry.tag(slug)
         if published.yanked is not None:
             raise RejectedError(f"{host}: {slug} was yanked: {published.yanked or 'no reason is given'}")
+        if keys:
+            published.tag.verify(keys, subject_of(slug.user, slug.repository, published.name))
         if token is None and not http.anonymous:
             token = _made_token(registry, slug, published)
     return published, token
+
+
+def _keys(files: Sequence[Path]) -> "Sequence[SigningKey]":
+    from enarx.drawbridge.tag import SigningKey
+
+    return [SigningKey.parse(str(file), read_file(file)) for file in files]
 
 
 def _made_token(registry: "Registry", slug: "PackageSlug", published: "Published") -> str | None:

@@ -315,7 +315,7 @@ def add_member(
         raise click.UsageError("expected one of --user, --subject and --claim")
     if user_name is not None and issuer is not None:
         raise click.UsageError("--issuer is for --subject and --claim; a user name is known by itself")
-    who = {"user": user_name, "subject": subject, "issuer": issuer, "claims": _pairs(claims) or None}
+    who = {"user": user_name, "subject": subject, "issuer": issuer, "claims": _pairs(claims, "CLAIM=PATTERN") or None}
     host, place = _place(spec)
     with _managing(store, host, "Failed to set the member") as management:
         management.set_member(
@@ -334,6 +334,50 @@ def remove_member(store: Store, *, spec: str, name: str) -> None:
     with _managing(store, host, "Failed to remove the member") as management:
         management.remove_member(place, name)
     _done(store, {"removed": name})
+
+
+# -- who has to sign
+
+
+@repo.group()
+def signers() -> None:
+    """Keys of which one has to have signed each new version."""
+
+
+@signers.command(name="show")
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
+@store_options
+def show_signers(store: Store, *, spec: str) -> None:
+    """List the keys by name and id (RFC 7638); with --json the keys, too."""
+    host, place = _place(spec, repository=True)
+    with _managing(store, host, "Failed to read the signers") as management:
+        found = management.signers(place)
+    if store.as_json:
+        show_json([dict(item) for item in found])
+        return
+    for item in found:
+        click.echo(_clean(f"{item.get('name')}  {item.get('id')}"))
+    if not found:
+        click.echo("Nobody has to sign.")
+
+
+@signers.command(name="set")
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
+@click.argument("keys", nargs=-1, metavar="[NAME=KEY]...")
+@store_options
+def set_signers(store: Store, *, spec: str, keys: tuple[str, ...]) -> None:
+    """Replace the keys by these files (PEM or JWK), under a NAME each; without any, nobody has to sign.
+
+    From then on `enarx package publish --sign` with one of them makes a version. What is published already stays.
+    Of a private key only its public half is sent.
+    """
+    from enarx.drawbridge.tag import SigningKey
+
+    host, place = _place(spec, repository=True)
+    named = [SigningKey.parse(name, read_file(Path(file))) for name, file in _pairs(keys, "NAME=KEY").items()]
+    with _managing(store, host, "Failed to set the signers") as management:
+        management.set_signers(place, named)
+    _done(store, {"signers": [key.name for key in named]})
 
 
 # -- what they share
@@ -400,13 +444,13 @@ def _show_repositories(store: Store, found: "Sequence[Found]") -> None:
         click.echo(f"{item.user}/{item.name}  {'public' if item.public else 'private'}{role}")
 
 
-def _pairs(claims: Sequence[str]) -> dict[str, str]:
+def _pairs(texts: Sequence[str], form: str) -> dict[str, str]:
     found = {}
-    for text in claims:
-        name, equals, pattern = text.partition("=")
-        if not equals or not name:
-            raise click.UsageError(f"--claim: expected CLAIM=PATTERN, found {text!r}")
-        found[name] = pattern
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name or name in found:
+            raise click.UsageError(f"expected {form}, each name once, found {text!r}")
+        found[name] = value
     return found
 
 

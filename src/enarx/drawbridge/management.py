@@ -4,7 +4,7 @@ Paths and members of the JSON are those that `enarx.drawbridge.http` serves. Wha
 here, once; a history is checked link by link, for whoever serves it may have left something out.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlencode
@@ -15,6 +15,7 @@ from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.client import Registry
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, UserName
+from enarx.drawbridge.tag import SigningKey
 from enarx.errors import MalformedError
 
 MAX_PAGES: Final = 1000  # of one search: a registry that always names another page must not hold us for ever
@@ -164,6 +165,16 @@ class Management:
 
     def remove_member(self, place: Place, name: str) -> None:
         self._registry.remove(f"{place.url}/_member/{_label(name)}")
+
+    # -- who has to sign
+
+    def signers(self, place: Place) -> tuple[Mapping[str, Json], ...]:
+        """The public keys of which one has to have signed each new version: name, id and key (PEM)."""
+        return _objects(self._object(f"{place.url}/_signer", "signers"), "signers")
+
+    def set_signers(self, place: Place, keys: Sequence[SigningKey]) -> None:
+        """Replace them; none means that nobody has to sign. Only the public half of a key is sent."""
+        self._registry.set(f"{place.url}/_signer", {_label(key.name): key.public_pem().decode() for key in keys})
 
     # -- yanking and history
 
