@@ -39,7 +39,7 @@ from starlette.types import Lifespan, Receive, Scope, Send
 from enarx.attested import sealing
 from enarx.attested.relying import Peer, accept, judge_peer
 from enarx.digest import Digest, Digests
-from enarx.drawbridge import access, canonical, issuing, layout, routes
+from enarx.drawbridge import access, canonical, issuing, layout, openapi, routes
 from enarx.drawbridge.access import HiddenError, Identity, Leave, Person, Principal, RepositoryFacts, ScopeError
 from enarx.drawbridge.auth.development import DevelopmentIssuer
 from enarx.drawbridge.auth.mtls import ANY_KEEP, Keeps, Network, forwarded_chain, is_proxy
@@ -148,6 +148,9 @@ def build(service: Service, *, lifespan: Lifespan[Starlette] | None = None) -> S
         Route("/health", _Health()),
         Route("/ready", _ready(service), methods=["GET"]),
         Route("/metrics", _metrics(service), methods=["GET"]),
+        Route(
+            "/openapi.json", lambda _: JSONResponse(openapi.document(service.origin()), headers=_OURS), methods=["GET"]
+        ),
     ]
     site = Site(registry=service.registry, origin=service.origin, leave=service.leave, steward=service.steward)
     found += page_routes(site)
