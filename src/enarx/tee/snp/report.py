@@ -271,9 +271,9 @@ def encode(report: bytes, endorsements: Endorsements, oid: str = OID_WITH_CHAIN)
 
 
 def recognise(data: bytes) -> bool:
-    """Whether bare bytes look like a report: of its size, or about its size and beginning as one does."""
+    """Whether bare bytes look like a report: of its size with a small version, or beginning as one does."""
     begins = int.from_bytes(data[:4], "little") in VERSIONS and data[0x34:0x38] == b"\1\0\0\0"
-    return len(data) == SIZE or (len(data) > SIGNED and begins)
+    return (len(data) == SIZE and data[1:4] == bytes(3)) or (len(data) > SIGNED and begins)
 
 
 def _certificates(certificates: list[bytes], what: str) -> tuple[bytes, ...]:
