@@ -263,6 +263,12 @@ def test_without_a_policy_nothing_is_asked_that_needs_one() -> None:
     assert replace(case(version=2), believed=looking).judge().accepted
     ahead = case().saying(current_tcb=replace(level, microcode=81).encode())
     assert replace(ahead, believed=looking).judge().accepted
+    every = sum(POLICY_BITS.values()) & ~POLICY_BITS["DEBUG"] & ~POLICY_BITS["MIGRATE_MA"]
+    for policy, platform, vector in ((1 << 17, 0, 0), (every | 1 << 17 | 0x0131, (1 << 64) - 1, (1 << 64) - 1)):
+        found = case().saying(
+            policy=policy, platform_info=platform, launch_mit_vector=vector, current_mit_vector=vector
+        )
+        assert replace(found, believed=looking).judge().reasons == ()
     masked = replace(case().saying(chip_id=bytes(64)), believed=looking)
     assert masked.refused() == ("rejected", "policy.masked_chip_id")
 
@@ -410,6 +416,7 @@ def test_the_documentation_names_every_key_and_every_check() -> None:
         ("policy_required = ['SMT']\npolicy_denied = ['SMT']", "SMT stands in policy_required too"),
         ("platform_required = ['ECC_EN']\nplatform_denied = ['ECC_EN']", "ECC_EN stands in platform_required too"),
         ("platform_denied = ['SME']", "expected one of SMT_EN"),
+        ("minimum_guest_svn = 4294967296", "expected an integer from 0 to 4294967295"),
         ("launch_mitigations = -1", "expected an integer from 0"),
         ("allow_masked_chip_id = 1", "expected true or false"),
     ],
