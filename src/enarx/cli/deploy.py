@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
+from enarx.cli.cache import DEFAULT as CACHE
 from enarx.cli.exits import describe, exit_code
 from enarx.cli.run import environment
 from enarx.cli.store import Store, read_file, store_options
@@ -85,7 +87,9 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
 @click.option(
     "--collateral",
     type=click.Path(path_type=Path, file_okay=False),
-    help="With --backend inside: vendors' documents to send with the evidence, and where a fetched VCEK is kept.",
+    envvar="ENARX_CACHE",
+    show_envvar=True,
+    help="Vendors' documents to send with the evidence of `inside`, as `enarx update-cache` keeps them.",
 )
 @click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
 @click.option(
@@ -187,12 +191,13 @@ def deploy(
     try:
         place = launch.choose(_backend(backend, tee), insecure=insecure)
         _require_wishes(place.name, tee, machine, image, accel, collateral)
+        collateral = collateral or (CACHE if CACHE.is_dir() else None)
         wishes = Wishes(
             technology=tee,
             machine=None if machine is None else str(machine),
             image=None if image is None else str(image),
             accel=accel,
-            documents=None if collateral is None else str(collateral),
+            documents=str(collateral) if collateral is not None and place.name == INSIDE else None,
         )
         slug = parse_package(package)
         host, token, keys = store.host(slug.host), _token(token_file), _keys(signers)
@@ -416,7 +421,8 @@ def _require_wishes(
     collateral: Path | None,
 ) -> None:
     """Options that would do nothing are a mistake, and what a backend needs has to be named."""
-    if collateral is not None and backend != INSIDE:
+    given = click.get_current_context().get_parameter_source("collateral")
+    if collateral is not None and backend != INSIDE and given is ParameterSource.COMMANDLINE:
         raise click.UsageError(f"--collateral is for --backend {INSIDE}")
     if backend in QEMU_TEES.values():
         if image is None:

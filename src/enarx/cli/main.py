@@ -25,6 +25,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
     "key": Lazy("enarx.cli.key:key", "Keys that sign Keeps for SEV-SNP and SGX, and their digests."),
     "image": Lazy("enarx.cli.image:image", "The measured image of a Keep's virtual machine."),
     "platform": Lazy("enarx.cli.platform:platform", "What this machine can do, and simulated machines."),
+    "update-cache": Lazy("enarx.cli.cache:update_cache", "Fetch vendors' documents for this machine anew."),
     "demo": Lazy("enarx.cli.demo:demo", "The whole story on this machine, attacks included."),
     "completion": Lazy("enarx.cli.completion:completion", "Print what makes a shell complete commands."),
 }

@@ -2,20 +2,33 @@
 
 import json
 import platform as system
+import sys
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 import click
 
 from enarx import __version__
+from enarx.cli.lazy import Lazy, LazyGroup
 
 if TYPE_CHECKING:
     from enarx.keep.backends import Datum, Standing
 
 
-@click.group()
+NOTHING_READY: Final = 69
+
+
+@click.group(
+    cls=LazyGroup,
+    lazy={
+        "snp": Lazy("enarx.cli.cache:snp", "AMD SEV-SNP: the certificate of this chip, and AMD's lists."),
+        "sgx": Lazy("enarx.cli.cache:sgx", "Intel SGX: Intel's lists and documents."),
+        "tdx": Lazy("enarx.cli.cache:tdx", "Intel TDX: Intel's lists and documents."),
+        "update-cache": Lazy("enarx.cli.cache:update_cache", "Fetch vendors' documents anew."),
+    },
+)
 def platform() -> None:
     """What this machine can do, and simulated machines."""
 
@@ -37,6 +50,38 @@ def info(as_json: bool) -> None:
     for standing in standings:
         for line in _lines(standing):
             click.echo(line)
+
+
+@platform.command()
+@click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+def doctor(as_json: bool) -> None:
+    """Say what would have to change on this machine for each backend, and which one `enarx deploy` would take.
+
+    Exits with 69 when none is ready that protects anything.
+    """
+    from enarx.keep.backends import BACKENDS, Standing
+
+    standings = [Standing.of(backend) for backend in BACKENDS]
+    ready = [each for each in standings if each.have and each.configured and each.backend.protects is not None]
+    missing = {each.backend.name: _missing(each.data) for each in standings}
+    chosen = ready[0].backend.name if ready else None
+    if as_json:
+        click.echo(json.dumps({"chosen": chosen, "missing": missing}, indent=2))
+    else:
+        click.echo(f"`enarx deploy` takes {chosen}." if chosen else "No backend here protects anything.")
+        for name, lines in missing.items():
+            for line in lines or ["ready"]:
+                click.echo(f"{name}: {line}")
+    sys.exit(0 if ready else NOTHING_READY)
+
+
+def _missing(data: "Sequence[Datum]") -> list[str]:
+    """What stands between this machine and a Keep, a line each."""
+    return [
+        f"{datum.name}: {datum.advice or datum.info or 'not here'}"
+        for datum in data
+        if not datum.ok and (datum.required or datum.advice)
+    ]
 
 
 @platform.command()

@@ -81,9 +81,14 @@ def kvm(roots: Roots) -> Sequence[Datum]:
 
 
 def _vendor(roots: Roots, wanted: str) -> Datum:
-    found = re.search(r"^vendor_id\s*:\s*(\S+)", _cpuinfo(roots), re.MULTILINE)
-    vendor = found[1] if found else "unknown"
+    vendor = cpu_vendor(roots)
     return Datum(name="CPU", ok=vendor == wanted, info=vendor)
+
+
+def cpu_vendor(roots: Roots) -> str:
+    """Who made the processor, in its own words."""
+    found = re.search(r"^vendor_id\s*:\s*(\S+)", _cpuinfo(roots), re.MULTILINE)
+    return found[1] if found else "unknown"
 
 
 def _flag(name: str, ok: bool, info: str | None = None, *, required: bool = True) -> Datum:

@@ -1,0 +1,256 @@
+"""`enarx platform snp|sgx|tdx …` and `update-cache`: vendors' documents, kept on the machine where Keeps run.
+
+One directory holds them all, as `steward collateral` keeps them: a document whose number is lower than one seen before
+is refused, one whose signature is wrong is not taken. `enarx deploy` sends what fits along with the evidence.
+"""
+
+import json
+import platform as system
+import re
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final, Literal
+
+import click
+
+from enarx.errors import MalformedError, NotFoundError, UnavailableError
+
+if TYPE_CHECKING:
+    from enarx.steward.stock import Stock, Wanted
+    from enarx.steward.vendors import Kds, Pcs
+
+DEFAULT: Final = Path("/var/cache/enarx")
+VARIABLE: Final = "ENARX_CACHE"
+FILE: Final = click.Path(path_type=Path)
+PRODUCTS: Final = ("Milan", "Genoa", "Turin")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cache:
+    """Where documents are kept, and whom to ask for them."""
+
+    directory: Path
+    kds: str | None
+    pcs: str | None
+    ca: Path | None
+    anchors: tuple[Path, ...]
+    as_json: bool
+
+    def stock(self) -> "Stock":
+        from enarx.steward.config import read_anchor
+        from enarx.steward.highest import FILE as HIGHEST
+        from enarx.steward.highest import Highest
+        from enarx.steward.policy import argument_anchors
+        from enarx.steward.stock import Stock
+        from enarx.tee import TECHNOLOGIES
+
+        known = [each for technology in TECHNOLOGIES for each in technology.anchors()]
+        known += [each for path in self.anchors for each in argument_anchors(read_anchor(path))]
+        return Stock(self.directory, known, Highest(self.directory / HIGHEST))
+
+    @contextmanager
+    def services(self) -> "Iterator[tuple[Kds, Pcs]]":
+        """AMD's and Intel's, or whoever speaks as they do."""
+        from enarx.steward.vendors import KDS, PCS, ROOT_CRLS, Kds, Origin, Pcs
+        from enarx.web.client import Client
+
+        trusted = None if self.ca is None else self.ca.read_bytes()
+        with ExitStack() as stack:
+
+            def origin(url: str) -> Origin:
+                return Origin(client=stack.enter_context(Client(url, ca_pem=trusted)))
+
+            roots = origin(ROOT_CRLS) if self.pcs is None else None
+            yield Kds(origin(self.kds or KDS)), Pcs(origin(self.pcs or PCS), roots)
+
+    def refresh(self, wanted: "Wanted") -> None:
+        """Fetch what is wanted, and say where it is now."""
+        self._prepare()
+        kept = []
+        with self.services() as (kds, pcs):
+            for item in self.stock().refresh(wanted, kds, pcs):
+                if isinstance(item, str):
+                    click.echo(f"enarx: {item}", err=True)
+                else:
+                    kept.append(item)
+        if self.as_json:
+            found = [{"source": each.source, "file": str(each.target), "note": each.note} for each in kept]
+            click.echo(json.dumps({"documents": found}, indent=2))
+            return
+        for each in kept:
+            click.echo(f"{each.source} → {each.target}{f'  ({each.note})' if each.note else ''}")
+
+    def _prepare(self) -> None:
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise NotFoundError(f"{self.directory}: {error.strerror}; name another with --directory") from error
+
+
+def cache_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of the cache; it gets them as `cache`."""
+
+    @click.option(
+        "-d",
+        "--directory",
+        type=FILE,
+        default=DEFAULT,
+        envvar=VARIABLE,
+        show_envvar=True,
+        show_default=True,
+        help="Where documents are kept.",
+    )
+    @click.option("--kds", metavar="URL", help="AMD's service, or one that speaks as it does.")
+    @click.option("--pcs", metavar="URL", help="Intel's service, or a PCCS.")
+    @click.option("--ca", type=FILE, help="CAs (PEM) of these servers, if the system does not know them.")
+    @click.option("--anchor", "anchors", type=FILE, multiple=True, help="A root to know beside the vendors'.")
+    @click.option("--json", "as_json", is_flag=True, help="Print for programs.")
+    def wrapper(**named: Any) -> None:  # Any: click's
+        cache = Cache(**{name: named.pop(name) for name in Cache.__dataclass_fields__})
+        command(cache, **named)
+
+    wrapper.__name__, wrapper.__doc__ = command.__name__, command.__doc__
+    wrapper.__click_params__ = [  # type: ignore[attr-defined]  # click's own: the order of decorators, kept
+        *getattr(wrapper, "__click_params__", []),
+        *getattr(command, "__click_params__", []),
+    ]
+    return wrapper
+
+
+@click.group()
+def snp() -> None:
+    """AMD SEV-SNP: the certificate of this machine's chip, and AMD's lists."""
+
+
+@snp.command("cache-crl")
+@click.option(
+    "--product", "products", multiple=True, type=click.Choice(PRODUCTS, case_sensitive=False), help="Default: all."
+)
+@cache_options
+def snp_cache_crl(cache: Cache, *, products: Sequence[str]) -> None:
+    """Fetch chains and CRLs of AMD's products into the cache."""
+    from enarx.steward.stock import Wanted
+
+    cache.refresh(Wanted(products=tuple(products) or PRODUCTS))
+
+
+@snp.command()
+@cache_options
+def update(cache: Cache) -> None:
+    """Fetch the VCEK of the chip that this SEV-SNP guest runs on into the cache, unless it is there."""
+    from enarx.keep.backends.guest import attester
+    from enarx.keep.backends.inside import Inside
+
+    if Inside().technology() != "snp":
+        raise UnavailableError("no SEV-SNP here: a report of this machine says which certificate to fetch")
+    attester(cache.directory)
+    found = _vcek(cache.directory)
+    if found is None:
+        raise UnavailableError("AMD's service did not give the certificate of this chip")
+    click.echo(json.dumps({"file": str(found)}) if cache.as_json else str(found))
+
+
+@snp.command()
+@click.option("--file", "path_only", is_flag=True, help="Print where it is instead.")
+@cache_options
+def vcek(cache: Cache, *, path_only: bool) -> None:
+    """Print the cached VCEK (PEM)."""
+    from enarx.pki.certificate import Certificate
+
+    found = _vcek(cache.directory)
+    if found is None and path_only:
+        click.echo("No cache file found.", err=True)
+        return
+    if found is None:
+        raise NotFoundError(f"{cache.directory}: no VCEK; `enarx platform snp update` fetches it")
+    pem = Certificate.parse(found.read_bytes(), str(found)).to_pem().decode()
+    if cache.as_json:
+        click.echo(json.dumps({"file": str(found), "certificate": pem}))
+        return
+    click.echo(str(found) if path_only else pem, nl=path_only)
+
+
+@click.group()
+def sgx() -> None:
+    """Intel SGX: Intel's lists and documents."""
+
+
+@click.group()
+def tdx() -> None:
+    """Intel TDX: Intel's lists and documents."""
+
+
+def _intel(group: click.Group, tee: Literal["sgx", "tdx"]) -> None:
+    @group.command("cache-crl", help="Fetch the CRLs of Intel's root and PCK CAs, and the QE identity, into the cache.")
+    @cache_options
+    def cache_crl(cache: Cache) -> None:
+        from enarx.steward.stock import Wanted
+
+        cache.refresh(Wanted(tees=(tee,)))
+
+    @group.command("cache-tcb", help="Fetch the TCB info of platform families, and what belongs to it, into the cache.")
+    @click.option(
+        "--fmspc",
+        "fmspcs",
+        multiple=True,
+        callback=_fmspcs,
+        help="6 bytes in hexadecimal (repeatable). Default: those held.",
+    )
+    @cache_options
+    def cache_tcb(cache: Cache, *, fmspcs: tuple[bytes, ...]) -> None:
+        from enarx.steward.stock import Wanted
+
+        wanted = fmspcs or cache.stock().wanted().fmspcs
+        if not wanted:
+            raise click.UsageError("which platform family? The cache holds none: name it with --fmspc")
+        cache.refresh(Wanted(tees=(tee,), fmspcs=wanted))
+
+
+def _fmspcs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[bytes, ...]:
+    for value in values:
+        if not re.fullmatch(r"[0-9a-fA-F]{12}", value):
+            raise click.BadParameter(f"expected 6 bytes in hexadecimal, found {value!r}")
+    return tuple(bytes.fromhex(value) for value in values)
+
+
+_intel(sgx, "sgx")
+_intel(tdx, "tdx")
+
+
+@click.command("update-cache")
+@click.option("--vendor", type=click.Choice(["amd", "intel"]), help="Default: that of this machine's processor.")
+@cache_options
+def update_cache(cache: Cache, *, vendor: str | None) -> None:
+    """Fetch anew what the cache holds, and what every machine of this vendor needs."""
+    from enarx.steward.stock import Wanted
+
+    held = cache.stock().wanted()
+    maker = vendor or _vendor()
+    products = (*held.products, *(PRODUCTS if maker == "amd" else ()))
+    tees = (*held.tees, *(("sgx", "tdx") if maker == "intel" else ()))
+    cache.refresh(Wanted(products=tuple(dict.fromkeys(products)), tees=tuple(dict.fromkeys(tees)), fmspcs=held.fmspcs))
+
+
+def _vendor() -> str:
+    from enarx.keep.backends.hosts import Roots, cpu_vendor
+
+    found = cpu_vendor(Roots())
+    known = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
+    if found not in known:
+        raise MalformedError(f"this processor is of {found} ({system.machine()}), expected AMD or Intel; say --vendor")
+    return known[found]
+
+
+def _vcek(directory: Path) -> Path | None:
+    """The newest file of the cache that is a VCEK."""
+    from enarx.pki.certificate import Certificate
+
+    for file in sorted(directory.glob("*.der"), key=lambda path: path.stat().st_mtime, reverse=True):
+        try:
+            if Certificate.parse(file.read_bytes()).common_name == "SEV-VCEK":
+                return file
+        except MalformedError:
+            continue
+    return None

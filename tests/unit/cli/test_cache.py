@@ -1,0 +1,108 @@
+"""`enarx platform snp|sgx|tdx …` and `update-cache`: vendors' documents, kept where Keeps run."""
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from enarx.cli import cache
+from enarx.cli.main import main
+from enarx.keep import measurement
+from enarx.keep.backends.simulated import Directory
+from enarx.steward.collateral import read
+from enarx.tee.dcap.simulator import FMSPC, Vendor
+from tests.unit.steward.test_stock import AT, Amd, World
+
+
+@pytest.fixture(scope="module")
+def vendors() -> tuple[Vendor, Amd]:
+    return Vendor.create(AT), Amd.create()
+
+
+@pytest.fixture
+def world(vendors: tuple[Vendor, Amd]) -> World:
+    return World(intel=vendors[0], amd=replace(vendors[1]))
+
+
+@pytest.fixture
+def run(world: World, start: Callable[..., int], tmp_path: Path) -> Callable[..., Result]:
+    """`enarx …` with both vendors on loopback, and their roots known."""
+    service = f"http://127.0.0.1:{start(world.app())}"
+    anchors = []
+    for name, certificate in (("amd", world.amd.issuer.certificate.der), ("intel", world.intel.root.certificate)):
+        (tmp_path / name).write_bytes(certificate)
+        anchors += ["--anchor", str(tmp_path / name)]
+
+    def invoke(*arguments: str) -> Result:
+        options = ["-d", str(tmp_path / "cache"), "--kds", service, "--pcs", service, *anchors]
+        return CliRunner().invoke(main, [*arguments, *options])
+
+    return invoke
+
+
+def kinds(tmp_path: Path) -> set[str]:
+    """What the cache holds."""
+    return {document.kind for document in read([tmp_path / "cache"]).documents}
+
+
+def test_amds_lists_are_fetched(run: Callable[..., Result], world: World, tmp_path: Path) -> None:
+    """Chain and CRL of a product; what AMD does not have is told."""
+    done = run("platform", "snp", "cache-crl", "--product", "milan")
+    assert done.exit_code == 0, done.output
+    assert kinds(tmp_path) == {"certificate", "CRL"}
+    assert "/vcek/v1/Milan/crl" in world.asked
+    assert "passed over" in done.output  # the VLEK's chain
+
+
+def test_intels_documents_are_fetched(run: Callable[..., Result], world: World, tmp_path: Path) -> None:
+    """CRLs and identity first; TCB info of the families that are named, and of those held the next time."""
+    assert run("platform", "sgx", "cache-crl").exit_code == 0
+    assert run("platform", "sgx", "cache-tcb", "--fmspc", FMSPC.hex()).exit_code == 0
+    world.asked.clear()
+    done = run("platform", "sgx", "cache-tcb", "--json")
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.stdout)["documents"]
+    assert any(path.startswith("/sgx/certification/v4/tcb") for path in world.asked)
+
+
+def test_a_family_has_to_be_known(run: Callable[..., Result]) -> None:
+    """Nothing is guessed about the platform."""
+    assert run("platform", "tdx", "cache-tcb").exit_code == 64
+    assert run("platform", "tdx", "cache-tcb", "--fmspc", "12").exit_code == 64
+
+
+@pytest.mark.parametrize(
+    ("vendor", "path"), [("amd", "/vcek/v1/Milan/crl"), ("intel", "/sgx/certification/v4/qe/identity")]
+)
+def test_update_cache_knows_what_a_vendors_machines_need(
+    run: Callable[..., Result], world: World, vendor: str, path: str
+) -> None:
+    """One command for timers; a document that is missing at the vendor's does not keep the others away."""
+    run("update-cache", "--vendor", vendor)
+    assert path in world.asked
+
+
+def test_the_vcek_is_printed_or_its_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As the originals: without one `--file` says so and succeeds."""
+    monkeypatch.setenv(cache.VARIABLE, str(tmp_path))
+    empty = CliRunner().invoke(main, ["platform", "snp", "vcek", "--file"])
+    assert (empty.exit_code, empty.stderr) == (0, "No cache file found.\n")
+    assert CliRunner().invoke(main, ["platform", "snp", "vcek"]).exit_code != 0
+    machines = Directory.create(tmp_path / "sim", datetime.now(UTC), measurement.of_agent)
+    machine = machines.attester("snp", measurement.of_agent).machine
+    (tmp_path / "a.der").write_bytes(machine.certificate)  # type: ignore[attr-defined]  # of the SNP simulator
+    assert CliRunner().invoke(main, ["platform", "snp", "vcek"]).output.startswith("-----BEGIN CERTIFICATE-----")
+    assert CliRunner().invoke(main, ["platform", "snp", "vcek", "--file"]).output == f"{tmp_path / 'a.der'}\n"
+
+
+def test_doctor_says_what_is_missing_and_exits_by_it() -> None:
+    """On a machine without a TEE nothing that protects is ready, and scripts can tell."""
+    done = CliRunner().invoke(main, ["platform", "doctor", "--json"])
+    found = json.loads(done.output)
+    assert done.exit_code == (69 if found["chosen"] is None else 0)
+    assert found["missing"]["process"] == []
+    assert found["missing"]["inside"] or found["chosen"]
