@@ -24,6 +24,8 @@ from enarx.keep.runtime.waiting import Interrupted
 from enarx.keep.runtime.wasi import Exit, Wasi
 
 if TYPE_CHECKING:
+    from wasmtime import component
+
     from enarx.keep.runtime.cache import Cache
 
 WASMTIME: Final = "50.0.1"  # whose private structures are known; a test compares what is installed
@@ -102,6 +104,23 @@ class Compiler:
         if self._cache is not None:
             self._cache.put(self._about, data, bytes(module.serialize()))
         return module
+
+    def component(self, wasm: bytes, what: str) -> "component.Component":
+        """As `module`, for a component."""
+        from wasmtime import component  # noqa: PLC0415 - most programs are modules
+
+        if self._cache is not None and (kept := self._cache.get(self._about, wasm)) is not None:
+            try:
+                return component.Component.deserialize(self.engine, kept)
+            except wasmtime.WasmtimeError:
+                pass  # as above
+        try:
+            made = component.Component(self.engine, wasm)
+        except wasmtime.WasmtimeError as error:
+            raise MalformedError(f"{what}: {error}".splitlines()[0]) from error
+        if self._cache is not None:
+            self._cache.put(self._about, wasm, bytes(made.serialize()))
+        return made
 
 
 class Shared:

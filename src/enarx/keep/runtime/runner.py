@@ -233,7 +233,7 @@ def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> in
             return _ended(settings, interrupt.number, interrupt.why)
         if trap.fuel:
             return _ended(settings, signal.SIGXCPU, f"limits.fuel: it has used up {limits.fuel}")
-        _report(settings.stdio.stderr, f"Error: failed to run main module `{WASM_NAME}`\n\n{trap}\n")
+        report(settings.stdio.stderr, f"Error: failed to run main module `{WASM_NAME}`\n\n{trap}\n")
         return TRAP_EXIT_CODE
     except Interrupted as interrupted:
         return _ended(settings, interrupted.signal, interrupted.why)
@@ -286,7 +286,7 @@ class _Run:
         if self._settings.invoke is None:
             return program.run()
         for value in program.invoke(self._settings.invoke, self._settings.extra_args):
-            _report(self._settings.stdio.stdout, f"{value}\n")
+            report(self._settings.stdio.stdout, f"{value}\n")
         return 0
 
     def _threads(self, module: wasmtime.Module, shared: Shared, first: Wasi, interrupt: Interrupt) -> int:
@@ -330,10 +330,10 @@ class _Run:
                 continue
             opener = opener or self._opener(waiter)
             wasi.place(number, opener.open(file))
-        directories = list(self._directories())
-        for number, directory in enumerate(directories, start=len(config.files)):
+        opened = list(directories(self._workload, settings))
+        for number, directory in enumerate(opened, start=len(config.files)):
             wasi.place(number, directory)
-        first = len(config.files) + len(directories)
+        first = len(config.files) + len(opened)
         for index in range(len(settings.preopens)):
             wasi.table[first + index] = 1 + _NATIVE_PREOPENS + index
         if opener is None:
@@ -346,21 +346,22 @@ class _Run:
 
         return Opener(contexts(self._workload, self._settings), waiter, self._settings.log)
 
-    def _directories(self) -> Iterator[Descriptor]:
-        """What is preopened beside directories of the host."""
-        workload, config = self._workload, self._config
-        if workload.files and config.storage.package:
-            from enarx.keep.runtime.package import MOUNT, OpenDirectory, tree  # noqa: PLC0415 - as above
 
-            yield OpenDirectory(tree(workload.files), name=MOUNT)
-        if config.storage.memory is not None:
-            from enarx.keep.runtime.volume import Volume  # noqa: PLC0415 - as above
+def directories(workload: Workload, settings: Settings) -> Iterator[Descriptor]:
+    """What is preopened beside directories of the host: the package, a private directory, who we are."""
+    config = workload.config
+    if workload.files and config.storage.package:
+        from enarx.keep.runtime.package import MOUNT, OpenDirectory, tree  # noqa: PLC0415 - few programs have it
 
-            yield Volume(config.storage.memory).open(config.storage.path)
-        if config.identity is not None and self._settings.identity is not None:
-            from enarx.keep.runtime.whoami import directory  # noqa: PLC0415 - as above
+        yield OpenDirectory(tree(workload.files), name=MOUNT)
+    if config.storage.memory is not None:
+        from enarx.keep.runtime.volume import Volume  # noqa: PLC0415 - as above
 
-            yield directory(config.identity, self._settings)
+        yield Volume(config.storage.memory).open(config.storage.path)
+    if config.identity is not None and settings.identity is not None:
+        from enarx.keep.runtime.whoami import directory  # noqa: PLC0415 - as above
+
+        yield directory(config.identity, settings)
 
 
 def drainer(listeners: "Sequence[Listener]", grace: float, interrupt: Interrupt) -> Callable[[], bool]:
@@ -379,9 +380,9 @@ def drainer(listeners: "Sequence[Listener]", grace: float, interrupt: Interrupt)
     return drain
 
 
-def contexts(workload: Workload, settings: Settings) -> "Contexts | None":
-    """The TLS contexts of a program, where it has an identity."""
-    if settings.identity is None:
+def contexts(workload: Workload, settings: Settings, *, clients: bool = False) -> "Contexts | None":
+    """The TLS contexts of a program, where it has an identity; `clients` for one that needs none to make connections."""
+    if settings.identity is None and not clients:
         return None
     from datetime import UTC, datetime  # noqa: PLC0415 - as above
 
@@ -420,7 +421,7 @@ def arguments(config: Config, settings: Settings) -> tuple[list[str], list[tuple
     return [WASM_NAME, *config.args, *extra], [*told, *config.env.items(), *settings.extra_env]
 
 
-def _report(target: Output, text: str) -> None:
+def report(target: Output, text: str) -> None:
     """Tell whoever reads this stream, whether or not the program had it."""
     with Interrupt() as never, contextlib.suppress(OSError, Refused, Interrupted):
         output(target, Waiter(never)).write(memoryview(text.encode()))

@@ -42,9 +42,10 @@ class Opener:
 
     def open(self, file: Listen | Connect) -> Listener | Stream:
         """Raises UnavailableError, ConflictError, UntrustedError, RejectedError or MalformedError, naming the file."""
-        return self._listen(file) if isinstance(file, Listen) else self._connect(file)
+        return self.listen(file) if isinstance(file, Listen) else self._connect(file)
 
-    def _listen(self, file: Listen) -> Listener:
+    def listen(self, file: Listen) -> Listener:
+        """As `open`."""
         where = f"{file.name}: cannot listen on {file.addr} port {file.port}"
         try:
             family, _, _, _, address = socket.getaddrinfo(

@@ -89,9 +89,16 @@ class Contexts:
     """The TLS contexts of one program: by what an entry of `files` asks of its peers, and by identity."""
 
     def __init__(
-        self, identity: LiveIdentity, roots_pem: bytes | None, read: Callable[[str], bytes], now: Callable[[], datetime]
+        self,
+        identity: LiveIdentity | None,
+        roots_pem: bytes | None,
+        read: Callable[[str], bytes],
+        now: Callable[[], datetime],
     ) -> None:
-        """`read` gives the PEM text of an entry of `roots`; `roots_pem` holds where an entry has none."""
+        """`read` gives the PEM text of an entry of `roots`; `roots_pem` holds where an entry has none.
+
+        Without an identity there are clients alone, who show no certificate.
+        """
         self._identity, self._roots, self._read, self._now = identity, roots_pem, read, now
         self._made: dict[tuple[str, Peers], tuple[int, ssl.SSLContext]] = {}
 
@@ -104,7 +111,7 @@ class Contexts:
         return self._get("client", peers)
 
     def _get(self, side: str, peers: Peers) -> ssl.SSLContext:
-        identity, generation = self._identity.require(self._now())
+        identity, generation = (None, 0) if self._identity is None else self._identity.require(self._now())
         found = self._made.get((side, peers))
         if found is None or found[0] != generation:
             made = self._server(identity, peers) if side == "server" else self._client(identity, peers)
@@ -113,14 +120,16 @@ class Contexts:
             found = self._made[side, peers] = generation, made
         return found[1]
 
-    def _server(self, identity: TlsIdentity, peers: Peers) -> ssl.SSLContext:
+    def _server(self, identity: TlsIdentity | None, peers: Peers) -> ssl.SSLContext:
+        if identity is None:
+            raise UnavailableError("this Keep has no certificate")
         context = server_context(identity)
         if peers.client != "none":
             context.verify_mode = ssl.CERT_REQUIRED
             _trust(context, self._anchors(peers))
         return context
 
-    def _client(self, identity: TlsIdentity, peers: Peers) -> ssl.SSLContext:
+    def _client(self, identity: TlsIdentity | None, peers: Peers) -> ssl.SSLContext:
         context = client_context(identity, self._anchors(peers) if peers.roots else self._roots)
         if peers.attestation is not None:
             context.check_hostname = False  # the peer's workload counts, its name does not
@@ -164,7 +173,7 @@ def server_context(identity: TlsIdentity) -> ssl.SSLContext:
     return context
 
 
-def client_context(identity: TlsIdentity, roots_pem: bytes | None) -> ssl.SSLContext:
+def client_context(identity: TlsIdentity | None, roots_pem: bytes | None) -> ssl.SSLContext:
     """For connections: the peer is verified against `roots_pem`, or the system's roots when None."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.minimum_version = ssl.TLSVersion.TLSv1_3
@@ -172,7 +181,8 @@ def client_context(identity: TlsIdentity, roots_pem: bytes | None) -> ssl.SSLCon
         context.load_default_certs(ssl.Purpose.SERVER_AUTH)
     else:
         _trust(context, roots_pem)
-    _load(context, identity)
+    if identity is not None:
+        _load(context, identity)
     return context
 
 
@@ -392,6 +402,24 @@ class TlsStream(Stream):
             self._tls.close()
 
     # -- the handshake
+
+    def shake(self) -> bool:
+        """Go on with the handshake and the judgement; False while the network has to move. Refused when it failed."""
+        try:
+            if self._admit is not None:
+                self._judge()
+            else:
+                self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            self._events[FD_WRITE] = select.POLLIN
+            return False
+        except ssl.SSLWantWriteError:
+            self._events[FD_WRITE] = select.POLLOUT
+            return False
+        except ssl.SSLError as error:
+            self._failed(error)
+            raise Refused(Errno.CONNRESET) from None
+        return True
 
     def _judge(self) -> None:
         """Finish the handshake, then ask whether this peer is admitted; once refused it stays so."""
