@@ -3,8 +3,10 @@
 import base64
 import os
 import signal
+import socket
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -30,6 +32,13 @@ from tests.unit.steward import support
 @contextmanager
 def serving(config: Path, *options: str) -> Iterator[int]:
     """A Steward in a process of its own; gives the port it listens on."""
+    with running(config, *options) as (_, port):
+        yield port
+
+
+@contextmanager
+def running(config: Path, *options: str) -> Iterator[tuple["subprocess.Popen[bytes]", int]]:
+    """The same, with the process."""
     reading, writing = os.pipe()
     program = "from enarx.cli.steward import main; main()"
     command = [sys.executable, "-c", program, "serve", "--config", str(config), *options]
@@ -38,7 +47,7 @@ def serving(config: Path, *options: str) -> Iterator[int]:
     os.close(writing)
     try:
         with os.fdopen(reading) as ready:
-            yield int(ready.read())
+            yield process, int(ready.read())
     finally:
         process.send_signal(signal.SIGTERM)
         process.wait(timeout=30)
@@ -143,3 +152,35 @@ def test_a_keep_is_certified_refused_and_revoked(tmp_path: Path) -> None:
         with pytest.raises(RejectedError, match="was revoked by the operator"):
             client.attest(connection, request)
     assert (tmp_path / "audit.jsonl").read_text().count("\n") == 3
+
+
+def test_what_is_under_way_is_finished(tmp_path: Path) -> None:
+    """SIGTERM comes in the middle of a request: it is answered, nobody else is taken, and the process ends with 0."""
+    config = tmp_path / "steward.toml"
+    config.write_text("listen = '127.0.0.1:0'\n" + support.ACCEPT_NIL)
+    request = csr.build(keys.generate("P-256"), [support.nil_evidence()])
+    head = f"POST / HTTP/1.1\r\nHost: x\r\nContent-Type: application/pkcs10\r\nContent-Length: {len(request)}\r\n\r\n"
+    with running(config, "--host", "Steward") as (process, port):
+        with socket.create_connection(("127.0.0.1", port), 30) as connection:
+            connection.sendall(head.encode() + request[:100])
+            with Client(f"http://127.0.0.1:{port}") as other:  # by the time it is answered, the first is being read
+                assert other.get("/health").status == 200
+            process.send_signal(signal.SIGTERM)
+            wait_until_refused(port)
+            connection.sendall(request[100:])
+            answer = b""
+            while data := connection.recv(65536):
+                answer += data
+        assert process.wait(timeout=30) == 0
+    assert answer.startswith(b"HTTP/1.1 200")
+
+
+def wait_until_refused(port: int) -> None:
+    """Until nobody accepts connections there."""
+    for _ in range(300):
+        try:
+            socket.create_connection(("127.0.0.1", port), 30).close()
+        except ConnectionError:
+            return
+        time.sleep(0.05)
+    raise AssertionError("connections are still accepted")
