@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from enarx.steward.collateral import Reading
     from enarx.steward.offline import Judgement
-    from enarx.steward.stock import Kept, Stock
+    from enarx.steward.stock import Chip, Kept, Stock
     from enarx.steward.vendors import Tee
     from enarx.tee.model import Binding, TrustAnchor
 
@@ -286,19 +286,26 @@ def ca_rotate(
 @click.option("--serial", help="One certificate.")
 @click.option("--json", "as_json", is_flag=True)
 def revoke(config: Path, as_json: bool, **rules: str | None) -> None:
-    """Take back what matches, now and in future. A running Steward sees it at once."""
+    """Take back what matches, now and in future. A running Steward sees it at once, and the audit log tells of it."""
     from enarx.steward.config import Config, Flags
     from enarx.steward.ledger import Ledger
     from enarx.steward.revocation import KINDS, rule_value
+    from enarx.web.audit import AuditLog
 
-    ledger = Ledger(Config.read(config, Flags()).state)
+    read = Config.read(config, Flags())
+    ledger = Ledger(read.state)
     given = [(kind, value) for kind in KINDS if (value := rules[kind]) is not None]
     if not given:
         raise click.UsageError("say what: --measurement, --chip, --workload or --serial")
     taken: set[str] = set()
-    for kind, value in given:
-        taken |= {item.serial for item in ledger.revoke(kind, rule_value(kind, value), datetime.now(UTC))}
-    click.echo(json.dumps({"revoked": sorted(taken)}) if as_json else f"{len(taken)} certificates revoked")
+    for kind, value in ((kind, rule_value(kind, text)) for kind, text in given):
+        at = datetime.now(UTC)
+        serials = sorted(item.serial for item in ledger.revoke(kind, value, at))
+        if read.audit is not None:
+            AuditLog.open(read.audit).write("revoke", at, kind=kind, value=value, revoked=serials)
+        taken |= set(serials)
+    count = f"{len(taken)} certificate{'' if len(taken) == 1 else 's'} revoked"
+    click.echo(json.dumps({"revoked": sorted(taken)}) if as_json else count)
 
 
 @main.group("collateral")
@@ -366,7 +373,16 @@ def collateral_add(
 @collateral_group.command("refresh")
 @_with_where
 @_anchor
-@click.option("--product", "products", multiple=True, help="An AMD product: Milan, Genoa or Turin (repeatable).")
+@click.option(
+    "--product",
+    "products",
+    type=click.Choice(["Milan", "Genoa", "Turin", "Venice"], case_sensitive=False),
+    multiple=True,
+    help="A product of AMD's (repeatable).",
+)
+@click.option(
+    "--snp-report", "reports", type=FILE, multiple=True, help="Also the VCEK of the chip that made this raw report."
+)
 @click.option("--fmspc", "fmspcs", multiple=True, help="An Intel platform family, 6 bytes in hexadecimal (repeatable).")
 @click.option("--tee", "tees", type=click.Choice(["sgx", "tdx"]), multiple=True, help="For which of Intel's TEEs.")
 @click.option("--kds", help="Base URL of AMD's service.  [default: AMD's own]")
@@ -380,6 +396,7 @@ def collateral_refresh(
     config: Path | None,
     anchor: Sequence[Path],
     products: Sequence[str],
+    reports: Sequence[Path],
     fmspcs: Sequence[str],
     tees: Sequence["Tee"],
     kds: str | None,
@@ -391,7 +408,8 @@ def collateral_refresh(
 ) -> None:
     """Fetch from the vendors, anew, what the directory holds, and what the options name.
 
-    AMD: chains and the CRL of each product. Intel: CRLs of root and PCK CAs, QE identities, TCB info of each FMSPC.
+    AMD: chains and the CRL of each product, and chips' certificates (a report of version 2 needs one --product).
+    Intel: CRLs of root and PCK CAs, QE identities, TCB info of each FMSPC.
     """
     from enarx.steward.stock import Wanted
     from enarx.steward.vendors import KDS, PCS, ROOT_CRLS, Kds, Origin, Pcs
@@ -399,8 +417,10 @@ def collateral_refresh(
 
     stock = _stock(directory, config, anchor)
     held = stock.wanted()
+    chips = tuple(_chip(path, products[0] if len(products) == 1 else None) for path in reports)
     wanted = Wanted(
-        products=tuple(dict.fromkeys((*held.products, *(name.capitalize() for name in products)))),
+        products=tuple(dict.fromkeys((*held.products, *products, *(chip.product for chip in chips)))),
+        chips=chips,
         fmspcs=tuple(dict.fromkeys((*held.fmspcs, *(_fmspc(text) for text in fmspcs)))),
         tees=tuple(dict.fromkeys((*held.tees, *(tees or (("sgx", "tdx") if fmspcs else ()))))),
     )
@@ -465,6 +485,13 @@ def _tell_kept(kept: Sequence["Kept"], *, as_json: bool) -> None:
         return
     for each in kept:
         click.echo(f"{each.source} → {each.target}" + (f"  ({each.note})" if each.note else ""))
+
+
+def _chip(path: Path, product: str | None) -> "Chip":
+    from enarx.steward.stock import Chip
+    from enarx.tee.snp.report import SIZE, Report
+
+    return Chip.of(Report.parse(_bytes(path, SIZE)), product)
 
 
 def _fmspc(text: str) -> bytes:

@@ -10,13 +10,13 @@ import io
 import os
 import re
 import tarfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
 from pathlib import Path
-from typing import Final, TypeVar
+from typing import Final, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
@@ -30,10 +30,12 @@ from enarx.steward.vendors import Fetched, Kds, PckCa, Pcs, Tee
 from enarx.tee.dcap.collateral import read_qe_identity, read_tcb_info
 from enarx.tee.dcap.verify import TCB_SIGNER
 from enarx.tee.model import Endorsements, SignedJson, TrustAnchor
+from enarx.tee.snp.report import Report
+from enarx.tee.snp.tcb import LAYOUTS, PRODUCTS, Tcb, product_of
+from enarx.tee.snp.vek import HWID_SIZE
 
 D = TypeVar("D")
 
-PRODUCTS: Final = ("Milan", "Genoa", "Turin")
 TEES: Final[tuple[Tee, ...]] = ("sgx", "tdx")
 PCK_CAS: Final[tuple[PckCa, ...]] = ("platform", "processor")
 
@@ -49,10 +51,37 @@ class Kept:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Chip:
+    """One of AMD's chips at one TCB, as its certificate is asked for."""
+
+    product: str
+    hwid: bytes
+    levels: Mapping[str, int]
+
+    @classmethod
+    def of(cls, report: Report, product: str | None = None) -> Self:
+        """The chip that made a report. Version 2 does not say of which product it is: then `product` does.
+
+        Raises MalformedError when the product is not known or the chip id is masked.
+        """
+        found = product if report.cpuid is None else product_of(report.cpuid)
+        if found is None:
+            raise MalformedError("SNP report: does not say which product made it; name it beside the report")
+        if report.masked:
+            raise MalformedError("SNP report: the chip id is masked, so AMD cannot be asked for the chip's certificate")
+        layout = LAYOUTS[found]
+        tcb = Tcb.parse(report.reported_tcb, layout, "REPORTED_TCB")
+        fmc = {} if tcb.fmc is None else {"fmcSPL": tcb.fmc}
+        levels = {"blSPL": tcb.bootloader, "teeSPL": tcb.tee, "snpSPL": tcb.snp, "ucodeSPL": tcb.microcode}
+        return cls(product=found, hwid=report.chip_id[: HWID_SIZE[layout]], levels={**fmc, **levels})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Wanted:
-    """What to fetch: AMD's products; FMSPCs, and for which of Intel's technologies."""
+    """What to fetch: AMD's products and chips; FMSPCs, and for which of Intel's technologies."""
 
     products: tuple[str, ...] = ()
+    chips: tuple[Chip, ...] = ()
     fmspcs: tuple[bytes, ...] = ()
     tees: tuple[Tee, ...] = ()
 
@@ -239,6 +268,8 @@ def _plan(wanted: Wanted, kds: Kds, pcs: Pcs) -> Iterator[Callable[[], Fetched]]
         yield partial(kds.chain, product)
         yield partial(kds.chain, product, "vlek")
         yield partial(kds.crl, product)
+    for chip in wanted.chips:
+        yield partial(kds.vcek, chip.product, chip.hwid, chip.levels)
     if wanted.tees:
         yield pcs.root_crl
         yield from (partial(pcs.pck_crl, ca) for ca in PCK_CAS)

@@ -237,6 +237,10 @@ def test_revoking_needs_a_memory_and_a_rule(tmp_path: Path, capsys: pytest.Captu
     assert Run(capsys, "revoke", "--config", config, "--serial", "zz").code == 65
     run = Run(capsys, "revoke", "--config", config, "--workload", str(support.WORKLOAD), "--json")
     assert (run.code, run.json) == (0, {"revoked": []})
+    config.write_text("state = 'state'\naudit = 'audit.jsonl'\n" + support.ACCEPT_NIL)
+    assert Run(capsys, "revoke", "--config", config, "--serial", "0A").out == "0 certificates revoked\n"
+    told = json.loads((tmp_path / "audit.jsonl").read_text())
+    assert (told["event"], told["kind"], told["value"], told["revoked"]) == ("revoke", "serial", "a", [])
 
 
 def test_collateral_is_shown_and_added(quote: Path, capsys: pytest.CaptureFixture[str]) -> None:

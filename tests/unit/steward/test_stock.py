@@ -18,10 +18,13 @@ from enarx.pki.certificate import Certificate, pem
 from enarx.steward import collateral
 from enarx.steward.highest import FILE, Highest
 from enarx.steward.issuer import Issuer, development, self_signed
-from enarx.steward.stock import Kept, Stock, Wanted
+from enarx.steward.stock import Chip, Kept, Stock, Wanted
 from enarx.steward.vendors import Kds, Origin, Pcs
 from enarx.tee.dcap.simulator import FMSPC, Vendor
 from enarx.tee.model import TrustAnchor
+from enarx.tee.snp.report import Report
+from enarx.tee.snp.simulator import SnpMachine
+from enarx.tee.snp.simulator import Vendor as SnpVendor
 from enarx.web.client import Client
 
 AT = datetime.now(UTC).replace(microsecond=0)
@@ -266,3 +269,28 @@ def test_older_documents_are_not_added_again(tmp_path: Path, world: World) -> No
     stock(world, tmp_path / "pool").add([tmp_path / "new.crl"])
     with pytest.raises(RejectedError, match="number 4 is a rollback, 5 was seen before"):
         stock(world, tmp_path / "pool").add([tmp_path / "old.crl"])
+
+
+@pytest.mark.parametrize(("product", "fmc"), [("Milan", False), ("Turin", True)])
+def test_a_report_says_which_certificate_it_needs(product: str, fmc: bool) -> None:
+    """The chip and its reported TCB, in the layout of the product; Turin's chips have short ids, and an FMC in front."""
+    vendor = SnpVendor.create(AT, product=product)
+    report = Report.parse(SnpMachine.create(vendor, AT, measurement=bytes(48)).report(bytes(64)))
+    chip = Chip.of(report)
+    assert (chip.product, chip.hwid) == (product, report.chip_id[: 8 if fmc else 64])
+    assert list(chip.levels) == [*(["fmcSPL"] if fmc else []), "blSPL", "teeSPL", "snpSPL", "ucodeSPL"]
+    assert bytes(chip.levels.values())[:2] == report.reported_tcb[:2]
+    with pytest.raises(MalformedError, match="the chip id is masked"):
+        Chip.of(replace(report, chip_id=bytes(64)))
+    with pytest.raises(MalformedError, match="does not say which product made it"):
+        Chip.of(replace(report, cpuid=None))
+    assert Chip.of(replace(report, cpuid=None), product) == chip
+
+
+def test_the_certificate_of_a_chip_is_fetched(world: World, start: Callable[..., int], tmp_path: Path) -> None:
+    """`refresh` asks for the chips that it was told of."""
+    levels = {"blSPL": 2, "teeSPL": 0, "snpSPL": 8, "ucodeSPL": 115}
+    wanted = Wanted(chips=(Chip(product="Milan", hwid=b"\x0a\x0b", levels=levels),))
+    (kept,), missing = refresh(world, start(world.app()), tmp_path, wanted)
+    assert kept.documents[0].title == "ARK-Milan"
+    assert missing == []
