@@ -340,6 +340,8 @@ def main() -> int:
             survived.append(mutant)
             mark = "explained" if mutant.key in known else "SURVIVED"
             print(f"{mark} {mutant.module}:{mutant.line} ``{mutant.key}``", flush=True)
+        if (killed + len(survived)) % 100 == 0:
+            print(f"… {killed + len(survived)} of {len(chosen)}", file=sys.stderr, flush=True)
     tried = killed + len(survived)
     keys = {mutant.key for mutant in survived}
     stale = sorted(key for key in known - keys if key in {mutant.key for mutant in chosen} and tried == len(chosen))

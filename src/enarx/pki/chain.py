@@ -188,7 +188,7 @@ def order_path(
     """
     candidates = list(pool)
     path = [leaf]
-    while path[-1].issuer != anchor.subject or len(path) == 0:
+    while path[-1].issuer != anchor.subject:
         step = next(
             (c for c in candidates if c.subject == path[-1].issuer and c not in path and _keys_agree(path[-1], c)), None
         )

@@ -1,14 +1,17 @@
 """Revocation lists byte by byte: what each field may be, and from when until when a list counts."""
 
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 
 from enarx import der
 from enarx.errors import MalformedError, UntrustedError
-from enarx.pki.chain import ECDSA_SHA256, ECDSA_SHA384, verify_chain
+from enarx.pki.certificate import Extension
+from enarx.pki.chain import _PSS_SHA384 as PSS
+from enarx.pki.chain import ECDSA_SHA256, ECDSA_SHA384, order_path, parse_all, verify_chain, verify_signature
 from enarx.pki.crl import MAX_CRL, Crl, require_current
 from tests.unit.pki.test_pki import DAY, MUTE, NOW, ROOT, Party, make, make_crl
 
@@ -152,3 +155,85 @@ def test_path_length_one_allows_one_intermediate_and_no_more() -> None:
     below = make("leaf", second, ca=False)
     with pytest.raises(UntrustedError, match="top: path length 1 allows fewer than 2"):
         verify_chain((below.certificate, second.certificate, first.certificate, root.certificate), NOW)
+
+
+def test_a_pool_of_certificates_may_hold_rubbish() -> None:
+    """What can be read is read, in order."""
+    assert parse_all([b"rubbish", ROOT.certificate.der, b"", MUTE.certificate.der]) == (
+        ROOT.certificate,
+        MUTE.certificate,
+    )
+
+
+def test_a_path_has_at_most_so_many_intermediates() -> None:
+    """Four, unless the caller allows fewer; the path ends at the first issuer that is the anchor."""
+    chain = [ROOT]
+    for name in ("one", "two", "three", "four", "five"):
+        chain.append(make(name, chain[-1]))
+    pool = [party.certificate for party in chain[1:]]
+    for length, fits in ((4, True), (5, False)):
+        leaf = make("leaf", chain[length], ca=False).certificate
+        if fits:
+            assert len(order_path(leaf, pool, ROOT.certificate)) == length + 2
+        else:
+            with pytest.raises(UntrustedError, match="no path to root"):
+                order_path(leaf, pool, ROOT.certificate)
+    direct = make("leaf", ROOT, ca=False).certificate
+    assert order_path(direct, pool, ROOT.certificate) == (direct, ROOT.certificate)
+
+
+def test_of_two_issuers_of_one_name_the_key_ids_choose() -> None:
+    """Where both say which key it is, they have to agree; where one does not say, the name is enough."""
+    right, wrong, silent = (make("issuer", ROOT) for _ in range(3))
+    leaf = make("leaf", right, ca=False).certificate
+    key_id = Extension(oid="2.5.29.14", critical=False, value=der.wrap(0x04, b"key"))
+    authority = Extension(oid="2.5.29.35", critical=False, value=der.wrap(0x30, der.wrap(0x80, b"key")))
+    other = Extension(oid="2.5.29.14", critical=False, value=der.wrap(0x04, b"other"))
+    child = replace(leaf, extensions={**leaf.extensions, "2.5.29.35": authority})
+    named = replace(right.certificate, extensions={**right.certificate.extensions, "2.5.29.14": key_id})
+    misnamed = replace(wrong.certificate, extensions={**wrong.certificate.extensions, "2.5.29.14": other})
+    assert order_path(child, [misnamed, named], ROOT.certificate)[1] is named
+    assert order_path(child, [misnamed, silent.certificate], ROOT.certificate)[1] is silent.certificate
+    assert order_path(leaf, [misnamed], ROOT.certificate)[1] is misnamed
+    with pytest.raises(UntrustedError, match="no path"):
+        order_path(child, [misnamed], ROOT.certificate)
+
+
+@pytest.mark.parametrize(("bits", "fits"), [(2047, False), (2048, True), (8192, True), (8193, False)])
+def test_rsa_keys_have_a_range(bits: int, fits: bool) -> None:
+    """Shorter ones are weak, longer ones are slow to no purpose."""
+    numbers = rsa.RSAPublicNumbers(65537, (1 << (bits - 1)) | 1)
+    key = numbers.public_key() if bits >= 1024 else None
+    assert key is not None
+    message = "the signature is wrong" if fits else f"RSA key of {bits} bits, expected 2048 to 8192"
+    with pytest.raises(UntrustedError, match=message):
+        verify_signature(key, next(iter(PSS)), bytes((bits + 7) // 8), b"", "CRL")
+
+
+def test_rsa_signatures_are_pss_with_one_set_of_parameters() -> None:
+    """SHA-384 twice, a salt of 48 bytes: others are refused by their identifier, wrong ones by themselves."""
+    key = rsa.generate_private_key(65537, 2048)
+    good = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
+    short = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=32)
+    for identifier in PSS:
+        verify_signature(key.public_key(), identifier, key.sign(b"x", good, hashes.SHA384()), b"x", "CRL")
+        with pytest.raises(UntrustedError, match="signature is wrong"):
+            verify_signature(key.public_key(), identifier, key.sign(b"x", short, hashes.SHA384()), b"x", "CRL")
+    for identifier in (ECDSA_SHA256, ECDSA_SHA384, b""):
+        with pytest.raises(UntrustedError, match="expected RSASSA-PSS with SHA-384"):
+            verify_signature(key.public_key(), identifier, key.sign(b"x", good, hashes.SHA384()), b"x", "CRL")
+
+
+def test_an_anchor_may_have_ended_where_the_caller_says_so_and_nothing_else_may() -> None:
+    """An anchor is believed for its key; an intermediate is not."""
+    root = make("old", ends=NOW - DAY / 2)
+    middle = make("middle", root)
+    leaf = make("leaf", middle, ca=False)
+    path = (leaf.certificate, middle.certificate, root.certificate)
+    assert verify_chain(path, NOW, anchor_expires=False) == NOW - DAY / 2
+    with pytest.raises(UntrustedError, match="old: expired"):
+        verify_chain(path, NOW)
+    stale = make("middle", root, ends=NOW - DAY / 2)
+    below = make("leaf", stale, ca=False)
+    with pytest.raises(UntrustedError, match="middle: expired"):
+        verify_chain((below.certificate, stale.certificate, root.certificate), NOW, anchor_expires=False)

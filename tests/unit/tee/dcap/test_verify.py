@@ -434,7 +434,8 @@ def test_x10_a_chain_beside_a_document_is_a_signer_and_its_root(case: Case) -> N
     assert "expected a signer and its root" in case.with_endorsements(tcb_infos=(long,)).reasons()
     bare = SignedJson(body=info.body)
     assert case.with_endorsements(tcb_infos=(bare,)).refused() == (UNTRUSTED, "tcb_info.signature")
-    loose = (vendor.platform.certificate, b"rubbish", vendor.signer.certificate)
+    older = vendor.root.issue(verify.TCB_SIGNER, vendor.signer.key.public_key(), AT, lifetime=2 * DAY)
+    loose = (vendor.platform.certificate, b"rubbish", older, vendor.signer.certificate)
     assert case.with_endorsements(tcb_infos=(bare,), certificates=loose).judge().accepted
 
 
@@ -686,14 +687,13 @@ def test_what_is_remembered_gives_the_verdict_that_asking_anew_gives(case: Case)
     infos = (*case.endorsements.tcb_infos, newer.tcb_info(AT + 3 * DAY, case.tee))
     identities = (*case.endorsements.qe_identities, newer.qe_identity(AT + 3 * DAY, case.tee))
     mixed = case.with_endorsements(tcb_infos=infos, qe_identities=identities, crls=crls)
-    chain = [Certificate.parse(data) for data in case.machine.machine.chain]
-    dates = {AT, AT + 3 * DAY, AT + life, AT + life - DAY, AT + life + 3 * DAY}
-    dates |= {each.not_before for each in chain} | {each.not_after for each in chain}
+    leaf = Certificate.parse(case.machine.machine.chain[0])
+    dates = {leaf.not_before, AT, AT + 3 * DAY, AT + life - DAY, AT + life, leaf.not_after}
     for date in sorted(dates):
-        for at in (date - second, date, date + second, date + DAY / 2):
+        for at in (date - second, date, date + second):
             verify._PLATFORMS.clear()
             anew = replace(mixed, at=at).judge()
-            for before in sorted(dates):
+            for before in (date - DAY, date - second, date, date + second, date + DAY):
                 verify._PLATFORMS.clear()
                 replace(mixed, at=before).judge()
                 again = replace(mixed, at=at).judge()
