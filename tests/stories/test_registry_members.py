@@ -185,6 +185,11 @@ def test_search_finds_what_one_may_know_of(enarx: Enarx, bob: dict[str, str]) ->
     assert names == ["open", "secret"]
     assert worked(enarx("repo", "search", "--json", **bob)).count('"name"') == 1
     assert worked(enarx("repo", "list", "alice", **bob)) == "alice/open  public\n"
+    nobody = {"XDG_STATE_HOME": "/nonexistent"}
+    assert json.loads(worked(enarx("repo", "info", "alice/open", **nobody))) == {"config": {"public": True}, "tags": []}
+    hidden = enarx("repo", "info", REPOSITORY, **nobody)
+    assert hidden.returncode == 77
+    assert "nobody is logged in here" in hidden.stderr
 
 
 def test_names_of_files_survive(enarx: Enarx, folder: Path) -> None:

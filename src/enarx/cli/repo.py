@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Final
 import click
 
 from enarx.cli.store import Store, asking, complete_slug, read_file, show_json, store_options
-from enarx.errors import MalformedError, RejectedError
+from enarx.errors import MalformedError, RejectedError, UntrustedError
 
 if TYPE_CHECKING:
     from enarx.drawbridge.management import Found, Management, Place
@@ -52,8 +52,14 @@ def info(store: Store, *, spec: str) -> None:
     slug = RepositorySlug.parse(spec)
     with asking("Failed to retrieve repository information"), store.connect(store.host(slug.host)) as http:
         registry = Registry(http)
-        public = registry.repository(slug.user, slug.repository)
-        tags = registry.tags(slug.user, slug.repository)
+        try:
+            public = registry.repository(slug.user, slug.repository)
+            tags = registry.tags(slug.user, slug.repository)
+        except UntrustedError:
+            if not http.anonymous:
+                raise
+            tags = registry.tags(slug.user, slug.repository)  # nobody may see these unless everybody may
+            public = True
     show_json({"config": {"public": public}, "tags": [str(tag) for tag in tags]})
 
 

@@ -320,53 +320,55 @@ class Registry:
             growing.replace(target)
 
     def _fetch_file(self, slug: PackageSlug, item: Item, target: Path, workload: Digest, on_bytes: OnBytes) -> None:
-        """Write one file. What is there already is hashed and kept if it is the beginning, else written again."""
-        meta = item.entry.meta
+        """Write one file. What is there already is kept if it turns out to be the beginning, else written again."""
         descriptor = os.open(target, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
         with os.fdopen(descriptor, "r+b") as file:
-            for _ in range(2):
-                hasher = Hasher(meta.digests)
-                while chunk := file.read(CHUNK):
-                    hasher.update(chunk)
-                start = hasher.length
-                on_bytes(start)
-                if start <= meta.length:
-                    for chunk in self.read(slug, item, workload=workload, start=start):
-                        file.write(chunk)
-                        hasher.update(chunk)
-                        on_bytes(len(chunk))
-                if hasher.digests() == meta.digests:
+            begun = Hasher(item.entry.meta.digests)
+            while chunk := file.read(CHUNK):
+                begun.update(chunk)
+            if 0 < begun.length <= item.entry.meta.length:
+                on_bytes(begun.length)
+                try:
+                    self._write(file, self.read(slug, item, workload=workload, begun=begun), on_bytes)
+                except UntrustedError:
+                    on_bytes(-begun.length)  # somebody else's beginning, or a registry that lies: the next try tells
+                else:
                     return
-                on_bytes(-hasher.length)
-                file.seek(0)
-                file.truncate()
-        raise UntrustedError(f"{self.host}: {item.path}: {_expected(meta.digests, hasher.digests())}")
+            file.seek(0)
+            file.truncate()
+            self._write(file, self.read(slug, item, workload=workload), on_bytes)
 
-    def read(self, slug: PackageSlug, item: Item, *, workload: Digest, start: int = 0) -> Iterator[bytes]:
-        """The bytes of a node from `start`, which are what its entry says once the last one was read.
+    @staticmethod
+    def _write(file: BinaryIO, chunks: Iterable[bytes], on_bytes: OnBytes) -> None:
+        for chunk in chunks:
+            file.write(chunk)
+            on_bytes(len(chunk))
 
-        With `start` the caller has the bytes before it and checks the whole. A transfer that breaks is taken up where
-        it broke. Raises UntrustedError, MalformedError, UnavailableError, and what the registry refuses with.
+    def read(self, slug: PackageSlug, item: Item, *, workload: Digest, begun: Hasher | None = None) -> Iterator[bytes]:
+        """The bytes of a node, which are what its entry says once the last one was read.
+
+        Who has its beginning gives that, hashed with all digests of the entry, as `begun`, and gets the rest. A
+        transfer that breaks is taken up where it broke. Raises UntrustedError, MalformedError, UnavailableError, and
+        what the registry refuses with.
         """
-        entry, where = item.entry, f"{self.host}: {_shown(slug)}/{item.path}".rstrip("/")
-        hasher, at, patience = Hasher(entry.meta.digests), start, Patience(self._sleep)
+        meta, where = item.entry.meta, f"{self.host}: {_shown(slug)}/{item.path}".rstrip("/")
+        hasher, patience = begun or Hasher(meta.digests), Patience(self._sleep)
         while True:
             try:
-                for chunk in self._from(slug, item, workload, at):
-                    at += len(chunk)
+                for chunk in self._from(slug, item, workload, hasher.length):
+                    if hasher.length + len(chunk) > meta.length:
+                        raise UntrustedError(f"{where}: expected {meta.length} bytes, the registry sends more")
                     patience.progress()
-                    if at > entry.meta.length:
-                        raise UntrustedError(f"{where}: expected {entry.meta.length} bytes, the registry sends more")
                     hasher.update(chunk)
                     yield chunk
                 break
             except UnavailableError as error:
                 if not patience.again(error.seconds if isinstance(error, BusyError) else None):
                     raise
-        if at != entry.meta.length:
-            raise UntrustedError(f"{where}: expected {entry.meta.length} bytes, the registry sent {at}")
-        if start == 0 and hasher.digests() != entry.meta.digests:
-            raise UntrustedError(f"{where}: {_expected(entry.meta.digests, hasher.digests())}")
+        if hasher.length != meta.length:
+            raise UntrustedError(f"{where}: expected {meta.length} bytes, the registry sent {hasher.length}")
+        if hasher.digests() != meta.digests:
+            raise UntrustedError(f"{where}: {_expected(meta.digests, hasher.digests())}")
 
     def _from(self, slug: PackageSlug, item: Item, workload: Digest, start: int) -> Iterator[bytes]:
         """The plain bytes from `start`, unchecked. Sealed answers and old registries begin at the beginning."""
