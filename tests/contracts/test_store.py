@@ -175,6 +175,14 @@ def test_a_listing_has_all_under_its_prefix(store: Store) -> None:
     assert {item.size for item in store.list(Key("deep"))} == {1}
 
 
+def test_a_prefix_is_no_object(store: Store) -> None:
+    """What is above an object can not be read, and is not there."""
+    store.create(KEY, b"data")
+    assert store.stat(Key("folder")) is None
+    with pytest.raises(NotFoundError):
+        b"".join(store.get(Key("folder")))
+
+
 def test_what_was_deleted_is_gone(store: Store) -> None:
     """Twice is no error; afterwards one may create it again."""
     store.create(KEY, b"data")

@@ -9,6 +9,7 @@ writers left there. Directories are 0700 and files 0600. Any number of processes
 import errno
 import os
 import secrets
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
@@ -45,16 +46,21 @@ class FilesystemStore:
     def get(self, key: Key, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
             with _translated("read"):
-                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC)
+                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFoundError(f"storage: no object {key}") from error
-        return _read(descriptor, start, stop)
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            os.close(descriptor)
+            raise NotFoundError(f"storage: no object {key}")
+        return _Pieces(descriptor, start, stop)
 
     def stat(self, key: Key) -> Item | None:
         try:
             with _translated("stat"):
                 status = self._path(key).stat()
         except (FileNotFoundError, NotADirectoryError):
+            return None
+        if not stat.S_ISREG(status.st_mode):
             return None
         return Item(key=key, size=status.st_size, modified=datetime.fromtimestamp(status.st_mtime, UTC))
 
@@ -203,10 +209,6 @@ class FileUpload(UploadBase):
             os.close(self._descriptor)
             if self._name is not None:
                 self._name.unlink(missing_ok=True)
-
-
-def _read(descriptor: int, start: int, stop: int | None) -> Iterator[bytes]:
-    return _Pieces(descriptor, start, stop)
 
 
 class _Pieces(Iterator[bytes]):
