@@ -123,6 +123,8 @@ def _check(value: object, what: str, depth: int) -> None:
 
 
 def _require_unicode(text: str, what: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as error:

@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from functools import lru_cache
 from hashlib import sha256
 from threading import Lock
 from types import MappingProxyType
@@ -39,7 +40,7 @@ from enarx.drawbridge.history import Change, Histories
 from enarx.drawbridge.names import RepositoryName, TagName, TreePath, UserName
 from enarx.drawbridge.parts import Parts, PartWriter
 from enarx.drawbridge.records import Journal, Records, damaged, until_it_is_ours
-from enarx.drawbridge.store.api import Key, Store
+from enarx.drawbridge.store.api import Item, Key, Store
 from enarx.drawbridge.tag import MAX_TAG, SigningKey, Tag, subject_of
 from enarx.drawbridge.tree import MAX_DIRECTORY, WASM_TYPE, Directory, Entry, Meta
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UnavailableError
@@ -54,6 +55,7 @@ COLLECTED_WAIT: Final = 0.25  # seconds
 
 JSON_TYPE: Final = "application/json"
 _CACHED_LISTINGS: Final = 16  # parsed directories: an upload asks for the same one again and again
+_CACHED_BODIES: Final = 4096  # users, repositories and tags; a few megabytes
 _WASM_ALIAS: Final = TreePath.of("main.wasm")
 _NO_DETAIL: Final[Mapping[str, Json]] = MappingProxyType({})
 
@@ -152,6 +154,7 @@ class Registry:
         self._histories = Histories(store, now)
         self._parts = Parts(store)
         self._listings = _Listings(self._contents)
+        self._bodies = _Bodies(store)
 
     @property
     def store(self) -> Store:
@@ -248,7 +251,7 @@ class Registry:
         key = layout.tag(user, repository, tag)
         stored = self._read(key, f"tag {subject_of(user, repository, tag)}")
         try:
-            parsed = Tag.parse(stored.body)
+            parsed = _parsed_tag(stored.body)
         except MalformedError as error:
             raise damaged(key, str(error)) from error
         return StoredTag(stored=stored, tag=parsed, yanked=self._yanked(user, repository, tag))
@@ -498,6 +501,9 @@ class Registry:
         return Outcome.CREATED
 
     def _read(self, key: Key, what: str) -> Stored:
+        return self._bodies.get(key, lambda: self._read_anew(key, what))
+
+    def _read_anew(self, key: Key, what: str) -> Stored:
         values = self._records.find(key)
         if values is None:
             raise NotFoundError(f"{what}: there is none")
@@ -701,6 +707,30 @@ def require_not_collected(store: Store, digest: Digest) -> None:
         raise UnavailableError("storage: this content was just collected: send it again")
 
 
+class _Bodies:
+    """Small bodies that were read before. They can not change; whether the object is still the same is looked at."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._held: OrderedDict[Key, tuple[Item, Stored]] = OrderedDict()
+        self._lock = Lock()
+
+    def get(self, key: Key, read: Callable[[], Stored]) -> Stored:
+        item = self._store.stat(key)
+        with self._lock:
+            found = self._held.get(key)
+            if found is not None and found[0] == item:
+                self._held.move_to_end(key)
+                return found[1]
+        stored = read()
+        if item is not None:
+            with self._lock:
+                self._held[key] = (item, stored)
+                if len(self._held) > _CACHED_BODIES:
+                    self._held.popitem(last=False)
+        return stored
+
+
 class _Listings:
     """Parsed directories by digest; what they say can not change."""
 
@@ -725,6 +755,12 @@ class _Listings:
             while len(self._held) > _CACHED_LISTINGS:
                 self._held.popitem(last=False)
         return listing
+
+
+@lru_cache(maxsize=_CACHED_BODIES)
+def _parsed_tag(body: bytes) -> Tag:
+    """The same bytes are the same tag."""
+    return Tag.parse(body)
 
 
 def _choose(received: bytes, encoded: bytes, meta: Meta) -> tuple[bytes, Meta]:

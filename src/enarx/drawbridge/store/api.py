@@ -28,7 +28,8 @@ from enarx.errors import MalformedError
 MAX_KEY: Final = 1000  # characters; S3 allows 1024 bytes, prefix of the operator included
 CHUNK: Final = 1 << 19  # bytes that pass at once
 
-_SEGMENT: Final = re.compile(r"[0-9A-Za-z_+-][0-9A-Za-z_+.-]{0,254}")
+_SEGMENT: Final = r"[0-9A-Za-z_+-][0-9A-Za-z_+.-]{0,254}"
+_KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -38,7 +39,7 @@ class Key:
     text: str
 
     def __post_init__(self) -> None:
-        if len(self.text) > MAX_KEY or not all(map(_SEGMENT.fullmatch, self.text.split("/"))):
+        if len(self.text) > MAX_KEY or not _KEY.fullmatch(self.text):
             raise MalformedError(f"storage key: {self.text[:100]!r} is none")
 
     @classmethod

@@ -29,6 +29,7 @@ class FilesystemStore:
 
     def __init__(self, root: Path, *, unnamed_files: bool = True) -> None:
         self._root = root
+        self._prefix = f"{root}/"
         self._unnamed_files = unnamed_files
         self._known: set[Path] = set()  # directories that are durable
         try:
@@ -46,7 +47,7 @@ class FilesystemStore:
     def get(self, key: Key, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
         try:
             with _translated("read"):
-                descriptor = os.open(self._path(key), os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+                descriptor = os.open(f"{self._prefix}{key.text}", os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
             raise NotFoundError(f"storage: no object {key}") from error
         if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -57,7 +58,7 @@ class FilesystemStore:
     def stat(self, key: Key) -> Item | None:
         try:
             with _translated("stat"):
-                status = self._path(key).stat()
+                status = os.stat(f"{self._prefix}{key.text}")  # noqa: PTH116 - asked several times for every request
         except (FileNotFoundError, NotADirectoryError):
             return None
         if not stat.S_ISREG(status.st_mode):
