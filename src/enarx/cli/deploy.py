@@ -39,8 +39,22 @@ if TYPE_CHECKING:
 TOKEN_VARIABLE: Final = "ENARX_DEPLOY_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 SIMULATED: Final = "simulated"
 QEMU: Final = "qemu"
+GRAMINE: Final = "gramine"
 QEMU_TEES: Final[Mapping[str, str]] = {"none": QEMU, "snp": "qemu-snp", "tdx": "qemu-tdx"}
 INSIDE: Final = "inside"
+_MACHINES: Final = tuple(QEMU_TEES.values())
+_FOR: Final[Mapping[str, Sequence[str]]] = {  # which backends an option means something to
+    "--tee": (SIMULATED, *_MACHINES),
+    "--machine": (SIMULATED,),
+    "--image": (GRAMINE, *_MACHINES),
+    "--accel": _MACHINES,
+    "--collateral": (INSIDE,),
+}
+_NEEDS: Final[Mapping[str, Mapping[str, str]]] = {  # what a backend has to be told, and how to come by it
+    SIMULATED: {"--tee": "", "--machine": "; `enarx platform simulate DIR` makes one"},
+    GRAMINE: {"--image": "; `enarx image gramine DIR` makes its manifest"},
+    **{name: {"--image": "; `enarx image build DIR` makes one"} for name in _MACHINES},
+}
 
 _API: Final = re.compile(r"/api/v[0-9.]+/([^/]+)/([^/]+)/_tag/([^/]+)/?")
 
@@ -420,23 +434,16 @@ def _require_wishes(
     accel: str | None,
     collateral: Path | None,
 ) -> None:
-    """Options that would do nothing are a mistake, and what a backend needs has to be named."""
-    given = click.get_current_context().get_parameter_source("collateral")
-    if collateral is not None and backend != INSIDE and given is ParameterSource.COMMANDLINE:
-        raise click.UsageError(f"--collateral is for --backend {INSIDE}")
-    if backend in QEMU_TEES.values():
-        if image is None:
-            raise click.UsageError("--backend qemu needs --image; `enarx image build DIR` makes one")
-        return
-    for option, value in (("--image", image), ("--accel", accel)):
-        if value is not None:
-            raise click.UsageError(f"{option} is for --backend qemu")
-    if backend == SIMULATED:
-        for option, value in (("--tee", tee), ("--machine", machine)):
-            if value is None:
-                raise click.UsageError(f"--backend simulated needs {option}")
-    elif tee is not None:
-        raise click.UsageError("--tee is for --backend simulated and qemu: elsewhere the machine decides")
+    """Options that would do nothing are a mistake, variables are not; and what a backend needs has to be named."""
+    given = {"--tee": tee, "--machine": machine, "--image": image, "--accel": accel, "--collateral": collateral}
+    for option, value in given.items():
+        backends, source = _FOR[option], click.get_current_context().get_parameter_source(option.removeprefix("--"))
+        if value is not None and backend not in backends and source is ParameterSource.COMMANDLINE:
+            names = ", ".join(dict.fromkeys(QEMU if name in QEMU_TEES.values() else name for name in backends))
+            raise click.UsageError(f"{option} is for --backend {names}")
+    for option, advice in _NEEDS.get(backend, {}).items():
+        if given[option] is None:
+            raise click.UsageError(f"--backend {backend} needs {option}{advice}")
 
 
 def _token(file: Path | None) -> str | None:

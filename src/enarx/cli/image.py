@@ -111,6 +111,28 @@ def sign(
 
 
 @image.command()
+@click.argument("directory", type=FOLDER)
+@click.option("--size", default="1G", show_default=True, help="Of the enclave, on processors without EDMM.")
+@click.option("--no-edmm", is_flag=True, help="For processors that cannot add memory later: SGX1.")
+def gramine(directory: Path, size: str, no_edmm: bool) -> None:
+    """Write the manifest of an SGX enclave for Gramine into DIRECTORY, with the commands that sign it.
+
+    What is measured are the files of this machine's interpreter and of this installation.
+    """
+    from enarx.image.gramine import MANIFEST_NAME, Layout, manifest
+
+    directory.mkdir(parents=True, exist_ok=True)
+    template = directory / f"{MANIFEST_NAME}.template"
+    template.write_text(manifest(Layout.of_this_machine(), size=size, edmm=not no_edmm))
+    click.echo(f"{template}")
+    click.echo("Then, where Gramine is installed:")
+    click.echo(f"  cd {directory}")
+    click.echo(f"  gramine-manifest {MANIFEST_NAME}.template {MANIFEST_NAME}")
+    click.echo(f"  gramine-sgx-sign --key KEY --manifest {MANIFEST_NAME} --output {MANIFEST_NAME}.sgx")
+    click.echo("KEY is one of `enarx key sgx create`; the second command prints MRENCLAVE for [sgx] hash.")
+
+
+@image.command()
 @click.argument("firmware", type=FILE)
 def lint(firmware: Path) -> None:
     """Say whether a digest of FIRMWARE would bind kernel, initramfs and command line."""

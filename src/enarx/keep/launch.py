@@ -43,7 +43,7 @@ MAX_CODE: Final = 255
 RUNNING: Final = "running"  # the phase whose facts are the listeners: `prot addr port` by name
 SIGNALS: Final[Mapping[int, str]] = {signal.SIGINT: "INT", signal.SIGTERM: "TERM"}
 
-ALIASES: Final[Mapping[str, str]] = {"nil": "process", "kvm": "qemu", "sev": "qemu-snp"}
+ALIASES: Final[Mapping[str, str]] = {"nil": "process", "kvm": "qemu", "sev": "qemu-snp", "sgx": "gramine"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ def attester(words: Sequence[str], measure: Measure) -> Attester:
 
     nil                            nobody
     simulated TECHNOLOGY MACHINE   a machine in software
+    enclave                        the processor, from inside an SGX enclave
     inside [TSM [DOCUMENTS]]       the TEE of this confidential VM
     """
     match list(words):
@@ -23,6 +24,10 @@ def attester(words: Sequence[str], measure: Measure) -> Attester:
             from enarx.keep.backends.simulated import Directory  # noqa: PLC0415 - see above
 
             return Directory.open(Path(path)).attester(technology, measure)
+        case ["enclave"]:
+            from enarx.keep.backends import enclave  # noqa: PLC0415 - see above
+
+            return enclave.attester()
         case ["inside", *places]:
             return _inside(places)
     raise MalformedError(f"attester: unknown: {' '.join(words)[:100]!r}")

@@ -128,7 +128,12 @@ def _text(path: Path) -> str:
 
 
 HOSTS: Final = (
-    Host(name="sgx", title="an SGX enclave on this host", protects="this machine and whoever administers it"),
+    Host(
+        name="sgx",
+        title="an SGX enclave on this host",
+        protects="this machine and whoever administers it",
+        successor="gramine",
+    ),
     Host(
         name="sev",
         title="an SEV-SNP guest on this host",
