@@ -8,8 +8,10 @@ whoever uses them. A directory is looked at before every judgement, so a CRL tha
 """
 
 import json
+import math
 import os
 import re
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -75,13 +77,19 @@ def read(paths: Iterable[Path]) -> Reading:
 
 
 class Directory:
-    """A directory whose documents are read again whenever a file in it changed."""
+    """A directory whose documents are read again whenever a file in it changed.
 
-    def __init__(self, path: Path) -> None:
+    `rest` is for how many seconds nobody looks again: under load, looking at every file for every request costs a tenth
+    of a judgement.
+    """
+
+    def __init__(self, path: Path, *, rest: float = 0.0) -> None:
         """Raises NotFoundError when it is not there."""
         if not path.is_dir():
             raise NotFoundError(f"{path}: no such directory")
         self._path = path
+        self._rest = rest
+        self._looked = -math.inf
         self._seen: tuple[tuple[str, int, int, int], ...] | None = None
         self._reading = Reading(endorsements=Endorsements(), documents=(), passed_over=())
 
@@ -89,9 +97,13 @@ class Directory:
         return self.reading().endorsements
 
     def reading(self) -> Reading:
+        now = time.monotonic()
+        if now - self._looked < self._rest:
+            return self._reading
         seen = tuple(_stamp(file) for file in files_of(self._path))
         if seen != self._seen:
             self._reading, self._seen = read([self._path]), seen
+        self._looked = now
         return self._reading
 
 

@@ -1,6 +1,7 @@
 """A configuration put to work: the service around an authority, ready for whichever server runs it."""
 
 from collections.abc import Callable
+from typing import Final
 
 from starlette.types import ASGIApp
 
@@ -15,6 +16,8 @@ from enarx.steward.metrics import Counted, Metrics
 from enarx.tee.model import Endorsements
 from enarx.web.audit import AuditLog
 
+REST: Final = 0.05  # seconds in which a new document may be overlooked
+
 
 def prepare(config: Config, issuer: Issuer, metrics: Metrics | None = None) -> tuple[ASGIApp, Callable[[int], None]]:
     """The application, and what to call with the port once it listens: only then its origin may be known.
@@ -23,7 +26,7 @@ def prepare(config: Config, issuer: Issuer, metrics: Metrics | None = None) -> t
     """
     ledger = Ledger(config.state)
     ledger.revocations()
-    directory = None if config.collateral is None else Directory(config.collateral)
+    directory = None if config.collateral is None else Directory(config.collateral, rest=REST)
     collateral = Endorsements if directory is None else directory.current
     assemble(config, issuer, config.origin_at(config.port), ledger, collateral)
     made: list[Authority] = []
