@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from enarx.attested.relying import Peer
 from enarx.attested.result import AttestationResult
-from enarx.errors import EnarxError, MalformedError, RejectedError, UntrustedError
+from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError, UntrustedError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate
 from enarx.steward.issuer import Issuer
@@ -100,8 +100,10 @@ class Authority:
 
         A renewal needs fresh evidence, whatever the policy says of nonces, and gets the name of what is renewed.
         """
-        collateral = self.collateral()
-        revocations = self.revocations()
+        try:
+            collateral, revocations = self.collateral(), self.revocations()
+        except EnarxError as error:  # our trouble, not the requester's, whatever its family
+            raise UnavailableError("what this Steward keeps, collateral or revocations, cannot be read") from error
         decisions: list[Decision] = []
         for data in requests:
             decisions.append(self.decide(data, collateral, revocations, at, renewed))

@@ -46,12 +46,14 @@ from enarx.web import app as web
 from enarx.web.audit import AuditLog
 from enarx.web.client import is_loopback
 from enarx.web.counters import MEDIA_TYPE as METRICS
+from enarx.web.log import Log
 from enarx.web.problems import MEDIA_TYPE, TITLES, Problem
 
 PKCS10: Final = "application/pkcs10"
 BUNDLE: Final = "application/vnd.steward.pkcs10-bundle.v1"
 BODY_LIMIT: Final = 2 * 1024 * 1024  # bytes, as the originals' framework
 INLINE: Final = 1  # requests that are judged on the event loop, a millisecond each; more go to a thread
+_log = Log("steward")
 FRESHNESS: Final = "application/est-attestation-freshness+json"
 RENEWABLE: Final = Expectation(accept_simulated=True, accept_nil=True, accept_debug=True)  # policy judges the evidence
 
@@ -103,7 +105,11 @@ class Service:
         at = self.now()
         begun = time.perf_counter()
         authority = self.authority()
-        issuance = authority.issue(requests, at, renewed)
+        try:
+            issuance = authority.issue(requests, at, renewed)
+        except UnavailableError as error:
+            _log.warning("unavailable", why=str(error.__cause__ or error))
+            raise
         results = [decision.result for decision in issuance.decisions]
         self.ledger.record(
             Issued.of(certificate.serial, result, certificate.not_after)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from datetime import datetime
 from typing import Any, Protocol, TypeVar
 
-from enarx.errors import EnarxError, MalformedError, RejectedError
+from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
 from enarx.tee.model import (
     Appraisal,
     Binding,
@@ -82,6 +82,8 @@ def judge(
                 claims = verified
             with checks.gate("rejected"):
                 technology.accept(claims, policy, checks)
+        except UnavailableError:
+            raise  # the memory's trouble; evidence provokes none of these
         except EnarxError as error:
             verdict, reasons = _verdict(error), getattr(error, "reasons", (str(error),))
             reasons = (*reasons, *rollbacks) if verdict is Verdict.UNTRUSTED else reasons

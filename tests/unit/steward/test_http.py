@@ -438,3 +438,15 @@ def test_what_has_ended_is_forgotten(bench: Bench) -> None:
     assert len(bench.ledger.issued()) == 1
     bench.ledger.crl(issuer, AT + timedelta(days=3), timedelta(hours=1))
     assert bench.ledger.issued() == ()
+
+
+def test_what_is_our_trouble_is_no_fault_of_the_requester(bench: Bench, tmp_path: Path) -> None:
+    """Damaged revocations or collateral are 503, nothing is issued, and the answer tells no path."""
+    (tmp_path / "state" / "revoked.json").write_text("{")
+    broken = replace(bench.service, authority=lambda: replace(bench.authority, revocations=bench.ledger.revocations))
+    answer = TestClient(build(broken)).post("/", content=nil_request(), headers={"Content-Type": PKCS10})
+    assert (answer.status_code, answer.json()["detail"]) == (
+        503,
+        "what this Steward keeps, collateral or revocations, cannot be read",
+    )
+    assert bench.ledger.issued() == ()

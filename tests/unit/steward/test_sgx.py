@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from enarx import der, toml
 from enarx.attested.claims import report_data
 from enarx.attested.result import AttestationResult
+from enarx.errors import UnavailableError
 from enarx.pki import csr, keys
 from enarx.pki.certificate import Extension
 from enarx.pki.chain import ECDSA_SHA256
@@ -209,6 +210,14 @@ def test_what_was_superseded_never_counts_again(kind: str, tmp_path: Path) -> No
     refused = again.refused(again.request())
     assert refused.verdict is Verdict.UNTRUSTED
     assert any(kind in reason and "is a rollback" in reason for reason in refused.reasons), refused.reasons
+
+
+def test_a_memory_that_is_damaged_stops_the_steward(tmp_path: Path) -> None:
+    """It is the operator's to repair, and no verdict on anybody's evidence."""
+    (tmp_path / ".highest.json").write_text("{")
+    world = World.create(memory=Highest(tmp_path / ".highest.json"))
+    with pytest.raises(UnavailableError, match="the memory of the highest numbers was damaged"):
+        world.authority.issue([world.request()], AT)
 
 
 def test_only_what_was_verified_is_remembered(tmp_path: Path) -> None:
