@@ -145,7 +145,8 @@ def _uname() -> str:
 def _lines(standing: "Standing") -> Iterator[str]:
     backend = standing.backend
     yield ""
-    yield f"{_mark(standing.have and standing.configured)} Backend: {backend.name} ({backend.title})"
+    also = "".join(f", also called {alias}" for alias in _aliases(backend.name))
+    yield f"{_mark(standing.have and standing.configured)} Backend: {backend.name} ({backend.title}{also})"
     yield f"   protects from: {backend.protects or 'nobody: this machine sees everything'}"
     yield from _tree(standing.data, 3)
 
@@ -156,6 +157,12 @@ def _tree(data: "Sequence[Datum]", depth: int) -> Iterator[str]:
         if datum.advice:
             yield f"{' ' * depth}  {datum.advice}"
         yield from _tree(datum.below, depth + 2)
+
+
+def _aliases(name: str) -> list[str]:
+    from enarx.keep.launch import ALIASES
+
+    return [alias for alias, meant in ALIASES.items() if meant == name]
 
 
 def _mark(ok: bool) -> str:
@@ -170,6 +177,7 @@ def _to_json(standings: "Sequence[Standing]") -> dict[str, Any]:  # Any: JSON
         "backends": [
             {
                 "backend": standing.backend.name,
+                "aliases": _aliases(standing.backend.name),
                 "title": standing.backend.title,
                 "protects": standing.backend.protects,
                 "have": standing.have,

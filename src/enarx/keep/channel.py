@@ -8,6 +8,7 @@ Keep. Everything that arrives here from the other side is untrusted.
 
 A program that does not read its input must not hold up the signals behind it, nor let the host fill
 the Keep's memory. So the host may send `WINDOW` bytes of `stdin` and then as much as `want` asks for.
+`time` and `collateral` are reserved for Keeps without a clock or documents of their own; today's refuse them.
 """
 
 import socket

@@ -20,8 +20,9 @@ def test_info_lists_every_backend_and_from_whom_it_protects() -> None:
     result = enarx("info")
     assert result.exit_code == 0
     assert result.output.startswith(f"enarx {__version__}\nLinux ")
-    assert "✔ Backend: process (a plain process, no TEE)\n   protects from: nobody: this machine sees everything" in (
-        result.output
+    assert (
+        "✔ Backend: process (a plain process, no TEE, also called nil)\n   protects from: nobody: this machine sees everything"
+        in (result.output)
     )
 
 
