@@ -7,7 +7,7 @@ import pytest
 from enarx.errors import MalformedError
 from enarx.pki.certificate import Certificate, Extension
 from enarx.tee.snp import vek
-from enarx.tee.snp.tcb import Tcb, layout_of, product_of
+from enarx.tee.snp.tcb import ADVISORIES, Tcb, layout_of, product_of
 from enarx.tee.snp.vek import Vek
 from tests.unit.tee.snp import support
 
@@ -53,6 +53,22 @@ def test_a_tcb_is_written_as_it_is_read(layout: int) -> None:
     assert tcb.components() == (later if layout else values)
 
 
+@pytest.mark.parametrize("layout", [0, 1])
+@pytest.mark.parametrize("size", [0, 7, 9])
+def test_a_tcb_has_eight_bytes(layout: int, size: int) -> None:
+    """Neither fewer nor more."""
+    with pytest.raises(MalformedError, match="SNP TCB"):
+        Tcb.parse(bytes(size), 1 if layout else 0)
+
+
+def test_floors_that_bulletins_name() -> None:
+    """The microcode loader (AMD-SB-3019) is mended from these on."""
+    floors = ADVISORIES["AMD-SB-3019"]
+    for product, mended in (("Milan", 0x18), ("Genoa", 0x17)):
+        for snp, behind in ((mended, False), (mended - 1, True)):
+            assert bool(Tcb(bootloader=0, tee=0, snp=snp, microcode=0).behind(floors[product])) is behind
+
+
 def test_what_lags_is_told_by_component_and_by_how_much() -> None:
     """A TCB is compared by component, never as a number: a higher microcode does not outweigh an older loader."""
     tcb = Tcb(bootloader=3, tee=0, snp=8, microcode=255)
@@ -90,6 +106,7 @@ def test_what_amd_writes_is_read() -> None:
     assert Vek.of(extended(product="Turin", HWID=b"\x04\x08" + short)).hwid == short
     assert Vek.of(extended(MICROCODE=b"\x02\x02\x00\xd9")).tcb.microcode == 217
     assert Vek.of(extended(PRODUCT_NAME=vek.text("Siena-A1"))).product == "Genoa"
+    assert Vek.of(extended("VLEK", CSP_ID=vek.text("c" * 128))).csp_id == "c" * 128
     assert Vek.of(extended("VLEK")).csp_id == "CN=cc.simulated.invalid"
 
 
@@ -114,6 +131,8 @@ def test_what_amd_writes_is_read() -> None:
         ("VCEK", "Milan", {"HWID": None}, "a VCEK has"),
         ("VCEK", "Milan", {"CSP_ID": b"\x16\x01a"}, "a VCEK has"),
         ("VLEK", "Milan", {"CSP_ID": None}, "a VLEK has"),
+        ("VLEK", "Milan", {"CSP_ID": vek.text("c" * 129)}, "expected 1 to 128 printable"),
+        ("VLEK", "Milan", {"CSP_ID": vek.text("")}, "expected 1 to 128 printable"),
         ("VLEK", "Milan", {"HWID": bytes(64)}, "a VLEK has"),
         ("VCEK", "Milan", {"HWID": bytes(8)}, "hwID: expected 64 bytes in structVersion 0, found 8"),
         ("VCEK", "Turin", {"HWID": bytes(64)}, "hwID: expected 8 bytes in structVersion 1, found 64"),
