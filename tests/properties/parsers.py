@@ -34,6 +34,7 @@ from enarx.tee.dcap.pck import Pck, read_chain
 from enarx.tee.dcap.quoted import Quoted
 from enarx.tee.model import Evidence, Technology
 from enarx.tee.snp.idblock import IdBlock
+from enarx.tee.snp.vek import Vek
 
 CORPUS: Final = Path(__file__).resolve().parent.parent / "corpus"
 AT: Final = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)
@@ -100,6 +101,7 @@ PARSERS: Final[Mapping[str, Parser]] = {
     "tag": Tag.parse,
     "tcb-info": TcbInfo.parse,
     "toml": lambda data: toml.parse(data, source="file"),
+    "vek": lambda data: Vek.of(Certificate.parse(data)),
 }
 
 

@@ -96,6 +96,7 @@ def _amd() -> Iterator[Seed]:
         machine = amd.machine(product, "VCEK" if kind == "VCEK" else "VLEK")
         yield "snp-bare", product.lower(), machine.report(DATA)
         yield "snp-ours-6", product.lower(), machine.evidence(DATA).body
+        yield "vek", product.lower(), machine.certificate
     milan = amd.machine()
     yield "snp-original-3", "milan", milan.evidence(DATA, snp.OID).body
     yield "certificate", "vcek", milan.endorsements.certificates[0]
