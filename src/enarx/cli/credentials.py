@@ -140,11 +140,15 @@ class Keyring:
 
     @staticmethod
     def _call(name: str, *arguments: str) -> object:
-        import keyring
-        from keyring.errors import (  # type: ignore[import-not-found,unused-ignore]  # an optional extra
-            KeyringError,
-        )
-
+        try:
+            import keyring
+            from keyring.errors import (  # type: ignore[import-not-found,unused-ignore]  # an optional extra
+                KeyringError,
+            )
+        except ImportError:
+            raise UnavailableError(
+                "system keyring: the login is kept there, and the `keyring` package is not installed any more"
+            ) from None
         try:
             return getattr(keyring, name)(*arguments)
         except KeyringError as error:

@@ -100,7 +100,7 @@ def logout(store: Store, *, host: str | None) -> None:
         _say(store, {"host": where, "logged_out": False}, f"Nobody is logged in at {where}.")
         return
     revoked = _revoke(store, where, known)
-    if known.keyring and known.helper is None:
+    if known.keyring and known.helper is None and known.load(where) is not None:
         Keyring().delete(account_of(known.issuer, where))
     logins.without(where)
     if known.helper is not None:
@@ -160,9 +160,10 @@ def list_logins(*, as_json: bool) -> None:
 
     found = []
     for host, known in sorted(Logins.read(Logins.default_path()).known.items()):
-        ends = known.credential.expires if known.credential else None
+        credential = known.load(host) if known.helper is None else None  # a helper may ask for a passphrase
+        ends = credential.expires if credential else None
         until = None if ends is None else datetime.fromtimestamp(ends, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        renewed = known.credential is not None and known.credential.refresh_token is not None
+        renewed = credential is not None and credential.refresh_token is not None
         found.append({"host": host, "issuer": known.issuer, "kept": _kept(known), "until": until, "renewed": renewed})
     if as_json:
         show_json(found)

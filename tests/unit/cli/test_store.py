@@ -176,6 +176,11 @@ def test_the_keyring_is_used_where_there_is_one(
     assert double.tokens == ["Bearer bare"]
     assert enarx("user", "logout").exception is None
     assert not held
+    provider.answers = [(200, GRANT)]
+    enarx("user", "login")
+    assert "kept in the keyring, renewed by itself" in enarx("user", "list").output
+    held.clear()  # somebody removed it there
+    assert enarx("user", "logout").exception is None
     backend = Nothing()
     assert not Keyring.available()
 
