@@ -55,6 +55,7 @@ UPLOADS: Final = "enarx-uploads"  # header of a tag: whether files may come in p
 RESUMABLE: Final = "resumable"  # its value where they may
 UPLOAD_OFFSET: Final = "upload-offset"  # header: how many bytes of a file have arrived
 RESUMED_FROM: Final = 16 * 1024 * 1024  # bytes from which a file is sent so that it can go on where it broke
+ASKED_FROM: Final = 128 * 1024  # bytes from which it is worth a question whether the registry has a file already
 REFUSALS: Final = range(300, 600)
 
 _STEWARD: Final = re.compile(r'<([^<>]{1,2000})>\s*;[^,]*\brel="?steward"?', re.IGNORECASE)
@@ -445,12 +446,10 @@ class Registry:
         return fresh
 
     def _publish_node(self, slug: PackageSlug, node: Node, on_bytes: OnBytes, *, fresh: bool) -> tuple[Node, bool]:
-        sent = fresh or not self._has(slug, node)
-        if sent:
-            self._put_node(slug, node, on_bytes)
-        else:
+        if not fresh and self._has(slug, node):
             on_bytes(node.entry.meta.length)
-        return node, sent
+            return node, False
+        return node, self._put_node(slug, node, on_bytes)
 
     def _put_tag(self, slug: PackageSlug, name: TagName, tag: Tag) -> bool:
         url = f"{_repository_url(slug)}/_tag/{name}"
@@ -474,17 +473,22 @@ class Registry:
             raise ConflictError(f"{self.host}: {_shown(slug)}/{node.path}: the registry has another: {wrong}")
         return known is not None
 
-    def _put_node(self, slug: PackageSlug, node: Node, on_bytes: OnBytes) -> None:
-        """Send one node, again or from where it broke if the connection breaks."""
+    def _put_node(self, slug: PackageSlug, node: Node, on_bytes: OnBytes) -> bool:
+        """Send one node, again or from where it broke if the connection breaks. Answers whether anything was sent."""
         url, meta = _node_url(slug, node.path), node.entry.meta
         headers = {"Content-Type": meta.media_type, "Content-Digest": meta.digests.header(), "Accept": ACCEPT}
         parts = self._resumable and not meta.is_directory and meta.length >= RESUMED_FROM
         upload = _Upload(http=self._http, url=API + url, node=node, headers=headers, on_bytes=on_bytes, parts=parts)
+        if self._resumable and not meta.is_directory and RESUMED_FROM > meta.length >= ASKED_FROM:
+            known = self._repeated(upload.ask)
+            if known.status in {200, 201}:
+                return False
         answer = self._resumed(upload) if parts else self._repeated(lambda: upload.send(0))
         if answer.status == 409 and self._has(slug, node):
-            return  # an older registry says so of the same bytes, too
+            return True  # an older registry says so of the same bytes, too
         if answer.status >= 300:
             self._refuse("PUT", url, answer.status, answer.headers, answer.body)
+        return upload.sent
 
     def _resumed(self, upload: "_Upload") -> Response:
         """Send a file from where it is, as long as something of it arrives."""
@@ -601,6 +605,7 @@ class _Upload:
     on_bytes: OnBytes
     parts: bool
     told: int = 0
+    sent: bool = False
 
     def ask(self) -> Response:
         """How much has arrived: 202 and the offset; or what became of it when all has."""
@@ -616,6 +621,7 @@ class _Upload:
         length = self.node.entry.meta.length
         ranged = {"Content-Range": f"bytes {start}-{length - 1}/{length}"} if self.parts else {}
         self._tell(start - self.told)
+        self.sent = True
         with self.node.open() as file:
             file.seek(start)
             return self.http.put_stream(

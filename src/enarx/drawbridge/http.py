@@ -10,7 +10,8 @@ Status codes and sentences are the originals' where they had one: `text/plain`, 
 
 A file may arrive in several requests, so that a long upload survives a broken connection. Each is a PUT whose headers
 declare the whole file but for Content-Length, and `Content-Range: bytes FIRST-LAST/TOTAL` for what it brings, or
-`bytes */TOTAL` to ask. The answer is 202 with `Upload-Offset`, the number of bytes that are here to stay, until the last
+`bytes */TOTAL` to ask. Who asks for a file that a recent version has at the same path is answered 201 and need not send
+it. Else the answer is 202 with `Upload-Offset`, the number of bytes that are here to stay, until the last
 one is; 409 with the same header where FIRST is not that number. `Enarx-Uploads: resumable` at a tag says that a server
 can do this: others would take a part for the whole.
 
@@ -407,11 +408,12 @@ async def _batches(request: Request) -> AsyncIterator[bytes]:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Part:
-    """A part of a file on its way in; `writer` None: only a question."""
+    """A part of a file on its way in; `writer` None: only a question. `known`: the file was here already."""
 
     upload: ResumableUpload
     writer: PartWriter | None
     end: int
+    known: Outcome | None = None
 
 
 class Resources:
@@ -669,7 +671,8 @@ class Resources:
             raise HTTPException(413, f"The body may have at most {self._service.upload_bytes} bytes")
         upload = self._registry.resume_node(user, repository, tag, visit.target.path, meta, by=visit.by)
         if start is None:
-            return Part(upload=upload, writer=None, end=0)
+            known = self._registry.take_over(user, repository, tag, visit.target.path, meta, by=visit.by)
+            return Part(upload=upload, writer=None, end=0, known=known)
         size = visit.length or 0
         if start != upload.offset:
             raise OffsetError(upload.offset)
@@ -677,6 +680,8 @@ class Resources:
         return Part(upload=upload, writer=upload.append(start, size), end=start + size)
 
     def finish_part(self, visit: Visit, part: "Part") -> Response:
+        if part.known is not None:
+            return self._put(visit, part.known)
         if part.upload.is_complete:
             return self._put(visit, part.upload.finish())
         return Response(status_code=202, headers={**_OURS, OFFSET: str(part.upload.offset)})

@@ -53,6 +53,8 @@ MAX_SUBJECT: Final = 1000  # characters of an OpenID Connect subject; the standa
 COLLECTED_WAITS: Final = 20
 COLLECTED_WAIT: Final = 0.25  # seconds
 
+RECENT: Final = 8  # versions in which a file is looked for before it has to be sent
+
 JSON_TYPE: Final = "application/json"
 _CACHED_LISTINGS: Final = 16  # parsed directories: an upload asks for the same one again and again
 _CACHED_BODIES: Final = 4096  # users, repositories and tags; a few megabytes
@@ -322,6 +324,26 @@ class Registry:
             meta=meta,
             begin=lambda: self.put_node(user, repository, tag, path, meta, by=by),
         )
+
+    def take_over(
+        self, user: UserName, repository: RepositoryName, tag: TagName, path: TreePath, meta: Meta, *, by: str
+    ) -> Outcome | None:
+        """Name a file that a recent version of this repository has at the same path; None when none has it.
+
+        Never one of another repository: whoever knows the digest of a file must not get its bytes for that. All
+        digests of `meta` have to be among those that were compared when the file came.
+        """
+        self.put_node(user, repository, tag, path, meta, by=by).abort()
+        others = [other for other in self.tags(user, repository) if other != tag]
+        for other in reversed(others[-RECENT:]):
+            key = layout.node(user, repository, other, path)
+            if self._records.find(key) is None:
+                continue
+            found = self.stored_node(key)
+            same = found.meta.length == meta.length and meta.digests.items() <= found.meta.digests.items()
+            if same and not found.meta.is_directory:
+                return self.store_node(layout.node(user, repository, tag, path), path, meta, found.sha256, by)
+        return None
 
     def node(self, user: UserName, repository: RepositoryName, tag: TagName, path: TreePath) -> StoredNode:
         """Raises NotFoundError when it is not there (yet). A lone file is also there as main.wasm, if it is one."""

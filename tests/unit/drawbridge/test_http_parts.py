@@ -98,6 +98,27 @@ def test_listings_and_what_the_parent_does_not_name_do_not_come_in_parts(bench: 
     assert stranger.status_code == 401
 
 
+def test_a_file_of_a_recent_version_is_taken_over(bench: Bench, authority: Authority) -> None:
+    """Who asks before sending is told 201, and the file is there; of another repository nothing is taken over."""
+    assert part(bench, 0, len(BODY)).status_code == 201
+    token = bench.token()
+    with TREE.nodes[0].open() as file:
+        listing = file.read()
+    for where, status in (("/user/repo/_tag/1.1.0", 201), ("/user/other/_tag/1.1.0", 202)):
+        bench.put("/user/other", {"public": False}, token=token)
+        bench.put(where, TREE.root.encode(), ENTRY, token=token)
+        bench.put(f"{where}/tree", listing, DIRECTORY_TYPE, token=token)
+        meta = TREE.nodes[1].entry.meta
+        named = {"Content_Type": meta.media_type, "Content_Digest": meta.digests.header()}
+        asked = bench.ask(
+            "PUT", f"{where}/tree/main.wasm", b"", token=token, Content_Range=f"bytes */{len(BODY)}", **named
+        )
+        assert asked.status_code == status
+        found = bench.ask("GET", f"{where}/tree/main.wasm", token=token)
+        assert (found.content == BODY) is (status == 201)
+    assert bench.ask("PUT", f"{WHERE}/tree/main.wasm", b"", Content_Range="bytes */10240").status_code == 401
+
+
 def test_only_what_arrived_is_counted(bench: Bench) -> None:
     """The allowance of the day pays for each byte once."""
     part(bench, 0, 4000)
