@@ -11,14 +11,17 @@ from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from enarx.digest import Digests
+from enarx.drawbridge import openapi, routes
 from enarx.drawbridge.access import Leave
 from enarx.drawbridge.auth.mtls import CrlSource, Keeps
 from enarx.drawbridge.auth.oidc import Issuers, JwtIssuer, Rules, UserinfoIssuer
 from enarx.drawbridge.http import Service, build
 from enarx.drawbridge.limits import DAY, MINUTE, Buckets
 from enarx.drawbridge.registry import Registry
+from enarx.drawbridge.routes import PREFIX
 from enarx.drawbridge.store import MemoryStore, Store
 from enarx.drawbridge.tree import Tree
+from enarx.errors import EnarxError
 from enarx.pki.certificate import Certificate
 from enarx.web.audit import AuditLog
 from tests.unit.conftest import Authority
@@ -26,7 +29,19 @@ from tests.unit.drawbridge.issuers import AT, AUDIENCE, SUBJECT, URL, Provider
 
 API: Final = "/api/v0.1.0"
 JSON: Final = "application/json"
+DESCRIPTION: Final = openapi.document("https://store.example.com")["paths"]
 ENTRY: Final = "application/vnd.drawbridge.entry.v1+json"
+
+
+def require_described(method: str, path: str, status: int) -> None:
+    """Whatever a test sees, the OpenAPI document says that it may be."""
+    try:
+        target = routes.parse(path.partition("?")[0])
+    except EnarxError:
+        return
+    if method in target.methods:
+        described = DESCRIPTION[PREFIX + openapi.PATHS[target.kind]][method.lower()]["responses"]
+        assert str(status) in described, f"{method} {target.kind}: {status} is not described"
 
 
 class Shown:
@@ -98,7 +113,9 @@ class Bench:
         named = {name.replace("_", "-"): value for name, value in headers.items()}
         if token is not None:
             named["Authorization"] = f"Bearer {token}"
-        return self.client.request(method, API + path, content=body, headers=named)
+        answer = self.client.request(method, API + path, content=body, headers=named)
+        require_described(method, API + path, answer.status_code)
+        return answer
 
     def put(self, path: str, body: bytes | Mapping[str, Any], kind: str = JSON, *, token: str | None = None) -> Any:
         data = body if isinstance(body, bytes) else json.dumps(body, separators=(",", ":")).encode()
