@@ -33,7 +33,7 @@ from enarx.drawbridge.access import (
 )
 from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
-from enarx.drawbridge.registry import Registry
+from enarx.drawbridge.registry import Registry, UserRecord
 from enarx.errors import ConflictError, DeniedError, MalformedError, NotFoundError, UntrustedError
 from enarx.toml import Table
 
@@ -48,6 +48,7 @@ DEFAULT_LIFETIME: Final = timedelta(minutes=10)
 MAX_LIFETIME: Final = timedelta(days=366)
 MAX_USES: Final = 1_000
 SEARCHED: Final = 1000  # repositories that one search looks at before it hands on where to go on
+REMEMBERED: Final = 10_000  # repositories of which it is remembered whether they are public
 MAX_LABEL: Final = 200  # characters
 _ATTEMPTS: Final = 20  # to take a use while others do
 
@@ -109,6 +110,7 @@ class Governance:
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
+        self._public: dict[tuple[UserName, RepositoryName], bool] = {}
 
     # -- facts
 
@@ -130,11 +132,18 @@ class Governance:
         )
 
     def is_public(self, user: UserName, repository: RepositoryName) -> bool:
-        """Whether everybody may read it, which needs no other fact."""
+        """Whether everybody may read it, which needs no other fact. The record of a repository never changes."""
+        known = self._public.get((user, repository))
+        if known is not None:
+            return known
         try:
-            return self._registry.repository(user, repository).public
+            public = self._registry.repository(user, repository).public
         except NotFoundError:
             return False
+        if len(self._public) >= REMEMBERED:
+            self._public.clear()
+        self._public[user, repository] = public
+        return public
 
     def owner(self, user: UserName) -> Identity | None:
         try:
@@ -142,7 +151,7 @@ class Governance:
         except NotFoundError:
             return None
         issuer, _, subject = stored.by.partition(" ")
-        record = self._registry.user(user)
+        record = UserRecord.parse(stored.body)
         return Identity(issuer=issuer, subject=subject) if subject == record.subject else None
 
     def names_of(self, identity: Identity) -> tuple[UserName, ...]:

@@ -62,6 +62,7 @@ from enarx.drawbridge.registry import (
     ResumableUpload,
     Stored,
     StoredNode,
+    StoredTag,
     UserRecord,
 )
 from enarx.drawbridge.routes import Target, UnsupportedVersionError
@@ -85,6 +86,7 @@ from enarx.web.counters import MEDIA_TYPE as METRICS
 T = TypeVar("T")
 
 DOCUMENT_LIMIT: Final = 2 * 1024 * 1024  # bytes of a body that is no file, as the originals' framework
+SMALL: Final = 256 * 1024  # bytes of an answer that is not streamed
 BATCH: Final = 1 << 20  # bytes of an upload that are handed to a thread at once
 YANKED: Final = "Enarx-Yanked"  # header of a tag that was taken back; its value is the reason
 WORKLOAD: Final = "Enarx-Workload"  # header of a tag: its workload digest, also where its publisher did not send one
@@ -571,19 +573,29 @@ class Resources:
 
     def _get_tag(self, visit: Visit, _: bytes) -> Response:
         (user, repository), tag = _repository(visit), _tag(visit)
-        facts = self._governance.facts(user, repository)
-        workload = self._workload(facts, user, repository, tag)
-        if visit.keep is not None or not facts.public:
+        if visit.keep is not None or not self._governance.is_public(user, repository):
+            facts = self._governance.facts(user, repository)
+            workload = self._workload(facts, user, repository, tag)
             access.require_tag(visit.principal(), facts, str(tag), workload, self._service.leave, visit.at)
         with _nothing_there():
             found = self._registry.tag(user, repository, tag)
-        headers = {UPLOADS: "resumable"} | ({} if workload is None else {WORKLOAD: str(workload)})
-        steward = (facts.policy.steward if facts.policy else None) or self._service.steward
+        return _stored(visit, found.stored, self._tag_headers(user, repository, tag, found))
+
+    def _tag_headers(
+        self, user: UserName, repository: RepositoryName, tag: TagName, found: StoredTag
+    ) -> dict[str, str]:
+        """What is said of a version beside its entry."""
+        headers = {UPLOADS: "resumable"}
+        workload = found.entry.sha256 or self._registry.workload(user, repository, tag)
+        if workload is not None:
+            headers[WORKLOAD] = str(workload)
+        policy = self._governance.policy(user, repository)
+        steward = (policy.steward if policy else None) or self._service.steward
         if steward is not None:
             headers["Link"] = f'<{steward}>; rel="steward"'
         if found.yanked is not None:
             headers[YANKED] = found.yanked or "no reason is given"
-        return _stored(visit, found.stored, headers)
+        return headers
 
     def _put_tag(self, visit: Visit, body: bytes) -> Response:
         (user, repository), tag = _repository(visit), _tag(visit)
@@ -1032,6 +1044,9 @@ def _sealed(visit: Visit, node: StoredNode, keep: Peer, workload: Digest) -> Res
 
 
 def _streamed(pieces: Iterator[bytes], status: int, headers: Mapping[str, str]) -> Response:
+    """What is small is read at once: going from thread to thread would cost more than reading it."""
+    if int(headers["Content-Length"]) <= SMALL:
+        return Response(b"".join(pieces), status, headers)
     first = next(pieces, b"")
     return StreamingResponse(_in_threads(chain((first,), pieces)), status, headers)
 
