@@ -65,7 +65,7 @@ class PartWriter:
         view = memoryview(data)
         while view:
             piece = view[: PART - (self.offset - self._begin)]
-            self._part = self._part or self._store.upload()
+            self._part = self._part or self._store.upload(layout.part(self._id, self._begin))
             self._part.write(piece)
             self.offset += len(piece)
             view = view[len(piece) :]

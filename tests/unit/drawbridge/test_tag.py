@@ -197,3 +197,24 @@ def test_signing_needs_a_private_key() -> None:
         sign(ENTRY, SUBJECT, [])
     jwk = SigningKey.parse("jwk", json.dumps({**PUBLIC.key.as_dict(private=False), "use": "sig"}).encode())
     assert jwk.key_id == PUBLIC.key_id
+
+
+@pytest.mark.parametrize(
+    ("jwk", "key_id"),
+    [
+        (
+            {"kty": "OKP", "crv": "Ed25519", "d": "nWGxne_9WmC6hEr0kuwsxERJxWl7MmkZcDusAxyuf2A",
+             "x": "11qYAYKxCrfVS_7TyWQHOg7hcvPapiMlrwIaaPcHURo"},
+            "kPrK_qmxVWaYVA9wwBF6Iuo3vVzz7TxHCTwXBygrS4k",
+        ),
+        (
+            {"kty": "EC", "crv": "P-256", "x": "MKBCTNIcKUSDii11ySs3526iDZ8AiTo7Tu6KPAqv7D4",
+             "y": "4Etl6SRW2YiLUrN5vfvVHuhp7x8PxltmWWlbbM4IFyM", "use": "enc", "kid": "1"},
+            "cn-I_WNMClehiVp51i_0VpOENW1upEerA8sEam5hn-s",
+        ),
+    ],
+    ids=["RFC 8037, A.3", "RFC 7517, A.1"],
+)  # fmt: skip
+def test_keys_of_the_standards_have_their_thumbprints(jwk: dict[str, str], key_id: str) -> None:
+    """The examples of the standards, by the thumbprints that are published for them."""
+    assert SigningKey.parse("k", json.dumps(jwk).encode()).key_id == key_id
