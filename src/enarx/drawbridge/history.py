@@ -16,9 +16,10 @@ from enarx.drawbridge import canonical, layout
 from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.names import RepositoryName, UserName
 from enarx.drawbridge.records import Journal, damaged, until_it_is_ours
-from enarx.drawbridge.store.api import Store
-from enarx.errors import ConflictError, MalformedError
+from enarx.drawbridge.store.api import Key, Store
+from enarx.errors import ConflictError, MalformedError, NotFoundError
 
+_SEEN: Final = 10_000  # histories whose length is remembered
 BEGINNING: Final = ""  # what the first change has as the one before it
 _MEMBERS: Final = ("number", "at", "by", "event", "detail", "previous")
 
@@ -87,6 +88,7 @@ class Histories:
     def __init__(self, store: Store, now: Callable[[], datetime]) -> None:
         self._store = store
         self._now = now
+        self._seen: dict[Key, int] = {}  # how long a history was when it was last looked at
 
     def append(
         self, user: UserName, repository: RepositoryName, *, by: str, event: str, detail: Mapping[str, Json]
@@ -94,7 +96,7 @@ class Histories:
         """Say what was done. Several processes may; each change gets its own number."""
         journal = self._journal(user, repository)
         for _ in until_it_is_ours(f"history of {user}/{repository}"):
-            last = journal.last()
+            last = self._last(journal, user, repository)
             previous = self._read(journal, user, repository, last).digest if last else BEGINNING
             change = Change(number=last + 1, at=self._now(), by=by, event=event, detail=detail, previous=previous)
             try:
@@ -107,7 +109,7 @@ class Histories:
     def read(self, user: UserName, repository: RepositoryName) -> Iterator[Change]:
         """From the beginning. Raises DamagedError where the chain is broken."""
         journal = self._journal(user, repository)
-        numbers = range(1, journal.last() + 1)
+        numbers = range(1, self._last(journal, user, repository) + 1)
         try:
             yield from check(self._read(journal, user, repository, number) for number in numbers)
         except MalformedError as error:
@@ -116,8 +118,16 @@ class Histories:
     def latest(self, user: UserName, repository: RepositoryName) -> Iterator[Change]:
         """From the end, unchecked: to look for what happened lately."""
         journal = self._journal(user, repository)
-        for number in range(journal.last(), 0, -1):
+        for number in range(self._last(journal, user, repository), 0, -1):
             yield self._read(journal, user, repository, number)
+
+    def _last(self, journal: Journal, user: UserName, repository: RepositoryName) -> int:
+        key = layout.history(user, repository)
+        last = journal.last(self._seen.get(key, 0))
+        if len(self._seen) >= _SEEN:
+            self._seen.clear()
+        self._seen[key] = last
+        return last
 
     def _journal(self, user: UserName, repository: RepositoryName) -> Journal:
         return Journal(self._store, layout.history(user, repository))
@@ -125,5 +135,5 @@ class Histories:
     def _read(self, journal: Journal, user: UserName, repository: RepositoryName, number: int) -> Change:
         try:
             return Change.from_json(journal.read(number))
-        except MalformedError as error:
+        except (MalformedError, NotFoundError) as error:
             raise damaged(layout.number(layout.history(user, repository), number), str(error)) from error

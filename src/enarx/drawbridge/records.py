@@ -6,7 +6,7 @@ never a wrong answer. Somebody who can write to the storage can of course write 
 Keep must not be deceived about is covered by the tree's root digest, which they know.
 
 `Journal` is a sequence of records, numbered from 1 without gaps: appending is creating the next number, which one of
-many writers can. The last one is found by doubling, so its cost grows with the logarithm of the length.
+many writers can. The last one is found by doubling, so its cost grows with the logarithm of how many are new.
 """
 
 import hmac
@@ -17,7 +17,7 @@ from typing import Any, Final
 from enarx.drawbridge import canonical, layout
 from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.store.api import Key, Store
-from enarx.errors import ConflictError, MalformedError, NotFoundError, UnavailableError
+from enarx.errors import MalformedError, NotFoundError, UnavailableError
 from enarx.web.log import Log
 
 MAX_RECORD: Final = 4_000_000  # bytes; the checksums of the largest content fit
@@ -95,11 +95,11 @@ class Journal:
         self._records = Records(store)
         self._prefix = prefix
 
-    def last(self) -> int:
-        """The highest number; 0 when there is none."""
-        low, high = 0, 1
+    def last(self, known: int = 0) -> int:
+        """The highest number; 0 when there is none. `known` is one that was seen to be there: numbers stay."""
+        low, high = known, known + 1
         while self._exists(high):
-            low, high = high, high * 2
+            low, high = high, high + 2 * (high - known)
         while high - low > 1:
             middle = (low + high) // 2
             low, high = (middle, high) if self._exists(middle) else (low, middle)
@@ -125,4 +125,4 @@ class Journal:
 def until_it_is_ours(what: str) -> Iterator[int]:
     """Attempts at something of which one of many writers has its way each time."""
     yield from range(_ATTEMPTS)
-    raise ConflictError(f"{what}: others were faster {_ATTEMPTS} times")
+    raise UnavailableError(f"storage: {what}: others were faster {_ATTEMPTS} times; try again")

@@ -12,7 +12,7 @@ from enarx.digest import Digest, Digests
 from enarx.drawbridge import layout
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import RepositoryName, TagName, TreeName, TreePath, UserName
-from enarx.drawbridge.records import DamagedError
+from enarx.drawbridge.records import DamagedError, Journal
 from enarx.drawbridge.registry import JSON_TYPE, Outcome, Registry, RepositoryRecord, StoredNode, UserRecord
 from enarx.drawbridge.store import FilesystemStore, MemoryStore, Store
 from enarx.drawbridge.tag import ENTRY_TYPE, SigningKey, Tag, sign
@@ -381,6 +381,14 @@ def test_history_says_who_did_what_when(registry: Registry) -> None:
     for broken in (lines[1:], [*lines[:2], *lines[3:]], [lines[0].replace(b"true", b"false"), *lines[1:]]):
         with pytest.raises(MalformedError, match="history"):
             list(check(map(Change.parse, broken)))
+
+
+def test_the_end_of_a_history_is_found(store: Store) -> None:
+    """However long it is, and whether another process made it longer meanwhile."""
+    journal = Journal(store, layout.history(USER, REPO))
+    for length in range(40):
+        assert {journal.last(known) for known in range(length + 1)} == {length}
+        journal.create(length + 1, {})
 
 
 def test_a_rewritten_history_is_damaged(registry: Registry, store: Store) -> None:
