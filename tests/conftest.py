@@ -1,11 +1,13 @@
 """Fixtures that every test may use."""
 
+import os
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
-settings.register_profile("enarx", deadline=None, derandomize=True)  # no verdict depends on a clock or on luck
+EXAMPLES = int(os.environ.get("EXAMPLES", "100"))  # of each property; `make mutants` asks for fewer
+settings.register_profile("enarx", deadline=None, derandomize=True, max_examples=EXAMPLES)  # no clock, no luck
 settings.load_profile("enarx")
 
 

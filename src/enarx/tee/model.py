@@ -213,7 +213,7 @@ class Check(NamedTuple):
         return {
             "gate": self.gate,
             "name": self.name,
-            "outcome": self.outcome.value,
+            "outcome": self.outcome,  # a StrEnum: a string to JSON
             "found": self.found,
             "expected": self.expected,
         }
