@@ -118,6 +118,7 @@ def settled(
     machine = Directory.create(folder / "sim", datetime.now(UTC), measurement.of_agent)
     config = folder / "sim" / "steward.toml"
     text = config.read_text().replace("accept_simulated = true", "accept_simulated = true\naccept_nil = true")
+    text = text.replace("[certificate]\n", '[certificate]\nmay_request = ["web.example"]\n')
     config.write_text(text)
     with (steward or real_steward)(config, folder / "steward-ca.pem") as origin:
         made = server_tls()
@@ -384,6 +385,22 @@ def test_the_deploy_configuration_is_bound_to_the_certificate(world: World) -> N
     done = world.deploy("user/server:1.0.0", "snp", "--env", "DEBUG=1")
     assert refusal(done) == ("package", 77)
     assert "the package does not let it be set" in done.stderr
+
+
+def test_what_the_package_wishes_of_its_certificate_is_asked_for_once_more(world: World) -> None:
+    """The package is known only after it was released: then the Keep enrols again, and the Steward grants its part."""
+    wishes = SERVER + '[certificate]\nnames = ["web.example", "bank.example"]\nlifetime = 600\n'
+    files = {"main.wasm": (EXAMPLE / "main.wasm").read_bytes(), "greeting.txt": b"hello", "Enarx.toml": wishes.encode()}
+    world.registry.publish("user/wishes:1.0.0", files)
+    with running(world, "user/wishes:1.0.0", "snp") as server:
+        _, peer = get(world, server.port, ANYTHING)
+    assert peer["dns_names"] == ["localhost", "web.example"]
+    first, second = (
+        datetime.fromisoformat(str(event["facts"]["until"]))  # type: ignore[index]  # facts is an object
+        for event in server.said
+        if event.get("phase") in {"certified", "certified again"}
+    )
+    assert second < first
 
 
 def test_programs_read_refusals_as_json(world: World) -> None:
