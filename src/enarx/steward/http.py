@@ -242,8 +242,11 @@ def _refusal(decision: Decision, request_id: str) -> Response:
         reasons=decision.reasons,
         instance=request_id,
     )
-    checks = [check.to_json() for check in decision.checks]
-    members = {**problem.to_json(), "technology": decision.technology, "checks": checks, "notes": list(decision.notes)}
+    said = decision.to_json()
+    members = {
+        **problem.to_json(),
+        **{name: said[name] for name in ("verdict", "technology", "checks", "notes", "claims")},
+    }
     return Response(json.dumps(members, ensure_ascii=False).encode(), problem.status, media_type=MEDIA_TYPE)
 
 
