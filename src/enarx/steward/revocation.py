@@ -111,11 +111,11 @@ class Revocations:
 def rule_value(kind: Kind, text: str) -> str:
     """What a person wrote, as rules have it. Raises MalformedError.
 
-    A workload may be written with its algorithm. A chip is known by the SHA-256 of its id, which certificates carry;
+    A workload may be written with its algorithm or without. A chip is known by the SHA-256 of its id, which certificates carry;
     an id of another length than 32 bytes is hashed. AMD's ids of 8 bytes may be written with the zeros of a report.
     """
     if kind == "workload":
-        return Digest.parse(text).hex
+        return Digest.parse(text if ":" in text else f"sha-256:{text}").hex
     value = _hex(text, kind)
     if kind == "serial":
         return f"{int(value, 16):x}"

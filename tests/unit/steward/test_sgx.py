@@ -16,11 +16,14 @@ from enarx.errors import UnavailableError
 from enarx.pki import csr, keys
 from enarx.pki.certificate import Extension
 from enarx.pki.chain import ECDSA_SHA256
+from enarx.pki.crl import Crl
 from enarx.steward.authority import Authority, Decision
 from enarx.steward.collateral import Directory
 from enarx.steward.highest import Highest
+from enarx.steward.ledger import Ledger
 from enarx.steward.policy import Judging, Policy, read_policy, simulated_anchor
 from enarx.steward.request import ATTESTATION_ATTRIBUTE
+from enarx.steward.revocation import Issued, Kind, rule_value
 from enarx.tee.model import Verdict
 from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from tests.unit.steward import support
@@ -210,6 +213,29 @@ def test_what_was_superseded_never_counts_again(kind: str, tmp_path: Path) -> No
     refused = again.refused(again.request())
     assert refused.verdict is Verdict.UNTRUSTED
     assert any(kind in reason and "is a rollback" in reason for reason in refused.reasons), refused.reasons
+
+
+@pytest.mark.parametrize("kind", ["measurement", "chip", "workload"])
+def test_what_the_operator_takes_back_is_certified_no_more(kind: Kind, tmp_path: Path) -> None:
+    """By measurement, chip or workload: what was issued stands in the list, and the next request is rejected."""
+    world = World.create()
+    ledger = Ledger(tmp_path)
+    world = replace(world, authority=replace(world.authority, revocations=ledger.revocations))
+    issuance = world.authority.issue([world.request()], AT)
+    result = issuance.decisions[0].result
+    assert result is not None
+    ledger.record([Issued.of(issuance.issued[0].serial, result, issuance.issued[0].not_after)])
+    pck = world.machine.machine.chain[0]
+    chip = next(a.claims.chip for a in issuance.decisions[0].appraisals if a.claims is not None)
+    text = {"measurement": MEASUREMENT.hex(), "chip": (chip or pck).hex(), "workload": support.WORKLOAD.hex}[kind]
+    assert [item.serial for item in ledger.revoke(kind, rule_value(kind, text), AT)] == [
+        f"{issuance.issued[0].serial:x}"
+    ]
+    signed = Crl.parse(ledger.crl(world.authority.issuer, AT, timedelta(hours=1)))
+    assert signed.revoked == {issuance.issued[0].serial}
+    refused = world.refused(world.request())
+    assert refused.verdict is Verdict.REJECTED
+    assert f"{kind} {rule_value(kind, text)} was revoked by the operator" in refused.reasons[0]
 
 
 def test_a_memory_that_is_damaged_stops_the_steward(tmp_path: Path) -> None:
