@@ -9,12 +9,12 @@ what is old is a matter of policy, and of the few floors that its bulletins name
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Final, Literal, Self
+from typing import Final, Self
 
 from enarx.binary import Reader, Writer
 from enarx.errors import MalformedError
 
-Layout = Literal[0, 1]  # structVersion of the VCEK: 0 up to Genoa, 1 from Turin on
+Layout = int  # structVersion of the VCEK: 0 up to Genoa, 1 from Turin on
 
 LAYOUTS: Final[Mapping[str, Layout]] = {"Milan": 0, "Genoa": 0, "Turin": 1, "Venice": 1}
 PRODUCTS: Final = tuple(LAYOUTS)
@@ -121,8 +121,6 @@ def layout_of(cpuid: tuple[int, int, int] | None) -> Layout | None:
 
 def read_layout(version: int) -> Layout:
     """The structVersion of a VCEK. Raises MalformedError for one that is not known."""
-    if version == 0:
-        return 0
-    if version == 1:
-        return 1
-    raise MalformedError(f"VEK certificate: structVersion: expected 0 or 1, found {version}")
+    if version not in LAYOUTS.values():
+        raise MalformedError(f"VEK certificate: structVersion: expected 0 or 1, found {version}")
+    return version

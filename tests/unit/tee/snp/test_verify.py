@@ -581,6 +581,15 @@ def test_the_verdict_lists_every_check() -> None:
     assert [check.outcome for check in early.checks if check.found == "not reached"] == [Outcome.SKIPPED] * 41
 
 
+def test_every_check_that_passed_says_what_was_found() -> None:
+    """For people who have to decide whether to trust it."""
+    told = {check.name: check for check in case().judge().checks}
+    assert [check.name for check in told.values() if check.outcome is Outcome.PASSED and not check.found] == []
+    assert told["vek.certificate"].found.startswith("VCEK of Milan-B0, until 20")
+    assert told["vek.chain"].found == "SEV-VCEK ← SEV-Milan ← ARK-Milan (simulator)"
+    assert told["report.tcb_layout"].found == "current TCB bootloader 9 tee 0 snp 27 microcode 80"
+
+
 def _strange_spki() -> bytes:
     """A key of a kind that no vendor has."""
     key = ed25519.Ed25519PrivateKey.generate().public_key()
