@@ -28,11 +28,14 @@ TREE = "/tree"
 
 @dataclass(slots=True, kw_only=True)
 class LyingRegistry:
-    """`promised` is what the tag says, `served` what comes instead of it, both by slug path `user/repo/_tag/1.0.0`."""
+    """`promised` is what the tag says, `served` what comes instead of it, `signed` the tag for users and
+    `signed_for_keeps` the one for Keeps where they are not plain, all by slug path `user/repo/_tag/1.0.0`."""
 
     steward: str
     promised: dict[str, Tree] = field(default_factory=dict)
     served: dict[str, Tree] = field(default_factory=dict)
+    signed: dict[str, Tag] = field(default_factory=dict)
+    signed_for_keeps: dict[str, Tag] = field(default_factory=dict)
     asked: list[str] = field(default_factory=list)
 
     async def answer(self, request: Request) -> Response:
@@ -42,7 +45,8 @@ class LyingRegistry:
         if name not in self.promised:
             return PlainTextResponse("Repository does not exist", status_code=404)
         if TREE not in path:
-            tag = Tag(entry=self.promised[name].root)
+            signed = self.signed if request.state.peer_cert is None else self.signed_for_keeps
+            tag = signed.get(name, Tag(entry=self.promised[name].root))
             link = f'<{self.steward}>; rel="steward"'
             return Response(tag.encode(), media_type=tag.media_type, headers={"Link": link})
         return self.node(request, self.served.get(name, self.promised[name]), TreePath.from_url(below.lstrip("/")))

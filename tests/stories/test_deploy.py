@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from enarx.attested.relying import Expectation
 from enarx.digest import HashName
+from enarx.drawbridge.tag import SigningKey, sign
 from enarx.drawbridge.tree import Tree
 from enarx.errors import RejectedError
 from enarx.keep import measurement
@@ -334,6 +335,29 @@ def test_other_bytes_under_the_same_name_are_refused(world: World) -> None:
     done = world.deploy("user/swapped:1.0.0", "snp")
     assert refusal(done) == ("digest", 77)
     assert "expected" in done.stderr
+
+
+def test_a_signature_is_checked_here_and_in_the_keep(world: World, tmp_path: Path) -> None:
+    """Signed by the key that is asked for: it runs. By another: refused before a Keep starts; in the Keep, when the
+    registry shows the signed tag to the user alone, for the Keep was told and its certificate says so.
+    """
+    name, subject = "user/signed/_tag/1.0.0", "user/signed:1.0.0"
+    tree = world.registry.publish(subject, {"main.wasm": bytes(wasmtime.wat2wasm(PROGRAM))})
+    (tmp_path / "key.pem").write_bytes(keys.to_pem(keys.generate("P-256")))
+    (tmp_path / "other.pem").write_bytes(keys.to_pem(keys.generate("P-256")))
+    key = SigningKey.parse("key", (tmp_path / "key.pem").read_bytes())
+    world.registry.signed[name] = world.registry.signed_for_keeps[name] = sign(tree.root, subject, [key])
+    done = world.deploy(subject, "snp", "--require-signer", str(tmp_path / "key.pem"))
+    assert (done.returncode, done.stdout) == (42, "from the Keep\n"), done.stderr
+    assert "deploy configuration sha-256:" in done.stderr
+    done = world.deploy(subject, "snp", "--require-signer", str(tmp_path / "other.pem"))
+    assert refusal(done) == ("tag", 77)
+    assert "certified by" not in done.stderr
+    del world.registry.signed_for_keeps[name]
+    done = world.deploy(subject, "snp", "--require-signer", str(tmp_path / "key.pem"))
+    assert refusal(done) == ("tag", 77)
+    assert "certified by" in done.stderr
+    assert f"expected a signature by '{key.key_id}', found none" in done.stderr
 
 
 def test_a_pinned_digest_is_compared(world: World) -> None:

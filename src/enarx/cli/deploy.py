@@ -194,12 +194,14 @@ def deploy(
     from enarx.keep.overrides import DeployConfig
     from enarx.keep.refusal import RefusalError
 
+    keys = _keys(signers)
     config = DeployConfig.of(
         args=args or None,
         env=dict(env),
         ports=ports,
         incoming=allow_incoming or None,
         outgoing=allow_outgoing or None,
+        signers=[key.public_pem().decode() for key in keys],
     )
     teller = Teller(as_json=store.as_json)
     try:
@@ -214,7 +216,7 @@ def deploy(
             documents=str(collateral) if collateral is not None and place.name == INSIDE else None,
         )
         slug = parse_package(package)
-        host, token, keys = store.host(slug.host), _token(token_file), _keys(signers)
+        host, token = store.host(slug.host), _token(token_file)
         teller.launching(place)
         terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
         watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)

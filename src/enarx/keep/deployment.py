@@ -9,6 +9,7 @@ from hashlib import sha256
 from typing import Self
 
 from enarx.digest import Digest
+from enarx.drawbridge.tag import Tag
 from enarx.errors import MalformedError
 from enarx.keep.channel import VERSION, Start
 from enarx.keep.overrides import DeployConfig, apply
@@ -71,6 +72,11 @@ class Order:
     def config_digest(self) -> bytes | None:
         """What the certificate says of the deploy configuration."""
         return None if self.config is None else sha256(self.config).digest()
+
+    def require_signer(self, tag: Tag, subject: str) -> None:
+        """Raises UntrustedError when the deploy configuration names signers and none of them signed."""
+        if self.config is not None:
+            DeployConfig.parse(self.config).require_signer(tag, subject)
 
     def applied_to(self, workload: Workload) -> Workload:
         """The workload as it runs. Raises RejectedError when the package does not let itself be changed so."""

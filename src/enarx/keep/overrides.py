@@ -1,12 +1,13 @@
 """The deploy configuration: what whoever deploys a package changes in it, if the package lets them (flow.md, 2).
 
-It is canonical JSON, sorted and compact, with any of four members:
+It is canonical JSON, sorted and compact, with any of five members:
 
     {"args":["-v"],"env":{"MODE":"test"},"network":{"incoming":["8443"],"outgoing":["db.example:5432"]},"ports":{"web":8443}}
 
 The Keep applies exactly the bytes whose SHA-256 its certificate carries. Arguments replace the package's, variables are
 added to them or replace them one by one, a port belongs to a listener by its name, and a network list narrows: both
-lists have to allow, so it can only take away. None, or an empty object, is no deploy configuration at all.
+lists have to allow, so it can only take away. `signers` are public keys (PEM), one of which must have signed the
+version: the Keep checks that before it fetches, and its certificate says, by the digest of all this, that it did. None, or an empty object, is no deploy configuration at all.
 """
 
 import hashlib
@@ -18,6 +19,7 @@ from typing import Final, Self
 
 import msgspec
 
+from enarx.drawbridge.tag import SigningKey, Tag
 from enarx.errors import MalformedError, RejectedError
 from enarx.keep import network
 from enarx.keep.config import Config, File, Listen
@@ -36,6 +38,7 @@ class _Wire(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     env: dict[str, str] | None = None
     network: _Network | None = None
     ports: dict[str, int] | None = None
+    signers: list[str] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +49,7 @@ class DeployConfig:
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     ports: Mapping[str, int] = field(default_factory=lambda: MappingProxyType({}))
     network: Network | None = None
+    signers: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -64,6 +68,7 @@ class DeployConfig:
             ports=wire.ports or {},
             incoming=None if wire.network is None else wire.network.incoming,
             outgoing=None if wire.network is None else wire.network.outgoing,
+            signers=wire.signers or (),
         )
         if made.encode() != data:
             raise MalformedError("deploy configuration: expected canonical JSON: sorted, compact, rules in short form")
@@ -78,6 +83,7 @@ class DeployConfig:
         ports: Mapping[str, int] | None = None,
         incoming: Sequence[str | int] | None = None,
         outgoing: Sequence[str] | None = None,
+        signers: Sequence[str] = (),
     ) -> Self:
         """From what a command line says. Raises MalformedError."""
         lists: Network | None = None
@@ -103,6 +109,7 @@ class DeployConfig:
             env=MappingProxyType(dict(env or {})),
             ports=MappingProxyType(dict(ports or {})),
             network=lists,
+            signers=tuple(sorted(set(signers))),
         )
 
     def encode(self) -> bytes:
@@ -119,6 +126,8 @@ class DeployConfig:
             members["network"] = {
                 name: [str(rule) for rule in rules] for name, rules in lists.items() if rules is not None
             }
+        if self.signers:
+            members["signers"] = list(self.signers)
         if not members:
             return b""
         return json.dumps(members, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
@@ -128,6 +137,13 @@ class DeployConfig:
         """SHA-256 of the canonical bytes; None when nothing is said."""
         data = self.encode()
         return hashlib.sha256(data).digest() if data else None
+
+    def require_signer(self, tag: Tag, subject: str) -> None:
+        """Raises UntrustedError when signers are named and none of them signed `tag` as `subject`."""
+        if not self.signers:
+            return
+        keys = [SigningKey.parse("signer", pem.encode()) for pem in self.signers]
+        tag.verify([replace(key, name=key.key_id) for key in keys], subject)
 
 
 def apply(config: Config, deploy: DeployConfig) -> Config:

@@ -4,7 +4,8 @@
   4  claims       TLS key and sealing key are made; the claims say what they are for
   5  evidence     the TEE vouches for key and claims
   6  certificate  the Steward judges and certifies
-  7  release      the registry gives the workload to this certificate, sealed to this Keep
+  7  release      the registry gives the workload to this certificate, sealed to this Keep; if the deploy
+                  configuration names signers, the version must be signed by one of them
   8  workload     every hash is checked up to the digest that stands in the certificate, then the package is read;
                   if it wishes names or a lifetime, steps 3 to 6 are gone again with the same keys, and the Steward
                   grants what its policy for this workload allows
@@ -24,6 +25,7 @@ from typing import Final, Protocol
 from enarx.attested.claims import RuntimeClaims
 from enarx.drawbridge.client import AnsweredError, Limits, Opening, Registry
 from enarx.drawbridge.names import PackageSlug
+from enarx.drawbridge.tag import subject_of
 from enarx.errors import EnarxError, UntrustedError
 from enarx.keep import identity as own
 from enarx.keep.backends.api import Attester
@@ -116,6 +118,8 @@ def release(order: Order, identity: Identity) -> dict[str, bytes]:
         registry = Registry(connection, opening=opening)
         with gate("drawbridge"):
             published = registry.tag(slug)
+        with gate("tag"):
+            order.require_signer(published.tag, subject_of(slug.user, slug.repository, published.name))
         with _checking():
             return registry.fetch(slug, published.entry, workload=order.digest, limits=LIMITS)
 

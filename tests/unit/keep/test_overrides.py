@@ -6,9 +6,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enarx.errors import MalformedError, RejectedError
+from enarx.drawbridge.tag import SigningKey, Tag, sign
+from enarx.drawbridge.tree import Entry
+from enarx.errors import MalformedError, RejectedError, UntrustedError
 from enarx.keep.config import Config, Listen
 from enarx.keep.overrides import DeployConfig, apply
+from enarx.pki import keys
 
 PACKAGE = """
 args = ["a"]
@@ -52,6 +55,23 @@ def test_what_the_package_does_not_allow_is_refused_whole() -> None:
         "ports.other: the package has no such listener; it has web",
         "network: the package does not let it be narrowed (deploy.network)",
     )
+
+
+def test_signers_are_part_of_what_is_certified() -> None:
+    """Sorted, each once, in the bytes whose digest is certified; nobody named asks for nothing, a stranger's name refuses."""
+    one, two = (SigningKey.parse("key", keys.to_pem(keys.generate("P-256"))) for _ in range(2))
+    pems = [key.public_pem().decode() for key in (one, two)]
+    deploy = DeployConfig.of(signers=[*pems, pems[0]])
+    assert deploy == DeployConfig.of(signers=pems[::-1])
+    assert DeployConfig.parse(deploy.encode()).signers == tuple(sorted(pems))
+    entry = Entry.of(b"root", "text/plain")
+    deploy.require_signer(sign(entry, "u/r:1.0.0", [two]), "u/r:1.0.0")
+    DeployConfig.of(args=["x"]).require_signer(Tag(entry=entry), "u/r:1.0.0")
+    for tag in (Tag(entry=entry), sign(entry, "u/r:2.0.0", [two])):
+        with pytest.raises(UntrustedError):
+            deploy.require_signer(tag, "u/r:1.0.0")
+    with pytest.raises(MalformedError):
+        DeployConfig.of(signers=["no key"]).require_signer(Tag(entry=entry), "u/r:1.0.0")
 
 
 def test_a_list_that_forbids_what_the_package_needs_is_refused() -> None:
