@@ -155,8 +155,15 @@ def build(service: Service, *, lifespan: Lifespan[Starlette] | None = None) -> S
             "/openapi.json", lambda _: JSONResponse(openapi.document(service.origin()), headers=_OURS), methods=["GET"]
         ),
     ]
-    site = Site(registry=service.registry, origin=service.origin, leave=service.leave, steward=service.steward)
-    found += page_routes(site)
+    found += page_routes(
+        Site(
+            registry=service.registry,
+            origin=service.origin,
+            leave=service.leave,
+            steward=service.steward,
+            throttle=lambda request: service.requests.take(_address(request, _client(request), service.proxies)),
+        )
+    )
     if service.development is not None:
         found += issuing.routes(service.development, service.now)
     return web.build(
@@ -242,7 +249,7 @@ class Visit:
         self.at = service.now()
         self.id = web.request_id(request)
         self.length = web.content_length(request.scope)
-        client = request.client.host if request.client else None
+        client = _client(request)
         self._address = _address(request, client, service.proxies)
         shown: tuple[bytes, ...] = getattr(request.state, "peer_chain", ())
         self._chain = shown or forwarded_chain(request.scope["headers"], client, service.proxies)
@@ -333,6 +340,10 @@ class Visit:
         if scheme.lower() != "bearer" or not token.strip():
             raise MalformedError("Authorization: expected Bearer and a token")
         return token.strip()
+
+
+def _client(request: Request) -> str | None:
+    return request.client.host if request.client else None
 
 
 def _address(request: Request, client: str | None, proxies: Sequence[Network]) -> str:

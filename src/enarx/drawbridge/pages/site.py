@@ -52,12 +52,13 @@ _SECURITY: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Site:
-    """What the pages need. `origin` is called, for it may only be known once we listen."""
+    """What the pages need. `origin` is called, for it may only be known once we listen; `throttle` counts a visitor."""
 
     registry: Registry
     origin: Callable[[], str]
     leave: Leave
     steward: str | None
+    throttle: Callable[[Request], None]
 
 
 def routes(site: Site) -> list[BaseRoute]:
@@ -81,11 +82,13 @@ class _Pages:
         self._governance = Governance(site.registry)
 
     async def search(self, request: Request) -> Response:
+        self._site.throttle(request)
         return await run_in_threadpool(
             self._search, request.query_params.get("q", ""), request.query_params.get("after", "")
         )
 
     async def place(self, request: Request) -> Response:
+        self._site.throttle(request)
         raw: bytes = request.scope.get("raw_path") or request.scope["path"].encode()
         return await run_in_threadpool(self._place, raw.partition(b"?")[0].decode("latin-1"))
 

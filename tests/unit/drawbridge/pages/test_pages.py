@@ -138,6 +138,12 @@ def test_private_and_missing_are_the_same_page(bench: Bench) -> None:
     assert "No public package" in bench.client.get("/?q=%3Cscript%3E").text
 
 
+def test_who_looks_at_too_much_waits(authority: Authority) -> None:
+    """Pages count as requests do: for the address."""
+    bench = Bench(authority, at=datetime.now(UTC), requests=2)
+    assert [bench.client.get("/").status_code for _ in range(3)] == [200, 200, 429]
+
+
 def test_damage_is_an_error_on_pages_too(bench: Bench) -> None:
     """A file that is damaged is not described by its wrong bytes."""
     objects = bench.store._objects  # type: ignore[attr-defined]  # the memory store
