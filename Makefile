@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet
 export PYTHONDONTWRITEBYTECODE :=
 
-.PHONY: help demo test check types lint contracts mutants fuzz bench-verify lock clean
+.PHONY: help demo test browser check types lint contracts mutants fuzz bench-verify lock clean
 .DEFAULT_GOAL := help
 
 help:  ## this list
@@ -29,6 +29,9 @@ lint: $(VENV)/.dev
 
 types: $(VENV)/.dev
 	@$(BIN)/mypy src tests scripts benchmarks
+
+browser: $(VENV)/.dev  ## look at the registry's pages with headless Chromium (Debian: chromium); part of `make test`
+	@$(BIN)/python -m pytest -q tests/browser $(ARGS)
 
 mutants: $(VENV)/.dev  ## break the verifiers one change at a time: does a test notice?
 	@nice $(BIN)/python scripts/mutants.py $(ARGS)

@@ -184,13 +184,9 @@ class _Pages:
         steward = (facts.policy.steward if facts.policy else None) or self._site.steward
         said = [tag("li", sentence) for sentence in sentences]
         said.append(tag("li", f"Keeps are certified by {steward}." if steward else "No Steward is named."))
-        public = "Everybody may read this package; a Keep is asked for"
-        return tag(
-            "section",
-            tag("h2", "Release"),
-            tag("p", public if facts.policy else public + " nothing more, as a private one would be:"),
-            tag("ul", said),
-        )
+        public = "This package is public: everybody may read it. "
+        public += "Keeps are asked for:" if facts.policy else "Keeps are asked for nothing; were it private, for:"
+        return tag("section", tag("h2", "Release"), tag("p", public), tag("ul", said))
 
     def _readme(self, user: UserName, repository: RepositoryName, name: TagName) -> Content:
         for file in READMES:
@@ -375,7 +371,7 @@ h1 { font-size: 1.5rem; overflow-wrap: anywhere; }
 h2 { font-size: 1.15rem; margin-top: 1.8rem; }
 pre { background: var(--soft); border: 1px solid var(--line); border-radius: .3rem; padding: .6rem .8rem; overflow-x: auto; }
 code { font: .92em/1.5 ui-monospace, monospace; }
-.copy, .copy code { user-select: all; overflow-wrap: anywhere; white-space: pre-wrap; }
+.copy, .copy code { user-select: all; word-break: break-all; white-space: pre-wrap; }
 table { border-collapse: collapse; width: 100%; display: block; overflow-x: auto; }
 th, td { text-align: left; padding: .3rem .8rem .3rem 0; border-bottom: 1px solid var(--line); vertical-align: top; }
 dt { font-weight: 600; } dd { margin: 0 0 .6rem; }
