@@ -8,6 +8,7 @@ import click
 from enarx.errors import RejectedError
 
 if TYPE_CHECKING:
+    from enarx.image.lock import Lock
     from enarx.image.measure import Machine
 
 FILE: Final = click.Path(path_type=Path, dir_okay=False)
@@ -34,11 +35,10 @@ def build(directory: Path, lock_file: Path | None, cache: Path | None) -> None:
     """
     from enarx.image.build import LOCK_NAME
     from enarx.image.build import build as make
-    from enarx.image.lock import MAX_LOCK, Lock, resolve
-    from enarx.web.files import read_file
+    from enarx.image.lock import resolve
 
     kept = cache or _cache()
-    lock = resolve(kept) if lock_file is None else Lock.parse(read_file(lock_file, MAX_LOCK), source=str(lock_file))
+    lock = resolve(kept) if lock_file is None else _read_lock(lock_file)
     made = make(lock, kept)
     made.write(directory, lock)
     for name, digest in made.digests.items():
@@ -112,6 +112,28 @@ def sign(
 
 @image.command()
 @click.argument("directory", type=FOLDER)
+@click.option("--lock", "lock_file", type=FILE, help="Build exactly what this file names. Default: today's packages.")
+@CACHE
+def container(directory: Path, lock_file: Path | None, cache: Path | None) -> None:
+    """Build a container image with steward, drawbridge and enarx into DIRECTORY, in the OCI layout.
+
+    There is no base image and no registry of images is asked for anything. Load it, for example, with
+    `skopeo copy oci:DIRECTORY docker-daemon:enarx:VERSION` or `podman load -i` of a tar archive of DIRECTORY.
+    """
+    from enarx.image.build import LOCK_NAME
+    from enarx.image.container import build as make
+    from enarx.image.lock import resolve_container
+
+    kept = cache or _cache()
+    lock = resolve_container(kept) if lock_file is None else _read_lock(lock_file)
+    made = make(lock, kept)
+    made.write(directory)
+    (directory / LOCK_NAME).write_text(lock.encode())
+    click.echo(f"sha256:{made.manifest}  {directory}")
+
+
+@image.command()
+@click.argument("directory", type=FOLDER)
 @click.option("--size", default="1G", show_default=True, help="Of the enclave, on processors without EDMM.")
 @click.option("--no-edmm", is_flag=True, help="For processors that cannot add memory later: SGX1.")
 def gramine(directory: Path, size: str, no_edmm: bool) -> None:
@@ -161,6 +183,13 @@ def _machine(directory: Path, firmware: Path | None, tee: str, cpus: int, cpu: s
     return Machine(
         firmware=parts[0], kernel=parts[1], initramfs=parts[2], command_line=command_line(tee), cpus=cpus, cpu=cpu
     )
+
+
+def _read_lock(file: Path) -> "Lock":
+    from enarx.image.lock import MAX_LOCK, Lock
+    from enarx.web.files import read_file
+
+    return Lock.parse(read_file(file, MAX_LOCK), source=str(file))
 
 
 def _cache() -> Path:

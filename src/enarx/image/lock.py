@@ -7,6 +7,7 @@ names into a directory, or says which package can not be had any more. The lock 
 has it can build the image again and compare.
 """
 
+import re
 import subprocess
 import sys
 import tempfile
@@ -37,6 +38,7 @@ DEBS: Final = (
     "libcrypt1",
     "libgcc-s1",
 )
+ARCHITECTURE_FREE: Final = frozenset({"ca-certificates"})
 WHEELS: Final = (
     "wasmtime",
     "cryptography",
@@ -63,7 +65,9 @@ class Deb:
 
     @property
     def file(self) -> str:
-        return f"{self.name}_{self.version.replace(':', '%3a')}_amd64.deb"
+        return (
+            f"{self.name}_{self.version.replace(':', '%3a')}_{'all' if self.name in ARCHITECTURE_FREE else 'amd64'}.deb"
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +114,23 @@ class Lock:
 
 
 def resolve(cache: Path) -> Lock:
-    """The versions of today; the files are left in `cache`. Raises UnavailableError, NotFoundError."""
+    """The versions of today for a Keep's machine; the files are left in `cache`. Raises UnavailableError, NotFoundError."""
+    return _resolve(cache, (*DEBS, _kernel()), WHEELS)
+
+
+def resolve_container(cache: Path) -> Lock:
+    """The versions of today for a container with all three programs: no kernel, every dependency of ours."""
+    names = {
+        re.split(r"[\s;<>=!~\[]", text, maxsplit=1)[0] for text in requires("enarx") or [] if "extra ==" not in text
+    }
+    return _resolve(cache, (*DEBS, "ca-certificates"), sorted(names))
+
+
+def _resolve(cache: Path, packages: Sequence[str], wanted: Sequence[str]) -> Lock:
     cache.mkdir(parents=True, exist_ok=True)
-    kernel = _kernel()
-    debs = tuple(_candidate(name) for name in (*DEBS, kernel))
+    debs = tuple(_candidate(name) for name in packages)
     with tempfile.TemporaryDirectory(dir=cache) as name:  # only what this resolution wants is in it
-        _pip(Path(name), [f"{wanted}{_pin(wanted)}" for wanted in WHEELS], deps=True)
+        _pip(Path(name), [f"{item}{_pin(item)}" for item in wanted], deps=True)
         found = [path.replace(cache / path.name) for path in sorted(Path(name).glob("*.whl"))]
     return Lock(debs=debs, wheels=tuple(Wheel(file=path.name, sha256=_digest(path)) for path in found))
 
