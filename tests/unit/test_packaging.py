@@ -1,53 +1,119 @@
-"""What is shipped beside the program is read by what it is for."""
+"""What engines are given to run us with: manifests that the published schemas accept, units that name real commands."""
 
 import configparser
-import shutil
-import subprocess
+import importlib
+import shlex
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import click
+import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
-from click.testing import CliRunner
+import yaml  # type: ignore[import-untyped]  # its types are a package of their own
 
-from enarx.cli.exits import CODES, USAGE
-from enarx.cli.main import main
-from enarx.errors import MalformedError, RejectedError
+from enarx import toml
+from enarx.drawbridge.config import Config as DrawbridgeConfig
+from enarx.drawbridge.config import Flags as DrawbridgeFlags
+from enarx.steward.config import Config as StewardConfig
+from enarx.steward.config import Flags as StewardFlags
 
-SYSTEMD = Path(__file__).resolve().parents[2] / "packaging" / "systemd"
-UNITS = sorted(SYSTEMD.iterdir())
+PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
+KUBERNETES = "1.31"  # a version that clusters run
+MANIFESTS = sorted((PACKAGING / "kubernetes").glob("*.yaml"))
+UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
+PROGRAMS = {"enarx": "enarx.cli.main", "steward": "enarx.cli.steward", "drawbridge": "enarx.cli.drawbridge"}
 
 
-@pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not installed")
-@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
-def test_units_are_accepted_by_systemd(unit: Path, tmp_path: Path) -> None:
-    """Without a word of complaint."""
-    for each in UNITS:
-        shutil.copy(each, tmp_path / each.name.replace("@.", "@web."))
-    name = unit.name.replace("@.", "@web.")
-    done = subprocess.run(
-        ["systemd-analyze", "verify", "--man=no", "--recursive-errors=no", str(tmp_path / name)],
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
+def documents() -> Iterator[dict[str, Any]]:
+    for file in MANIFESTS:
+        yield from yaml.safe_load_all(file.read_text())
+
+
+def pods() -> Iterator[tuple[str, dict[str, Any]]]:
+    for document in documents():
+        spec = document.get("spec", {})
+        template = spec.get("template") or spec.get("jobTemplate", {}).get("spec", {}).get("template")
+        if template is not None:
+            yield document["metadata"]["name"], template["spec"]
+
+
+@pytest.mark.parametrize("document", list(documents()), ids=lambda item: f"{item['kind']} {item['metadata']['name']}")
+def test_the_published_schema_accepts_every_manifest(document: dict[str, Any]) -> None:
+    """Strictly: no member that the schema does not know."""
+    kubernetes_validate.validate(document, KUBERNETES, strict=True)
+
+
+@pytest.mark.parametrize(("name", "pod"), list(pods()), ids=lambda item: item if isinstance(item, str) else "")
+def test_a_pod_can_do_no_more_than_it_needs(name: str, pod: dict[str, Any]) -> None:
+    """No token of the cluster's, no escalation, no writable root, memory bounded."""
+    assert pod["automountServiceAccountToken"] is False, name
+    for container in pod["containers"]:
+        security = container["securityContext"]
+        assert security["allowPrivilegeEscalation"] is False
+        assert security["readOnlyRootFilesystem"] is True
+        assert security["capabilities"] == {"drop": ["ALL"]}
+        assert "memory" in container["resources"]["limits"]
+        assert not any("value" in variable for variable in container.get("env", ())), "a secret in the clear"
+
+
+@pytest.mark.parametrize("name", ["steward", "drawbridge"])
+def test_a_service_has_probes_and_a_disruption_budget(name: str) -> None:
+    """Liveness and readiness are two questions, and one replica always stays."""
+    pod = dict(pods())[name]
+    (container,) = pod["containers"]
+    assert container["livenessProbe"]["httpGet"]["path"] == "/health"
+    assert container["readinessProbe"]["httpGet"]["path"] == "/ready"
+    budgets = [document for document in documents() if document["kind"] == "PodDisruptionBudget"]
+    assert name in {budget["spec"]["selector"]["matchLabels"]["app.kubernetes.io/name"] for budget in budgets}
+
+
+def test_the_configurations_in_the_manifests_are_read() -> None:
+    """What a ConfigMap holds is what the programs understand."""
+    maps = {item["metadata"]["name"]: item["data"] for item in documents() if item["kind"] == "ConfigMap"}
+    steward = StewardConfig.parse(
+        maps["steward"]["steward.toml"], source="steward.toml", base=Path(), flags=StewardFlags()
     )
-    assert (done.returncode, [line for line in done.stderr.splitlines() if "enarx" in line]) == (0, [])
+    assert steward.policy.configured == {"snp"}
+    text = maps["drawbridge"]["drawbridge.toml"].replace('ca = "/config/steward-ca.pem"', 'ca = "ca.pem"')
+    parsed = toml.parse(text, source="drawbridge.toml")
+    assert parsed.string("store") == "s3://enarx"
+    assert DrawbridgeConfig is not None
+    assert DrawbridgeFlags is not None
 
 
-@pytest.mark.parametrize("unit", [unit for unit in UNITS if unit.suffix == ".service"], ids=lambda path: path.name)
-def test_what_units_start_exists(unit: Path) -> None:
-    """Every option is one of the program's."""
-    parser = configparser.ConfigParser(strict=False, interpolation=None)
-    parser.optionxform = str  # type: ignore[assignment,method-assign]  # names of directives keep their case
-    parser.read(unit)
-    words = parser["Service"]["ExecStart"].split()
-    assert words[:2] == ["/usr/bin/env", "enarx"]
-    command = [word for word in words[2:] if not word.startswith("$")]
-    done = CliRunner().invoke(main, [*command, "--help"])
-    assert done.exit_code == 0, done.output
+def commands() -> Iterator[tuple[str, list[str]]]:
+    """Every command line that an engine is told to run."""
+    for file in UNITS:
+        unit = configparser.ConfigParser(strict=False, interpolation=None, delimiters=("=",))
+        unit.optionxform = str  # type: ignore[assignment,method-assign]  # systemd's keys have capitals
+        unit.read_string(file.read_text())
+        for key in ("ExecStartPre", "ExecStart"):
+            if key in unit["Service"]:
+                yield file.name, shlex.split(unit["Service"][key].removeprefix("/usr/bin/env "))
+    for name, pod in pods():
+        for container in pod["containers"]:
+            yield name, container["args"]
 
 
-def test_a_keep_that_was_refused_is_not_started_again_and_again() -> None:
-    """Exit codes of usage, malformed input and refusals end the service; an outage does not."""
-    line = next(line for line in (SYSTEMD / "enarx-keep@.service").read_text().splitlines() if "PreventExit" in line)
-    codes = {int(word) for word in line.partition("=")[2].split()}
-    assert codes == {USAGE, CODES[MalformedError], CODES[RejectedError]}
+@pytest.mark.parametrize(
+    ("where", "words"), list(commands()), ids=lambda item: item if isinstance(item, str) else item[1]
+)
+def test_every_command_and_option_exists(where: str, words: list[str]) -> None:
+    """A unit that names an option of yesterday does not start tomorrow."""
+    program, *rest = words
+    command: click.Command = importlib.import_module(PROGRAMS[program]).main
+    context = click.Context(command)
+    while isinstance(command, click.Group):
+        _, found, rest = command.resolve_command(context, rest)
+        assert found is not None, f"{where}: {words}"
+        command = found
+    known = {option for parameter in command.params for option in parameter.opts}
+    used = {word.partition("=")[0] for word in rest if word.startswith("--")}
+    assert used <= known, f"{where}: {sorted(used - known)}"
+
+
+@pytest.mark.parametrize("unit", UNITS, ids=lambda path: path.name)
+def test_a_unit_gains_no_privileges(unit: Path) -> None:
+    """Whatever it serves, it gets no new rights."""
+    assert "NoNewPrivileges=yes" in unit.read_text()
