@@ -322,7 +322,7 @@ def _from_directory(
             try:
                 below = path / child.name
             except MalformedError as error:
-                raise MalformedError(f"{where}: cannot be part of a package: {error}") from error
+                raise MalformedError(f"{_printable(where)}: cannot be part of a package: {error}") from error
             mode = child.lstat().st_mode
             if stat.S_ISDIR(mode):
                 waiting.append((below, child))
@@ -355,7 +355,9 @@ def _file(
     mode = file.lstat().st_mode
     if not stat.S_ISREG(mode):
         kind = "a symbolic link" if stat.S_ISLNK(mode) else "something else"
-        raise MalformedError(f"{shown}: cannot be part of a package: expected a file or a directory, found {kind}")
+        raise MalformedError(
+            f"{_printable(shown)}: cannot be part of a package: expected a file or a directory, found {kind}"
+        )
     hasher = Hasher(algorithms)
     with _reading(shown), file.open("rb") as stream:
         while chunk := stream.read(CHUNK):
@@ -367,6 +369,11 @@ def _file(
 
 def _held(path: TreePath, data: bytes, algorithms: Sequence[HashName]) -> Node:
     return Node(path=path, entry=Entry.of(data, media_type_of(path.name.text), algorithms), source=data)
+
+
+def _printable(path: Path) -> str:
+    """A path whose bytes are no UTF-8 can be read, but not be printed."""
+    return str(path).encode(errors="backslashreplace").decode()
 
 
 @contextmanager

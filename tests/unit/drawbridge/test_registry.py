@@ -1,6 +1,7 @@
 """The registry: every child against its parent, all or nothing, and what was published stays."""
 
 import logging
+import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
@@ -8,7 +9,7 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from enarx.digest import Digest, Digests
+from enarx.digest import Digest, Digests, Hasher
 from enarx.drawbridge import layout
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import RepositoryName, TagName, TreeName, TreePath, UserName
@@ -304,6 +305,31 @@ def test_any_range_is_what_it_says(registry: Registry) -> None:
     publish(registry, tree)
     for start, stop in [(0, 1), (0, None), (524_287, 524_289), (1, 2_000_000), (2_097_151, 9_999_999), (5, 5)]:
         assert content(registry, TreePath.of("f"), start, stop) == data[start:stop]
+
+
+def test_large_content_passes_through(tmp_path: Path) -> None:
+    """In and out, memory does not grow with what passes."""
+    registry = Registry(FilesystemStore(tmp_path / "s"))
+    put_user(registry)
+    put_repository(registry)
+    piece, count = bytes(range(256)) * 1024, 256
+    hasher = Hasher()
+    for _ in range(count):
+        hasher.update(piece)
+    meta = Meta(digests=hasher.digests(), length=hasher.length, media_type="application/wasm")
+    put_tag(registry, Tag(entry=Entry(meta=meta)))
+    tracemalloc.start()
+    try:
+        with registry.put_node(USER, REPO, TAG, TreePath(), meta, by="x") as upload:
+            for _ in range(count):
+                upload.write(piece)
+            upload.finish()
+        assert all(data == piece * 2 for data in registry.node(USER, REPO, TAG, TreePath()).read())
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert meta.length == 64 << 20
+    assert peak < 4 << 20
 
 
 def drain(node: StoredNode, into: bytearray) -> None:

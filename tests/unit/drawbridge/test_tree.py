@@ -1,6 +1,7 @@
 """The Merkle tree: byte for byte that of the originals where they made whole listings."""
 
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -130,6 +131,14 @@ def test_a_name_that_could_harm_is_refused_with_its_place(tmp_path: Path) -> Non
     write(tmp_path, {"sub/a:b": b""})
     with pytest.raises(MalformedError, match="sub/a:b: cannot be part of a package"):
         Tree.from_path(tmp_path)
+
+
+def test_a_name_that_is_no_text_is_refused(tmp_path: Path) -> None:
+    """Bytes that are no UTF-8: the error can be printed all the same."""
+    (tmp_path / os.fsdecode(b"bad\xff")).write_bytes(b"")
+    with pytest.raises(MalformedError, match="cannot be part of a package") as caught:
+        Tree.from_path(tmp_path)
+    assert str(caught.value).encode().decode() == str(caught.value)
 
 
 def test_a_file_can_not_lie_under_a_file() -> None:
