@@ -40,7 +40,6 @@ _WHAT: Final = "SNP report"
 _SCALAR: Final = 48  # bytes of r and of s on P-384; each stands in a field of 72
 _FIELD: Final = 72
 _TAIL: Final = 368
-_POLICY_RESERVED: Final = ((1 << 64) - 1) & ~((1 << 26) - 1)
 _POLICY_ONE: Final = 1 << 17
 
 
@@ -127,8 +126,7 @@ class Report:
         launch_mit, current_mit, unpublished = _mitigations(reader, version)
         reader.zeros(152)
         signature = b"".join(_scalar(reader, name) for name in ("R", "S"))
-        reader.zeros(_TAIL, "signature's tail")
-        reader.end()
+        reader.zeros(_TAIL, "signature's tail")  # which ends the 1184 bytes
         report = cls(
             version=version,
             guest_svn=guest_svn,
@@ -285,7 +283,7 @@ def _certificates(certificates: list[bytes], what: str) -> tuple[bytes, ...]:
 
 
 def _policy(value: int) -> int:
-    if value & _POLICY_RESERVED:
+    if value >> 26:
         raise MalformedError(f"{_WHAT}: POLICY at 0x8: bits 63 to 26 must be zero, found 0x{value:x}")
     if not value & _POLICY_ONE:
         raise MalformedError(f"{_WHAT}: POLICY at 0x8: bit 17 must be one, found 0x{value:x}")

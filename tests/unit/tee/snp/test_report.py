@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 
+from enarx import der
 from enarx.errors import MalformedError
 from enarx.pki.certificate import pem
 from enarx.tee.documents import MAX_CRLS
@@ -180,8 +181,6 @@ def test_evidence_is_written_as_it_is_read(oid: str) -> None:
 
 def test_the_form_from_before_crls_is_marked_as_such() -> None:
     """A VCEK and a report: explained offline, refused by a server."""
-    from enarx import der
-
     body = der.wrap(0x30, support.machine().certificate + der.wrap(0x04, GOOD))
     parsed = parse(Evidence(oid=OID, body=body))
     assert parsed.legacy
@@ -221,8 +220,15 @@ def test_evidence_is_bounded_before_it_is_looked_into() -> None:
     ):
         with pytest.raises(MalformedError, match=message):
             parse(encode(GOOD, endorsements))
-    with pytest.raises(MalformedError, match="expected at most 262144 bytes"):
+    whole = Endorsements(certificates=(machine.certificate,) * 8, crls=machine.endorsements.crls * MAX_CRLS)
+    assert parse(encode(GOOD, whole)).endorsements == whole
+    with pytest.raises(MalformedError, match="expected at most 262144 bytes, found 262145"):
         parse(Evidence(oid=OID, body=bytes(262145)))
+    with pytest.raises(MalformedError, match=r"snp evidence: .* follow"):
+        parse(Evidence(oid=OID, body=bytes(262144)))
+    three = der.wrap(0x30, b"\x05\x00" * 4)
+    with pytest.raises(MalformedError, match="more than 3 elements"):
+        parse(Evidence(oid=OID, body=der.wrap(0x30, three + der.wrap(0x04, GOOD))))
 
 
 def test_a_bare_report_is_recognised() -> None:

@@ -15,6 +15,7 @@ from enarx.tee.snp import vek
 from enarx.tee.snp.report import NONE, VCEK, VLEK, Report, Version
 from enarx.tee.snp.simulator import Authority, SnpMachine, Vendor, ca_extensions
 from enarx.tee.snp.tcb import Tcb
+from enarx.tee.snp.verify import SnpClaims
 from tests.unit.tee.snp import support
 from tests.unit.tee.snp.support import AT, DAY, Case, case
 
@@ -427,6 +428,10 @@ def test_of_several_key_certificates_the_one_of_this_chip_and_tcb_is_taken() -> 
     )
     for pool in ((*others, *found.endorsements.certificates), (*found.endorsements.certificates, *others)):
         assert found.with_endorsements(certificates=pool).judge().reasons == ()
+    newest = vendor.certify(key, AT + DAY, tcb=level, chip_id=chip)
+    chosen = found.with_endorsements(certificates=(*found.endorsements.certificates, newest)).judge().claims
+    assert isinstance(chosen, SnpClaims)
+    assert chosen.vek.certificate.der == newest
     last_day = vendor.certify(key, AT, tcb=level, chip_id=chip, lifetime=DAY)
     tomorrow = vendor.certify(key, AT + 2 * DAY, tcb=level, chip_id=chip)
     for pool in ((tomorrow, last_day), (last_day, tomorrow)):
