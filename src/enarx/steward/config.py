@@ -140,8 +140,7 @@ class Config:
         lifetime = document.integer("crl_lifetime", None, minimum=60, maximum=30 * 86400)
         names = [flags.san] if flags.san else ()
         if judging is SERVING:  # whoever judges offline, perhaps for a moment long past, remembers nothing
-            kept = path("collateral") or path("state")
-            judging = dataclasses.replace(judging, memory=Highest(kept and kept / HIGHEST))
+            judging = dataclasses.replace(judging, memory=_memory(document, path("collateral"), path("state")))
         anchors = (*_simulated(document, base), *_named(document, base))
         policy = read_policy(document, anchors, extra_names=names, judging=judging)
         crt, key = path("crt"), document.string("key", None)
@@ -380,6 +379,20 @@ def _anchor_files(table: Table, key: str, base: Path) -> Iterator[bytes]:
             yield read_anchor(base / name)
         except EnarxError as error:
             raise table.error(key, str(error)) from error
+
+
+def _memory(document: Table, collateral: Path | None, state: Path | None) -> Highest:
+    """Where the highest numbers are kept: with the documents, or with the state where those cannot be written."""
+    places = [each for each in (collateral, state) if each is not None]
+    for directory in places:
+        if not directory.exists() or os.access(directory, os.W_OK | os.X_OK):
+            return Highest(directory / HIGHEST)
+    if places:
+        raise document.error(
+            "collateral",
+            f"{places[0]} cannot be written, and the highest numbers of documents are kept there; add state",
+        )
+    return Highest()
 
 
 def _require_no_empty(document: Table) -> None:

@@ -78,6 +78,15 @@ def test_simulated_roots_need_the_word(tmp_path: Path) -> None:
     assert (anchor.family, anchor.simulated, anchor.sha256) == ("amd", True, root.sha256)
 
 
+def test_the_memory_of_numbers_needs_a_place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Documents that cannot be written beside are kept in mind with the state, or it is an error at start."""
+    monkeypatch.setattr("os.access", lambda path, mode: path.name != "collateral")
+    (tmp_path / "collateral").mkdir()
+    with pytest.raises(ConfigError, match=r"steward.toml:1: collateral: .*collateral cannot be written"):
+        read("collateral = 'collateral'\n" + NIL, tmp_path)
+    read("collateral = 'collateral'\nstate = 'state'\n" + NIL, tmp_path)
+
+
 def test_plain_http_stays_on_loopback(tmp_path: Path) -> None:
     """Without TLS, others can be served only through a proxy, and only if somebody said so."""
     assert read(NIL, tmp_path).listen() == "127.0.0.1"
