@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
-from enarx.cli.progress import progress, size
+from enarx.cli.progress import counted, progress, size
 from enarx.cli.store import Store, asking, complete_slug, read_file, show_json, store_options
 from enarx.errors import MalformedError, NotFoundError
 
@@ -125,7 +125,7 @@ def fetch(store: Store, *, spec: str, directory: Path | None) -> None:
     if store.as_json:
         show_json({"directory": str(target), "digest": str(workload), "files": len(files), "bytes": total})
     else:
-        click.echo(f"{target}: {len(files)} files, {size(total)}, {workload}")
+        click.echo(f"{target}: {counted(len(files))}, {size(total)}, {workload}")
 
 
 @package.command()
@@ -232,7 +232,7 @@ def _list(tree: "Tree", path: Path) -> None:
         click.echo(f"  {size(node.entry.meta.length):>9}  {node.path or WASM_NAME}", err=True)
     if len(files) > SHOWN:
         click.echo(f"  and {len(files) - SHOWN} more", err=True)
-    click.echo(f"{path}: {len(files)} files, {size(tree.size)}", err=True)
+    click.echo(f"{path}: {counted(len(files))}, {size(tree.size)}", err=True)
     names = {str(node.path) or WASM_NAME for node in files}
     if WASM_NAME not in names:
         click.echo(f"enarx: there is no {WASM_NAME}: this can be fetched, but not deployed", err=True)

@@ -26,3 +26,8 @@ def size(count: int) -> str:
     while value >= 1000 and len(units) > 1:
         value, units = value / 1000, units[1:]
     return f"{count} B" if units[0] == "B" else f"{value:.1f} {units[0]}"
+
+
+def counted(files: int) -> str:
+    """How many files, for people."""
+    return "1 file" if files == 1 else f"{files} files"

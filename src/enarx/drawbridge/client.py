@@ -160,6 +160,7 @@ class Registry:
         self._http = http
         self._opening = opening
         self._sleep = sleep
+        self._met = False  # until it has answered once
         self._resumable = False  # until the registry says that it is
 
     @property
@@ -581,7 +582,12 @@ class Registry:
         return answer.status == 201
 
     def _repeated(self, send: Callable[[], Response]) -> Response:
-        return repeated(send, self._sleep)
+        def noticed() -> Response:
+            answer = send()
+            self._met = True
+            return answer
+
+        return repeated(noticed, self._sleep, met=lambda: self._met)
 
     def _refuse(self, method: str, url: str, status: int, headers: Mapping[str, str], body: bytes) -> NoReturn:
         """Raise what the answer means: in one sentence for whoever sees only that, and beneath it what was said."""

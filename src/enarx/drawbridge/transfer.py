@@ -66,14 +66,17 @@ class Patience:
         return True
 
 
-def repeated(send: Callable[[], Response], sleep: Sleep) -> Response:
-    """Send what may be sent twice, again while nobody answers or all are busy. Raises UnavailableError."""
+def repeated(send: Callable[[], Response], sleep: Sleep, *, met: Callable[[], bool] = lambda: True) -> Response:
+    """Send what may be sent twice, again while nobody answers. Raises UnavailableError.
+
+    `met` says whether anybody ever answered: who was not there in the first place is not waited for.
+    """
     patience = Patience(sleep)
     while True:
         try:
             answer = send()
         except UnavailableError:
-            if not patience.again():
+            if not met() or not patience.again():
                 raise
             continue
         if answer.status not in PASSING or not patience.again(retry_after(answer.status, answer.headers)):

@@ -247,6 +247,14 @@ def test_a_put_is_repeated_while_nobody_answers(registry: Registry, double: Doub
         registry.put_user(UserName("other"), "subject")
 
 
+def test_a_registry_that_is_not_there_is_not_waited_for() -> None:
+    """Nobody ever answered at that address: said at once, with the host."""
+    slept: list[float] = []
+    with Client("http://127.0.0.1:1") as http, pytest.raises(UnavailableError, match=r"127\.0\.0\.1:1: "):
+        Registry(http, sleep=slept.append).tag(SLUG)
+    assert slept == []
+
+
 def test_a_refusal_says_what_was_asked_and_what_came_back(registry: Registry, port: int) -> None:
     """Host, method, path, status and sentence in one line; the parts beneath, for who tells them otherwise."""
     with pytest.raises(NotFoundError) as caught:
