@@ -1,12 +1,13 @@
 """Who vouches in a confidential VM: its TEE, asked through the kernel.
 
 Evidence comes from configfs-tsm, whichever provider answers,
-else from /dev/sev-guest. Beside it the TEE sends what is at hand:
+else from /dev/sev-guest or /dev/nsm. Beside it the TEE sends what is at hand:
 
   snp  the host's certificate table; where that has no certificate of the chip's key, one from the directory of
        documents, else from AMD's service, once, kept in that directory if it can be written
   tdx  the quote; Intel's documents are the Steward's business, and those in the directory go along
   cca  the token
+  nitro  the document
 
 A sealing secret is derived by SNP's firmware alone, through its device; elsewhere a program's sealing keys end with it.
 
@@ -24,6 +25,8 @@ from enarx import der
 from enarx.attested.claims import REPORT_DATA_SIZE
 from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError
 from enarx.keep.backends.inside import PROVIDERS
+from enarx.keep.backends.nsm import DEVICE as NSM
+from enarx.keep.backends.nsm import Nsm
 from enarx.keep.backends.sevguest import DEVICE, SevGuest
 from enarx.keep.backends.tsm import Tsm
 from enarx.pki.certificate import Certificate
@@ -33,6 +36,8 @@ from enarx.tee import TECHNOLOGIES
 from enarx.tee.cca.report import OID as CCA_OID
 from enarx.tee.cca.report import Token
 from enarx.tee.model import Endorsements, Evidence, Technology
+from enarx.tee.nitro.report import OID as NITRO_OID
+from enarx.tee.nitro.report import Document
 from enarx.tee.snp import vek
 from enarx.tee.snp.report import VCEK as SIGNED_BY_VCEK
 from enarx.tee.snp.report import Report, encode
@@ -76,6 +81,7 @@ def attester(
     *,
     interface: Tsm | None = None,
     device: Path = DEVICE,
+    nsm: Path = NSM,
     fetch: Callable[[Report], bytes] | None = None,
 ) -> GuestAttester:
     """The TEE of this VM, asked once: what it measured, and whether the certificate of its key is at hand.
@@ -84,7 +90,7 @@ def attester(
     that cannot be read.
     """
     interface = interface or Tsm()
-    name, source, writable = _find(interface, device)
+    name, source, writable = _find(interface, device, nsm)
     body, beside = source(bytes(REPORT_DATA_SIZE))
     held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
     if name == "snp":
@@ -107,15 +113,16 @@ def _sealing_secret(device: Path) -> bytes | None:
         return None
 
 
-def _find(interface: Tsm, device: Path) -> tuple[str, Source, tuple[Path, ...]]:
+def _find(interface: Tsm, device: Path, nsm: Path) -> tuple[str, Source, tuple[Path, ...]]:
     """The technology, where its reports come from, and where a Keep has to write to ask for one."""
     try:
         provider = interface.provider()
     except UnavailableError as error:
-        if not device.exists():
-            raise UnavailableError(f"{error}; and there is no {device}") from error
-        guest = SevGuest.open(device)
-        return "snp", guest.report, ()
+        if device.exists():
+            return "snp", SevGuest.open(device).report, ()
+        if nsm.exists():
+            return "nitro", Nsm.open(nsm).report, ()
+        raise UnavailableError(f"{error}; and there is no {device} and no {nsm}") from error
     if provider not in PROVIDERS:
         raise UnavailableError(f"configfs-tsm: expected one of {', '.join(PROVIDERS)}, found {provider!r}")
 
@@ -134,6 +141,8 @@ def measurement(technology: str, body: bytes) -> bytes:
         return Report.parse(body).measurement
     if technology == "tdx":
         return TdxReport.parse(body).td.mr_td
+    if technology == "nitro":
+        return Document.parse(body).pcrs.get(0, b"")
     return Token.parse(body).realm.initial
 
 
@@ -144,6 +153,8 @@ def compose(technology: str, body: bytes, beside: bytes, documents: Endorsements
         return encode_tdx(body, documents if both else Endorsements(crls=documents.crls))
     if technology == "cca":
         return Evidence(oid=CCA_OID, body=der.wrap(0x04, body))
+    if technology == "nitro":
+        return Evidence(oid=NITRO_OID, body=der.wrap(0x04, body))
     found = documents | _table(beside)
     certificates = sorted(
         (item for item in found.certificates if _is_amds(item)),

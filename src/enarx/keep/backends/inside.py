@@ -1,4 +1,4 @@
-"""Inside a confidential VM that somebody launched: SNP and TDX guests and CCA realms, of any cloud or one's own.
+"""Inside a confidential VM that somebody launched: SNP and TDX guests, CCA realms and AWS Nitro enclaves.
 
 The whole VM is the TEE, this program and its host process in it: what was measured is the VM's image, and whoever
 trusts a measurement has to know what that image runs. Whether there is a TEE is asked here; evidence of it is made in
@@ -12,6 +12,7 @@ from typing import Final
 
 from enarx.errors import UnavailableError
 from enarx.keep.backends.api import Datum, Keep, Wishes
+from enarx.keep.backends.nsm import DEVICE as NSM
 from enarx.keep.backends.process import spawn
 from enarx.keep.backends.sevguest import DEVICE
 from enarx.keep.backends.tsm import Tsm
@@ -28,6 +29,7 @@ class Inside:
     protects: str | None = "the host of this VM and whoever administers it"
     tsm: Tsm = field(default_factory=Tsm)
     device: Path = DEVICE
+    nsm: Path = NSM
 
     def data(self) -> Sequence[Datum]:
         try:
@@ -35,19 +37,19 @@ class Inside:
             found = Datum(name="configfs-tsm", ok=provider in PROVIDERS, info=provider)
         except UnavailableError as error:
             found = Datum(name="configfs-tsm", ok=False, info=str(error), required=False)
-        device = self.device.exists()
-        return (
-            found,
-            Datum(name=str(self.device), ok=device, info=None if device else "not there", required=False),
-            Datum(name="a TEE that vouches", ok=found.ok or device, info=None if found.ok or device else "none"),
-        )
+        devices = [
+            Datum(name=str(path), ok=path.exists(), info=None if path.exists() else "not there", required=False)
+            for path in (self.device, self.nsm)
+        ]
+        some = any(each.ok for each in (found, *devices))
+        return (found, *devices, Datum(name="a TEE that vouches", ok=some, info=None if some else "none"))
 
     def technology(self) -> str | None:
         """Who vouches here; None when nobody does."""
         try:
             return PROVIDERS.get(self.tsm.provider())
         except UnavailableError:
-            return "snp" if self.device.exists() else None
+            return "snp" if self.device.exists() else "nitro" if self.nsm.exists() else None
 
     def launch(self, wishes: Wishes) -> Keep:
         documents = [str(Path(wishes.documents).absolute())] if wishes.documents else []

@@ -12,12 +12,14 @@ from typing import Any
 
 import pytest
 
+from enarx import cbor
 from enarx.attested.claims import report_data
 from enarx.errors import NotFoundError, UnavailableError
 from enarx.keep import launch, measurement
 from enarx.keep.backends import BACKENDS, guest
 from enarx.keep.backends.api import Standing
 from enarx.keep.backends.inside import Inside
+from enarx.keep.backends.nsm import Nsm
 from enarx.keep.backends.sevguest import (
     BUSY,
     GET_DERIVED_KEY,
@@ -36,6 +38,8 @@ from enarx.keep.backends.tsm import Tsm
 from enarx.steward.collateral import Directory as Collateral
 from enarx.steward.config import Config, Flags
 from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, Verdict
+from enarx.tee.nitro import report as nitro
+from enarx.tee.nitro.simulator import NitroMachine
 from enarx.tee.snp import report as snp
 from enarx.tee.snp.report import Report
 from tests.emulators import configfs_tsm
@@ -113,11 +117,13 @@ def test_a_kernel_that_cannot_answer_is_unavailable(
 
 def test_a_machine_without_any_interface_says_so(tmp_path: Path) -> None:
     """And the backend is not ready, so that nothing falls back to it."""
-    backend = Inside(tsm=Tsm(root=tmp_path / "nothing"), device=tmp_path / "sev-guest")
+    backend = Inside(tsm=Tsm(root=tmp_path / "nothing"), device=tmp_path / "sev-guest", nsm=tmp_path / "nsm")
     assert not Standing.of(backend).have
     assert backend.technology() is None
-    with pytest.raises(UnavailableError, match=r"no configfs-tsm, or it is not mounted; and there is no .*sev-guest"):
-        guest.attester(interface=backend.tsm, device=backend.device)
+    with pytest.raises(
+        UnavailableError, match=r"no configfs-tsm, or it is not mounted; and there is no .*sev-guest and no .*nsm"
+    ):
+        guest.attester(interface=backend.tsm, device=backend.device, nsm=backend.nsm)
 
 
 def test_the_strongest_backend_is_taken_where_it_is_ready(
@@ -290,3 +296,53 @@ def test_a_device_that_is_not_there_is_unavailable(tmp_path: Path) -> None:
     """Its path is in the error."""
     with pytest.raises(UnavailableError, match="sev-guest: No such file"):
         SevGuest.open(tmp_path / "sev-guest")
+
+
+# -- /dev/nsm
+
+
+def module(answer: bytes) -> tuple[Nsm, list[object]]:
+    """A security module that answers so, and what it was asked."""
+    asked: list[object] = []
+
+    def ioctl(_: int, number: int, exchange: Any) -> int:
+        assert number == 0xC0200A00
+        asked.append(cbor.decode(ctypes.string_at(exchange.request.address, exchange.request.length), "request"))
+        ctypes.memmove(exchange.response.address, answer, len(answer))
+        exchange.response.length = len(answer)
+        return 0
+
+    return Nsm(descriptor=-1, ioctl=ioctl), asked
+
+
+def test_a_nitro_document_is_asked_for_over_our_data(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """What is bound stands in `user_data`; the document is authentic evidence of technology nitro, PCR0 the measurement."""
+    machine = NitroMachine.create(NOW, image=b"i" * 48)
+    data = report_data("sha-384", SPKI, None)
+    (tmp_path / "nsm").touch()
+    monkeypatch.setattr(
+        Nsm, "open", lambda _: module(cbor.encode({"Attestation": {"document": machine.document(data, NOW)}}))[0]
+    )
+    found = guest.attester(interface=Tsm(root=tmp_path / "none"), device=tmp_path / "none", nsm=tmp_path / "nsm")
+    assert found.technology.name == "nitro"
+    parsed = nitro.parse(found.evidence(data)).report
+    assert (parsed.user_data, parsed.pcrs[0]) == (data, found.measurement())
+    device, asked = module(cbor.encode({"Attestation": {"document": b"d"}}))
+    assert device.report(data) == (b"d", b"")
+    assert asked == [{"Attestation": {"user_data": data, "nonce": None, "public_key": None}}]
+
+
+@pytest.mark.parametrize(
+    ("answer", "why"),
+    [
+        (cbor.encode({"Error": "InvalidArgument"}), "nsm: InvalidArgument"),
+        (cbor.encode({"Attestation": {}}), "no document"),
+        (cbor.encode("no"), "no document"),
+        (b"\xff", "nsm: "),
+    ],
+)
+def test_a_module_that_refuses_is_unavailable(answer: bytes, why: str) -> None:
+    """In its own words."""
+    device, _ = module(answer)
+    with pytest.raises(UnavailableError, match=why):
+        device.report(bytes(64))
