@@ -20,6 +20,7 @@ whose certificate names a sealing key gets sealed answers from tree paths, alway
 an ETag and ranges. What publishers uploaded is never run in a browser: `Content-Security-Policy: sandbox`.
 """
 
+import asyncio
 import json
 import re
 import tomllib
@@ -384,8 +385,7 @@ class _Api:
         upload, length = await run_in_threadpool(self._resources.begin_upload, visit)
         done = False
         try:
-            async for batch in _batches(request):
-                await run_in_threadpool(upload.write, batch)
+            await _pour(request, upload.write)
             response = await run_in_threadpool(self._resources.finish_upload, visit, upload)
             done = True
             return response
@@ -399,24 +399,41 @@ class _Api:
         part = await run_in_threadpool(self._resources.begin_part, visit)
         if part.writer is not None:
             try:
-                async for batch in _batches(request):
-                    await run_in_threadpool(part.writer.write, batch)
+                await _pour(request, part.writer.write)
             finally:
                 await run_in_threadpool(part.writer.keep)
                 self._service.uploads.give_back(visit.identity, part.end - part.writer.offset)
         return await run_in_threadpool(self._resources.finish_part, visit, part)
 
 
+async def _pour(request: Request, write: Callable[[bytes], None]) -> None:
+    """The body, batch by batch: one is hashed and written in a thread while the next one arrives, and never two."""
+    writing: asyncio.Task[None] | None = None
+    try:
+        async for batch in _batches(request):
+            if writing is not None:
+                await writing
+            writing = asyncio.create_task(run_in_threadpool(write, batch))
+        if writing is not None:
+            await writing
+    finally:
+        if writing is not None:  # broken off or cancelled: whoever cleans up must be alone
+            await asyncio.wait([writing])
+            _ = writing.cancelled() or writing.exception()  # raised above, or beside what is raised already
+
+
 async def _batches(request: Request) -> AsyncIterator[bytes]:
     """The body in pieces that are worth a thread."""
-    held = bytearray()
+    held: list[bytes] = []
+    size = 0
     async for piece in request.stream():
-        held += piece
-        if len(held) >= BATCH:
-            yield bytes(held)
-            held.clear()
+        held.append(piece)
+        size += len(piece)
+        if size >= BATCH:
+            yield b"".join(held)
+            held, size = [], 0
     if held:
-        yield bytes(held)
+        yield b"".join(held)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
