@@ -236,6 +236,7 @@ def test_a_bare_report_is_recognised() -> None:
     assert recognise(GOOD)
     assert recognise(GOOD[:-1])
     assert recognise(GOOD + b"\0")
+    assert recognise(changed(4, 1) + b"\0")
     assert recognise(changed(0, 9))
     assert not recognise(changed(0, 0xD9, 0x01, 0x8F))  # a CBOR token may have this size too
     assert not recognise(changed(0, 9)[:-1])
