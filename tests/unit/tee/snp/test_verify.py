@@ -57,6 +57,21 @@ def test_s4_r_and_s_are_in_range(r: int, s: int) -> None:
     refused_at(replace(case(), report=replace(report, signature=signature).encode()), "report.signature")
 
 
+def test_s4_the_twin_of_a_signature_says_the_same() -> None:
+    """Anybody can turn s into n - s: the report stays what it is, and nothing takes the signature for its name."""
+    report = Report.parse(case().report)
+    twin = N - int.from_bytes(report.signature[48:], "little")
+    other = replace(report, signature=report.signature[:48] + twin.to_bytes(48, "little"))
+    first, second = case().judge().claims, replace(case(), report=other.encode()).judge().claims
+    assert first is not None
+    assert second is not None
+    assert (first.report.signed, first.chip, first.report_data) == (
+        second.report.signed,
+        second.chip,
+        second.report_data,
+    )
+
+
 # -- S7, S8, S10: the chain
 
 
