@@ -65,6 +65,7 @@ def perform(plan: Plan) -> int:
         invoke=plan.invoke,
         cache=_cache() if plan.cached else None,
         grace=plan.grace,
+        interruptible=False,  # this process ends with it
         workload_digest=_digest(module, workload) if workload.config.identity is not None else None,
     )
     if plan.as_json:

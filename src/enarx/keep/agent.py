@@ -200,6 +200,7 @@ def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inb
             interrupt=inbox.interrupt,
             on_ready=ready,
             workload_digest=str(order.digest),
+            interruptible=False,  # this process ends with it
             sealing_root=None if sealing is None else sealing_root(sealing, order),
         )
 

@@ -46,11 +46,14 @@ class TrapError(Exception):
         self.fuel = fuel  # whether it has used up what limits.fuel gave it
 
 
-def new_engine(*, fuel: bool = False, place: Surroundings = USUAL) -> wasmtime.Engine:
-    """An engine whose programs can be interrupted while they compute. What wasmtime enables is enabled."""
+def new_engine(*, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL) -> wasmtime.Engine:
+    """An engine in which what wasmtime enables is enabled.
+
+    With `epochs` its programs can be interrupted while they compute, which costs them some of their speed.
+    """
     _check_assumptions()
     config = wasmtime.Config()
-    config.epoch_interruption = True
+    config.epoch_interruption = epochs
     config.shared_memory = True
     config.consume_fuel = fuel
     ffi.wasmtime_config_concurrency_support_set(config.ptr(), False)  # or host functions of components trap in 50.0
@@ -65,9 +68,9 @@ def new_engine(*, fuel: bool = False, place: Surroundings = USUAL) -> wasmtime.E
     return wasmtime.Engine(config)
 
 
-def configuration(*, fuel: bool = False, place: Surroundings = USUAL) -> str:
+def configuration(*, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL) -> str:
     """What of an engine's configuration decides the code that it compiles, and so the name under which it is kept."""
-    return f"wasmtime {WASMTIME} epochs shared{' fuel' if fuel else ''}{place.describe()}"
+    return f"wasmtime {WASMTIME} shared{' epochs' if epochs else ''}{' fuel' if fuel else ''}{place.describe()}"
 
 
 def _check_assumptions() -> None:

@@ -43,10 +43,11 @@ if TYPE_CHECKING:
     from enarx.keep.runtime.cache import Cache
     from enarx.keep.runtime.sockets import Opener
     from enarx.keep.runtime.streams import Listener
-from enarx.keep.runtime.tls import Contexts, LiveIdentity, TlsIdentity
+    from enarx.keep.runtime.tls import Contexts, LiveIdentity, TlsIdentity
 
 STACK_SIZE: Final = 16 * 1024 * 1024  # bytes of the program's thread: WebAssembly's 512 KiB and Python beside it
 LEAVE_SECONDS: Final = 3.0  # how long an interrupted program may take to leave what cannot be interrupted
+QUIT_SECONDS: Final = 0.3  # likewise, where computing cannot be interrupted: time enough to say goodbye to peers
 GRACE_SECONDS: Final = 10.0
 _NATIVE_PREOPENS: Final = 3  # wasmtime gives its first directory this number
 
@@ -68,6 +69,7 @@ class Settings:
     grace: float
     workload_digest: str | None
     sealing_root: bytes | None
+    interruptible: bool
     log: Log
 
 
@@ -88,6 +90,7 @@ def run(
     grace: float = GRACE_SECONDS,
     workload_digest: str | None = None,
     sealing_root: bytes | None = None,
+    interruptible: bool = True,
 ) -> int:
     """Run `workload` until it ends. Returns its exit code, 0 to 255; a trap gives 134, a signal 128 plus its number.
 
@@ -98,7 +101,9 @@ def run(
     called with the open listeners, before the first instruction. `invoke` names a function to call instead of the
     entry point. `cache` keeps compiled code: only where nobody but this process's user can write there. After SIGTERM
     the program has `grace` seconds. `workload_digest` and `sealing_root`, 32 secret bytes from which sealing keys are
-    derived, are for programs that ask who they are; without a root, keys live as long as this run.
+    derived, are for programs that ask who they are; without a root, keys live as long as this run. A program that is not
+    `interruptible` computes at full speed; when it is interrupted while it does, it is left behind, and the caller has
+    to end this process.
 
     Raises MalformedError (module, configuration, a `tls` file without identity), UnavailableError and ConflictError
     (sockets), UntrustedError and RejectedError (the peer of a `connect` file). What was written before is written.
@@ -119,6 +124,7 @@ def run(
         grace=grace,
         workload_digest=workload_digest,
         sealing_root=sealing_root,
+        interruptible=interruptible,
         log=Log(workload.config.log, stdio.stderr),
     )
     if interrupt is not None:
@@ -150,7 +156,7 @@ def _supervise(workload: Workload, settings: Settings, interrupt: Interrupt) -> 
 
     def leave() -> None:
         """An interrupted program that sleeps where nobody can wake it is left behind, and goes with this process."""
-        timer = threading.Timer(LEAVE_SECONDS, done.set)
+        timer = threading.Timer(LEAVE_SECONDS if settings.interruptible else QUIT_SECONDS, done.set)
         timer.daemon = True
         leaving.append(timer)
         timer.start()
@@ -162,7 +168,7 @@ def _supervise(workload: Workload, settings: Settings, interrupt: Interrupt) -> 
     for timer in leaving:
         timer.cancel()
     if not outcome:
-        return 128 + (interrupt.number or 0)
+        return _ended(settings, interrupt.number or 0, interrupt.why)
     result = outcome[0]
     if isinstance(result, BaseException):
         raise result
@@ -218,9 +224,9 @@ def _time_limit(seconds: int | None, interrupt: Interrupt) -> Iterator[None]:
 
 def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> int:
     limits = workload.config.limits
-    place = probe()
-    engine = new_engine(fuel=limits.fuel is not None, place=place)
-    compiler = Compiler(engine, settings.cache, configuration(fuel=limits.fuel is not None, place=place))
+    place, fuel, epochs = probe(), limits.fuel is not None, settings.interruptible
+    engine = new_engine(fuel=fuel, epochs=epochs, place=place)
+    compiler = Compiler(engine, settings.cache, configuration(fuel=fuel, epochs=epochs, place=place))
     try:
         interrupt.attach(engine.increment_epoch)
         if workload.is_component:
