@@ -387,6 +387,8 @@ static int renumber(int fd) {
     return 0;
 }
 
+static int show(const char *what, int e) { return printf("%s %d\n", what, e), e; }
+
 static int open_many(int dir) {
     __wasi_fd_t fd;
     int count = 0, e;
@@ -395,9 +397,77 @@ static int open_many(int dir) {
     return 0;
 }
 
-// -- a private directory, and who we are
+static int open_some(int dir) {  // numbers are the lowest that are free
+    __wasi_fd_t fd[4];
+    for (int i = 0; i < 3; i++) __wasi_path_open(dir, 0, "a.txt", 0, __WASI_RIGHTS_FD_READ, 0, 0, &fd[i]);
+    printf("%d %d\n", fd[1] - fd[0], fd[2] - fd[1]);
+    show("close", __wasi_fd_close(fd[1]));
+    show("closed", __wasi_fd_close(fd[1]));
+    show("open", __wasi_path_open(dir, 0, "a.txt", 0, __WASI_RIGHTS_FD_READ, 0, 0, &fd[3]));
+    printf("%d\n", fd[3] == fd[1]);
+    show("renumber", __wasi_fd_renumber(fd[0], fd[2]));
+    show("moved", __wasi_fd_close(fd[0]));
+    show("there", __wasi_fd_close(fd[2]));
+    return 3;
+}
 
-static int show(const char *what, int e) { return printf("%s %d\n", what, e), e; }
+static int functions(int dir) {  // one line for each function that the others leave out
+    __wasi_timestamp_t t;
+    __wasi_size_t count, size, n;
+    __wasi_fd_t fd;
+    __wasi_fdstat_t stat;
+    uint8_t buffer[512];
+    char *pointers[8];
+    show("clock res", __wasi_clock_res_get(__WASI_CLOCKID_MONOTONIC, &t));
+    show("clock time", __wasi_clock_time_get(__WASI_CLOCKID_REALTIME, 0, &t));
+    show("args", __wasi_args_sizes_get(&count, &size));
+    printf("%zu %zu\n", count, size);
+    show("args", __wasi_args_get((uint8_t **)pointers, buffer));
+    show("environ", __wasi_environ_sizes_get(&count, &size));
+    printf("%zu %zu\n", count, size);
+    show("random", __wasi_random_get(buffer, sizeof buffer));
+    show("yield", __wasi_sched_yield());
+    show("open", __wasi_path_open(dir, 0, "a.txt", 0, __WASI_RIGHTS_FD_READ | __WASI_RIGHTS_FD_WRITE, 0, 0, &fd));
+    show("advise", __wasi_fd_advise(fd, 0, 10, 1));
+    show("datasync", __wasi_fd_datasync(fd));
+    show("sync", __wasi_fd_sync(fd));
+    show("fdstat", __wasi_fd_fdstat_get(fd, &stat));
+    printf("%d %d\n", stat.fs_filetype, stat.fs_flags);
+    show("append", __wasi_fd_fdstat_set_flags(fd, __WASI_FDFLAGS_APPEND));
+    __wasi_ciovec_t out = {(const uint8_t *)"xy", 2};
+    show("write", __wasi_fd_write(fd, &out, 1, &n));
+    show("accept", __wasi_sock_accept(fd, 0, &fd));
+    show("shutdown", __wasi_sock_shutdown(fd, 3));
+    show("read directory", __wasi_fd_read(dir, 0, 0, &n));
+    show("prestat", __wasi_fd_prestat_get(fd, (__wasi_prestat_t *)buffer));
+    show("name", __wasi_fd_prestat_dir_name(dir, buffer, 2));
+    show("closed", __wasi_fd_datasync(1000));
+    show("link", __wasi_path_symlink("a.txt", dir, "link"));
+    show("read link", __wasi_path_readlink(dir, "link", buffer, sizeof buffer, &n));
+    printf("%zu %.5s\n", n, buffer);
+    __wasi_subscription_t none[1] = {{.userdata = 7, .u = {.tag = __WASI_EVENTTYPE_FD_READ, .u = {.fd_read = {1000}}}}};
+    __wasi_event_t event;
+    show("poll nothing", __wasi_poll_oneoff(none, &event, 0, &n));
+    return 0;
+}
+
+static int directory(int dir) {
+    uint8_t buffer[16];
+    __wasi_iovec_t in = {buffer, 16};
+    __wasi_ciovec_t out = {buffer, 16};
+    __wasi_size_t n;
+    __wasi_filesize_t at;
+    show("read", __wasi_fd_read(dir, &in, 1, &n));
+    show("pread", __wasi_fd_pread(dir, &in, 1, 0, &n));
+    show("write", __wasi_fd_write(dir, &out, 1, &n));
+    show("seek", __wasi_fd_seek(dir, 0, 0, &at));
+    show("tell", __wasi_fd_tell(dir, &at));
+    show("accept", __wasi_sock_accept(dir, 0, &(__wasi_fd_t){0}));
+    show("shutdown", __wasi_sock_shutdown(dir, 1));
+    return 0;
+}
+
+// -- a private directory, and who we are
 
 static int volume(int dir) {
     __wasi_fd_t fd;
@@ -494,6 +564,9 @@ int main(int argc, char **argv) {
     if (!strcmp(what, "changing")) return changing(a);
     if (!strcmp(what, "renumber")) return renumber(a);
     if (!strcmp(what, "open-many")) return open_many(a);
+    if (!strcmp(what, "open-some")) return open_some(a);
+    if (!strcmp(what, "functions")) return functions(a);
+    if (!strcmp(what, "directory")) return directory(a);
     if (!strcmp(what, "volume")) return volume(a);
     if (!strcmp(what, "fill")) return fill(argv[2]);
     if (!strcmp(what, "ask")) return ask(argv[2], argv[3]);

@@ -41,9 +41,10 @@ _TRAP_TEXT: Final = b"left by the Keep"
 class TrapError(Exception):
     """The program trapped; the text is wasmtime's, with the backtrace."""
 
-    def __init__(self, text: str, *, fuel: bool = False) -> None:
+    def __init__(self, text: str, *, fuel: bool = False, code: int = TRAP_EXIT_CODE) -> None:
         super().__init__(text)
         self.fuel = fuel  # whether it has used up what limits.fuel gave it
+        self.code = code  # 1 where wasmtime's own WASI gave up on an argument that has no meaning, as its command does
 
 
 def new_engine(*, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL) -> wasmtime.Engine:
@@ -333,7 +334,10 @@ class Program:
         entry = self._exports.get("wasi_thread_start")
         if not isinstance(entry, wasmtime.Func):
             raise MalformedError(f"{self._what}: expected an exported function `wasi_thread_start`")
-        self._guarded(lambda: entry(self._store, number, argument))
+        try:
+            self._guarded(lambda: entry(self._store, number, argument))
+        except wasmtime.WasmtimeError as error:
+            raise TrapError(str(error), code=1) from None
 
     def invoke(self, name: str, arguments: Sequence[str]) -> tuple[str, ...]:
         """Call the exported function `name` and answer what it returns, as text. Raises MalformedError, TrapError."""
@@ -368,6 +372,8 @@ class Program:
             raise MalformedError(f"{self._what}: the entry point expects arguments")
         try:
             self._guarded(lambda: entry(self._store))
+        except wasmtime.WasmtimeError as error:
+            raise TrapError(str(error), code=1) from None
         except Exit as leave:
             if leave.status > MAX_EXIT_CODE:
                 raise MalformedError(

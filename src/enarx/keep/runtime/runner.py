@@ -23,7 +23,6 @@ from enarx.keep.config import Config, Standard
 from enarx.keep.runtime.abi import Refused
 from enarx.keep.runtime.descriptors import Descriptor, Listening, Null
 from enarx.keep.runtime.engine import (
-    TRAP_EXIT_CODE,
     Compiler,
     Program,
     Shared,
@@ -240,7 +239,7 @@ def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> in
         if trap.fuel:
             return _ended(settings, signal.SIGXCPU, f"limits.fuel: it has used up {limits.fuel}")
         report(settings.stdio.stderr, f"Error: failed to run main module `{WASM_NAME}`\n\n{trap}\n")
-        return TRAP_EXIT_CODE
+        return trap.code
     except Interrupted as interrupted:
         return _ended(settings, interrupted.signal, interrupted.why)
 

@@ -335,19 +335,19 @@ class OpenDirectory(Descriptor):
 
     def read(self, buffer: memoryview) -> int:
         del buffer
-        raise Refused(Errno.ISDIR)
+        raise Refused(Errno.BADF)
 
     def pread(self, buffers: Sequence[memoryview], offset: int) -> int:
         del buffers, offset
-        raise Refused(Errno.ISDIR)
+        raise Refused(Errno.BADF)
 
     def write(self, buffer: memoryview) -> int:
         del buffer
-        raise Refused(Errno.ISDIR)
+        raise Refused(Errno.BADF)
 
     def pwrite(self, buffers: Sequence[memoryview], offset: int) -> int:
         del buffers, offset
-        raise Refused(Errno.ISDIR)
+        raise Refused(Errno.BADF)
 
     def sync(self) -> None:
         """Nothing is ever unwritten."""

@@ -194,7 +194,7 @@ class Directory(Descriptor):
 
     def read(self, buffer: memoryview) -> int:
         del buffer
-        raise Refused(Errno.ISDIR)
+        raise Refused(Errno.BADF)
 
     def stat(self) -> Stat:
         return (_DEVICE, 1, self.filetype, 1, 0, 0, 0, 0)
