@@ -18,6 +18,7 @@ import wasmtime
 from enarx.cli.running import self_signed
 from enarx.keep.config import Config
 from enarx.keep.runtime import Interrupt, Listening, LiveIdentity, Stdio, TlsIdentity, run
+from enarx.keep.runtime.cache import Cache
 from enarx.keep.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -217,6 +218,12 @@ def start_guest(run_guest: Runner) -> Iterator[Starter]:
         assert not running.thread.is_alive()
         with running.interrupt:
             pass
+
+
+@pytest.fixture(scope="session")
+def code_cache() -> Cache | None:
+    """Compiled code of large guests, kept between runs of the tests."""
+    return Cache.of_user(ROOT / ".cache" / "code", ROOT / ".cache" / "code-key" / "key")
 
 
 @pytest.fixture(scope="session")
