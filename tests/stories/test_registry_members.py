@@ -109,7 +109,9 @@ def test_a_version_can_be_taken_back(enarx: Enarx) -> None:
 
 def test_deploy_tokens_are_shown_once(enarx: Enarx, bob: dict[str, str]) -> None:
     """A token opens the tag that it is for and nothing else; the list has no secret; revoked, it opens nothing."""
-    token = worked(enarx("repo", "token", "create", f"{REPOSITORY}:1.0.0", "--lifetime", "1h", "--label", "ci")).strip()
+    token = worked(
+        enarx("repo", "token", "generate", f"{REPOSITORY}:1.0.0", "--lifetime", "1h", "--label", "ci")
+    ).strip()
     as_token = {"ENARX_INSECURE_AUTH_TOKEN": token}
     worked(enarx("package", "info", f"{REPOSITORY}:1.0.0", **as_token))
     assert enarx("package", "info", f"{REPOSITORY}:9.0.0", **as_token).returncode == 77
@@ -117,6 +119,7 @@ def test_deploy_tokens_are_shown_once(enarx: Enarx, bob: dict[str, str]) -> None
     (listed,) = json.loads(worked(enarx("repo", "token", "list", REPOSITORY, "--json")))
     assert token.split("_")[-1] not in json.dumps(listed)
     assert listed["id"] in worked(enarx("repo", "token", "list", REPOSITORY))
+    assert json.loads(worked(enarx("repo", "token", "info", REPOSITORY, listed["id"]))) == listed
     worked(enarx("repo", "token", "revoke", REPOSITORY, listed["id"]))
     assert enarx("package", "info", f"{REPOSITORY}:1.0.0", **as_token).returncode == 77
 
@@ -192,6 +195,12 @@ def test_a_file_that_did_not_change_is_not_sent_again(enarx: Enarx, folder: Path
     assert second["sent"] == ["", "notes.txt"]
     worked(enarx("package", "fetch", "alice/large:1.1.0", str(folder / "again")))
     assert worked(enarx("tree", "diff", str(folder / "again"), str(package))) == ""
+    worked(enarx("repo", "yank", "alice/large", "--reason", "an experiment"))
+    listed = json.loads(worked(enarx("package", "list", "alice/large", "--json")))
+    assert [(item["tag"], item["yanked"]) for item in listed] == [
+        ("1.0.0", "an experiment"),
+        ("1.1.0", "an experiment"),
+    ]
 
 
 def test_search_finds_what_one_may_know_of(enarx: Enarx, bob: dict[str, str]) -> None:

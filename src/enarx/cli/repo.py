@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -107,6 +108,22 @@ def history(store: Store, *, spec: str) -> None:
     click.echo(f"head   {head}")
 
 
+@repo.command(name="yank")
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
+@click.option("--reason", default="", help="Why, for whoever asks for a version.")
+@store_options
+def yank_all(store: Store, *, spec: str, reason: str) -> None:
+    """Take every version back that is published so far. `enarx package unyank` lets one be used again."""
+    from enarx.drawbridge.names import PackageSlug, RepositorySlug
+
+    slug = RepositorySlug.parse(spec)
+    with _managing(store, slug.host, "Failed to yank the repository") as management:
+        tags = management.registry.tags(slug.user, slug.repository)
+        for tag in tags:
+            management.yank(PackageSlug(user=slug.user, repository=slug.repository, tag=tag), reason)
+    _done(store, {"yanked": [str(tag) for tag in tags], "reason": reason})
+
+
 # -- release policy
 
 
@@ -200,13 +217,13 @@ def token() -> None:
     """Deploy tokens: a second factor for Keeps, and the right to know of one version."""
 
 
-@token.command()
+@token.command(name="generate")
 @click.argument("spec", metavar="[HOST/]USER/REPOSITORY:TAG|@DIGEST", shell_complete=complete_slug)
 @click.option("--lifetime", metavar="TIME", default="10m", show_default=True, help="Such as 90s, 10m, 8h, 30d.")
 @click.option("--uses", type=click.IntRange(1), help="How many Keeps may use it. Default: as many as come.")
 @click.option("--label", default="", help="What it is for, for whoever reads the list.")
 @store_options
-def create(store: Store, *, spec: str, lifetime: str, uses: int | None, label: str) -> None:
+def generate_token(store: Store, *, spec: str, lifetime: str, uses: int | None, label: str) -> None:
     """Make a token for one version, or for one workload whatever it is called, and print it: once, and never again.
 
     `enarx deploy` takes it in ENARX_DEPLOY_TOKEN or --token-file.
@@ -229,6 +246,22 @@ def create(store: Store, *, spec: str, lifetime: str, uses: int | None, label: s
     click.echo(
         f"enarx: token {made.facts.get('id')}, until {made.facts.get('expires')}; it is not shown again", err=True
     )
+
+
+_create = copy(generate_token)  # the word that the other groups have for it
+_create.hidden = True
+token.add_command(_create, "create")
+
+
+@token.command(name="info")
+@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
+@click.argument("name", metavar="ID")
+@store_options
+def token_info(store: Store, *, spec: str, name: str) -> None:
+    """Print what the token ID is for, as JSON; never the token itself."""
+    host, place = _place(spec, repository=True)
+    with _managing(store, host, "Failed to read the deploy token") as management:
+        show_json(dict(management.token(place, name)))
 
 
 @token.command(name="list")

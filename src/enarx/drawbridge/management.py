@@ -75,7 +75,7 @@ class Management:
     """The resources beside the packages."""
 
     def __init__(self, registry: Registry) -> None:
-        self._registry = registry
+        self.registry = registry
 
     # -- lists
 
@@ -109,14 +109,14 @@ class Management:
         )
 
     def set_policy(self, place: Place, values: Mapping[str, Json]) -> None:
-        self._registry.set(f"{place.url}/_policy", values)
+        self.registry.set(f"{place.url}/_policy", values)
 
     def remove_policy(self, place: Place) -> None:
-        self._registry.remove(f"{place.url}/_policy")
+        self.registry.remove(f"{place.url}/_policy")
 
     def test_policy(self, place: Place, certificates: bytes) -> Verdict:
         """Whether the workload would be released to the Keep with this chain (PEM, leaf first)."""
-        answer = self._registry.ask(f"{place.url}/_policy/test", certificates, "application/x-pem-file")
+        answer = self.registry.ask(f"{place.url}/_policy/test", certificates, "application/x-pem-file")
         values = canonical.members(answer, "verdict")
         keep = values.get("keep")
         return Verdict(
@@ -142,15 +142,19 @@ class Management:
         asked |= {"digest": str(digest)} if digest is not None else {"tag": str(tag)}
         asked |= {} if lifetime is None else {"lifetime": lifetime}
         asked |= {} if uses is None else {"uses": uses}
-        values = canonical.members(self._registry.make(f"{place.url}/_token", asked), "token")
+        values = canonical.members(self.registry.make(f"{place.url}/_token", asked), "token")
         text = canonical.member(values, "token", str, "token")
         return NewToken(text=text, facts={name: value for name, value in values.items() if name != "token"})
 
     def tokens(self, place: Place) -> tuple[Mapping[str, Json], ...]:
         return _objects(self._object(f"{place.url}/_token", "tokens"), "tokens")
 
+    def token(self, place: Place, name: str) -> Mapping[str, Json]:
+        """One of them, without its secret."""
+        return self._object(f"{place.url}/_token/{_label(name)}", "token")
+
     def revoke_token(self, place: Place, name: str) -> None:
-        self._registry.remove(f"{place.url}/_token/{_label(name)}")
+        self.registry.remove(f"{place.url}/_token/{_label(name)}")
 
     # -- members
 
@@ -161,10 +165,10 @@ class Management:
 
     def set_member(self, place: Place, name: str, member: Mapping[str, Json]) -> None:
         """`member` has role, and user, or subject and perhaps issuer, or issuer and claims."""
-        self._registry.set(f"{place.url}/_member/{_label(name)}", member)
+        self.registry.set(f"{place.url}/_member/{_label(name)}", member)
 
     def remove_member(self, place: Place, name: str) -> None:
-        self._registry.remove(f"{place.url}/_member/{_label(name)}")
+        self.registry.remove(f"{place.url}/_member/{_label(name)}")
 
     # -- who has to sign
 
@@ -174,15 +178,15 @@ class Management:
 
     def set_signers(self, place: Place, keys: Sequence[SigningKey]) -> None:
         """Replace them; none means that nobody has to sign. Only the public half of a key is sent."""
-        self._registry.set(f"{place.url}/_signer", {_label(key.name): key.public_pem().decode() for key in keys})
+        self.registry.set(f"{place.url}/_signer", {_label(key.name): key.public_pem().decode() for key in keys})
 
     # -- yanking and history
 
     def yank(self, slug: PackageSlug, reason: str) -> None:
-        self._registry.set(_yank_url(slug), {"reason": reason})
+        self.registry.set(_yank_url(slug), {"reason": reason})
 
     def unyank(self, slug: PackageSlug) -> None:
-        self._registry.remove(_yank_url(slug))
+        self.registry.remove(_yank_url(slug))
 
     def history(self, place: Place) -> tuple[Change, ...]:
         """Every change, the oldest first. Raises MalformedError where the chain does not hold."""
@@ -190,7 +194,7 @@ class Management:
         return tuple(check(Change.from_json(item) for item in _objects(values, "changes")))
 
     def _object(self, url: str, what: str) -> dict[str, Any]:  # Any: parsed JSON, checked by the caller
-        return canonical.members(self._registry.look(url), f"{self._registry.host}: {what}")
+        return canonical.members(self.registry.look(url), f"{self.registry.host}: {what}")
 
 
 def _yank_url(slug: PackageSlug) -> str:
