@@ -12,7 +12,7 @@ from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Extension
 from enarx.pki.chain import _PSS_SHA384 as PSS
 from enarx.pki.chain import ECDSA_SHA256, ECDSA_SHA384, order_path, parse_all, verify_chain, verify_signature
-from enarx.pki.crl import MAX_CRL, Crl, require_current
+from enarx.pki.crl import MAX_CRL, MAX_REVOKED, Crl, require_current
 from tests.unit.pki.test_pki import DAY, MUTE, NOW, ROOT, Party, make, make_crl
 
 SECOND = timedelta(seconds=1)
@@ -237,3 +237,26 @@ def test_an_anchor_may_have_ended_where_the_caller_says_so_and_nothing_else_may(
     below = make("leaf", stale, ca=False)
     with pytest.raises(UntrustedError, match="middle: expired"):
         verify_chain((below.certificate, stale.certificate, root.certificate), NOW, anchor_expires=False)
+
+
+def test_a_list_has_at_most_so_many_entries() -> None:
+    """A hundred thousand; the bound is on entries as well as on bytes."""
+    one = entry(7)
+    for count, fits in ((MAX_REVOKED, True), (MAX_REVOKED + 1, False)):
+        data = written(number(1), revoked=der.wrap(0x30, one * count))
+        if fits:
+            assert Crl.parse(data).revoked == frozenset({7})
+        else:
+            with pytest.raises(MalformedError, match=f"at most {MAX_REVOKED} entries, found {count}"):
+                Crl.parse(data)
+    assert MAX_REVOKED == 100_000
+
+
+@pytest.mark.parametrize(("curve", "identifier"), [(ec.SECP256R1(), ECDSA_SHA384), (ec.SECP384R1(), ECDSA_SHA256)])
+def test_each_curve_has_its_hash(curve: ec.EllipticCurve, identifier: bytes) -> None:
+    """SHA-256 on P-256 and SHA-384 on P-384, whatever the signature itself would allow."""
+    key = ec.generate_private_key(curve)
+    algorithm = hashes.SHA384() if identifier == ECDSA_SHA384 else hashes.SHA256()
+    signature = key.sign(b"x", ec.ECDSA(algorithm))
+    with pytest.raises(UntrustedError, match="is not the one for secp"):
+        verify_signature(key.public_key(), identifier, signature, b"x", "CRL")

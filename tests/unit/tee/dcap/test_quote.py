@@ -148,6 +148,19 @@ def test_a_document_has_one_to_four_certificates_beside_it(count: int) -> None:
         assert Bundle.parse(good.body, "evidence").parts == 4
 
 
+@pytest.mark.parametrize("name", ["tcb_infos", "qe_identities"])
+def test_documents_in_evidence_are_read_before_anything_is_believed(name: str) -> None:
+    """What a machine sends is malformed when a part of it is; a pool may hold rubbish, evidence may not."""
+    endorsements = support.enclave().endorsements
+    document = getattr(endorsements, name)[0]
+    broken = (replace(document, body=document.body[:-1]),)
+    tcb_infos = broken if name == "tcb_infos" else endorsements.tcb_infos
+    identities = broken if name == "qe_identities" else endorsements.qe_identities
+    evidence = encode(QUOTE, replace(endorsements, tcb_infos=tcb_infos, qe_identities=identities))
+    with pytest.raises(MalformedError, match="document"):
+        Bundle.parse(evidence.body, "evidence")
+
+
 def test_evidence_has_at_most_sixteen_lists() -> None:
     """The originals send three; the bound is before any of them is believed."""
     crl = support.vendor().crl("root", support.AT)

@@ -430,6 +430,8 @@ def test_x9_a_strangers_list_revokes_nobody_even_where_none_is_needed(case: Case
 def test_x10_a_chain_beside_a_document_is_a_signer_and_its_root(case: Case) -> None:
     """X10: a longer chain is refused; without a chain, the TCB signer among the certificates serves."""
     vendor, info = support.vendor(), case.endorsements.tcb_infos[0]
+    unreadable = case.with_endorsements(tcb_infos=(SignedJson(body=info.body, chain=(b"rubbish",)),))
+    assert "its issuer chain cannot be read" in unreadable.reasons()
     long = SignedJson(body=info.body, chain=(*info.chain, vendor.platform.certificate))
     assert "expected a signer and its root" in case.with_endorsements(tcb_infos=(long,)).reasons()
     bare = SignedJson(body=info.body)
@@ -730,6 +732,16 @@ def test_claims_end_with_the_first_of_what_they_rest_on(case: Case) -> None:
         older = case.with_endorsements(crls=lasting, **parts).judge()
         assert older.claims is not None
         assert older.claims.expires == AT + 10 * DAY
+
+
+@pytest.mark.parametrize("issuer", ["platform", "processor"])
+def test_the_chip_is_the_platform_or_the_single_processor(tee: TeeName, issuer: support.Issuer) -> None:
+    """X24: what certificates name and revocation takes back: the platform instance, or the PPID where there is none."""
+    case = either(tee, issuer)
+    pck = Pck.of(Certificate.parse(case.machine.machine.chain[0]))
+    claims = case.judge().claims
+    assert claims is not None
+    assert claims.chip == (pck.platform_instance_id if issuer == "platform" else pck.ppid)
 
 
 def test_nothing_is_believed_without_endorsements(case: Case) -> None:

@@ -133,6 +133,19 @@ def test_the_older_forms_are_read_and_marked() -> None:
     assert "without TCB information" in crls.notes[0]
 
 
+def test_a_server_refuses_the_older_forms_and_others_explain_them() -> None:
+    """By default they are judged with what the collateral brings."""
+    machine = support.enclave()
+    bound, evidence = Binding.of_report_data(REPORT_DATA), Evidence(oid=OID, body=machine.quote(REPORT_DATA))
+    anchors = (support.vendor().anchor(),)
+    offline = judge(TECHNOLOGY, TECHNOLOGY.default_policy, anchors)(evidence, bound, machine.endorsements, AT)
+    assert offline.accepted
+    assert "bare quote" in offline.notes[0]
+    served = judge(TECHNOLOGY, TECHNOLOGY.default_policy, anchors, refuse_legacy=True)
+    refused = served(evidence, bound, machine.endorsements, AT)
+    assert (refused.verdict.value, "bare quote" in refused.reasons[0]) == ("malformed", True)
+
+
 def test_a_form_under_the_wrong_identifier_is_malformed() -> None:
     """Each identifier has its own number of parts, and a TD's quote is no enclave's."""
     machine = support.enclave()
