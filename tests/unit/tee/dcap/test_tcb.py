@@ -212,6 +212,7 @@ def test_the_standing_carries_every_parts_advisories_and_lag() -> None:
         ("SWHardeningNeeded", "OutOfDate", (5, 1, 6), "TDRelaunchAdvised"),
         ("ConfigurationNeeded", "OutOfDate", (5, 1, 6), "TDRelaunchAdvisedConfigurationNeeded"),
         ("OutOfDate", "OutOfDate", (5, 1, 6), "OutOfDate"),
+        ("Revoked", "OutOfDate", (5, 1, 6), "Revoked"),
         ("UpToDate", "OutOfDate", (4, 1, 6), "OutOfDate"),
         ("UpToDate", "OutOfDate", (5, 1, 5), "OutOfDate"),
         ("UpToDate", "OutOfDate", None, "OutOfDate"),
