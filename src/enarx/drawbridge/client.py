@@ -21,6 +21,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO, Final, NoReturn
+from urllib.parse import unquote
 
 from enarx.attested import sealing
 from enarx.digest import Digest, Digests, Hasher
@@ -50,7 +51,8 @@ ACCEPT: Final = f"*/*, {PROBLEM_TYPE}"  # an older registry answers with its sen
 
 MAX_DOCUMENT: Final = 1_000_000  # bytes of a record or a tag
 MAX_LISTING: Final = 16_000_000  # bytes of a list of tags
-YANKED: Final = "enarx-yanked"  # header of a tag that was taken back; its value is the reason
+YANKED: Final = "enarx-yanked"  # header of a tag that was taken back; its value is the reason, percent-encoded
+MAX_REASON: Final = 500  # characters of it that are shown
 UPLOADS: Final = "enarx-uploads"  # header of a tag: whether files may come in parts
 RESUMABLE: Final = "resumable"  # its value where they may
 UPLOAD_OFFSET: Final = "upload-offset"  # header: how many bytes of a file have arrived
@@ -216,7 +218,7 @@ class Registry:
             name=name,
             tag=tag,
             steward=_steward(answer.headers.get("link", "")),
-            yanked=answer.headers.get(YANKED),
+            yanked=_reason(answer.headers.get(YANKED)),
         )
 
     def resolve(self, slug: PackageSlug) -> TagName:
@@ -700,6 +702,13 @@ def _node_url(slug: PackageSlug, path: TreePath) -> str:
 def _shown(slug: PackageSlug) -> str:
     """The slug without its host, for messages that begin with the host."""
     return str(replace(slug, host=None))
+
+
+def _reason(text: str | None) -> str | None:
+    """Why a version was taken back: percent-encoded in its header, and a stranger's words, made safe for a terminal."""
+    if text is None:
+        return None
+    return "".join(character if character.isprintable() else " " for character in unquote(text)[:MAX_REASON])
 
 
 def _steward(link: str) -> str | None:

@@ -29,6 +29,7 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from itertools import chain
 from typing import Any, Final, TypeVar
+from urllib.parse import quote
 
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
@@ -89,12 +90,13 @@ T = TypeVar("T")
 DOCUMENT_LIMIT: Final = 2 * 1024 * 1024  # bytes of a body that is no file, as the originals' framework
 SMALL: Final = 256 * 1024  # bytes of an answer that is not streamed
 BATCH: Final = 1 << 20  # bytes of an upload that are handed to a thread at once
-YANKED: Final = "Enarx-Yanked"  # header of a tag that was taken back; its value is the reason
+YANKED: Final = "Enarx-Yanked"  # header of a tag that was taken back; its value is the reason, percent-encoded
 WORKLOAD: Final = "Enarx-Workload"  # header of a tag: its workload digest, also where its publisher did not send one
 UPLOADS: Final = "Enarx-Uploads"  # header of a tag: files may come in parts
 OFFSET: Final = "Upload-Offset"  # header: how many bytes of a file have arrived
 MAX_FOUND: Final = 100
 
+_IN_HEADERS: Final = "".join(map(chr, range(0x20, 0x7F))).replace("%", "")  # what stands for itself there
 _UPLOADED: Final = {"Content-Security-Policy": "sandbox; default-src 'none'", "Referrer-Policy": "no-referrer"}
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})")
 _OURS: Final = {**_UPLOADED, "Cache-Control": "no-store"}
@@ -622,7 +624,7 @@ class Resources:
         if steward is not None:
             headers["Link"] = f'<{steward}>; rel="steward"'
         if found.yanked is not None:
-            headers[YANKED] = found.yanked or "no reason is given"
+            headers[YANKED] = quote(found.yanked or "no reason is given", safe=_IN_HEADERS)
         return headers
 
     def _put_tag(self, visit: Visit, body: bytes) -> Response:

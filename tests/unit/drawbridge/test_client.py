@@ -11,7 +11,7 @@ from starlette.routing import Route
 
 from enarx.attested import sealing
 from enarx.digest import Digest
-from enarx.drawbridge.client import AnsweredError, Item, Limits, Opening, Registry
+from enarx.drawbridge.client import AnsweredError, Item, Limits, Opening, Registry, _reason
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, TreePath, UserName
 from enarx.drawbridge.tag import Tag
 from enarx.drawbridge.tree import Directory, Entry, Tree
@@ -339,3 +339,10 @@ def test_an_unread_digest_of_the_root_is_computed(registry: Registry, double: Do
     assert registry.workload(SLUG, root) == Digest.of(body)
     assert registry.fetch(SLUG, root, workload=Digest.of(body)) == {}
     assert Item(TreePath(), root).digest.algorithm == "sha-384"
+
+
+def test_the_reason_of_a_yank_is_read_and_made_safe() -> None:
+    """Percent-encoded in its header; whatever it holds, a terminal is not told what to do."""
+    assert _reason(None) is None
+    assert _reason("100 %25 L%C3%BCcke") == "100 % L\u00fccke"
+    assert _reason("a%1b[31m%0ab") == "a [31m b"

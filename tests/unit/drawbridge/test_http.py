@@ -609,6 +609,8 @@ def test_yanked_tags_say_so(bench: Bench) -> None:
     assert bench.put("/user/repo/_yank/1.0.0", {"reason": "leaks"}, token=token).status_code == 201
     assert bench.ask("GET", "/user/repo/_tag/1.0.0").headers["enarx-yanked"] == "leaks"
     assert bench.ask("GET", "/user/repo/_yank/1.0.0").json() == {"yanked": "leaks"}
+    assert bench.put("/user/repo/_yank/1.0.0", {"reason": "100 % Lücke, 漏"}, token=token).status_code == 201
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0").headers["enarx-yanked"] == "100 %25 L%C3%BCcke, %E6%BC%8F"
     assert bench.ask("DELETE", "/user/repo/_yank/1.0.0", token=token).status_code == 204
     assert "enarx-yanked" not in bench.ask("GET", "/user/repo/_tag/1.0.0").headers
 
