@@ -29,11 +29,16 @@ _LOG: Final = Log("drawbridge")
 class DamagedError(UnavailableError):
     """What is stored is not what was stored. Nobody is given it."""
 
+    def __init__(self, key: Key, reason: str) -> None:
+        super().__init__(f"storage: {key} is damaged: {reason}")
+        self.key = key
+        self.reason = reason
+
 
 def damaged(key: Key, reason: str) -> DamagedError:
     """The error to raise; the log has it too, for an operator must learn of it whoever asked."""
     _LOG.warning("damaged", key=str(key), reason=reason)
-    return DamagedError(f"storage: {key} is damaged: {reason}")
+    return DamagedError(key, reason)
 
 
 def seal(key: Key, values: Mapping[str, Json]) -> bytes:

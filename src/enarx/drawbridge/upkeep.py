@@ -33,6 +33,7 @@ from enarx.errors import ConflictError, EnarxError, MalformedError, NotFoundErro
 Kind = Literal["damaged", "missing", "orphan", "unfinished"]
 
 GRACE: Final = timedelta(days=1)  # longer than any upload takes
+_ALIVE: Final = timedelta(hours=12)  # for which a writer may go on without being committed
 _MARK_AGE: Final = timedelta(hours=1)  # a mark as old as that is of a collection that died
 _MARKED_FOR: Final = 1800.0  # seconds that a collection may take from its first mark; half of _MARK_AGE
 _SKEW: Final = timedelta(minutes=10)  # by which the clocks of one storage may differ
@@ -100,7 +101,8 @@ def gc(registry: Registry, *, grace: timedelta = GRACE, dry_run: bool = False) -
         if item.modified < before and store.stat(layout.blob(_digest(item.key))) is None:
             store.delete(item.key)
             removed.append(item)
-    return Collected(removed=tuple(removed), leftovers=store.sweep(before))
+    leftovers = store.sweep(min(before, begun - _ALIVE))  # whatever the grace: younger ones may have a living writer
+    return Collected(removed=tuple(removed), leftovers=leftovers)
 
 
 def _now(store: Store) -> datetime:
@@ -291,7 +293,8 @@ class _Check:
 
 
 def _damage(key: Key, error: EnarxError) -> Finding:
-    return Finding(kind="damaged", key=key, detail=str(error))
+    said = error.reason if isinstance(error, DamagedError) and error.key == key else str(error)
+    return Finding(kind="damaged", key=key, detail=said)
 
 
 def _digest(key: Key) -> Digest:

@@ -1,9 +1,13 @@
 """Upkeep: what is wrong is found, what is garbage goes, what somebody has stays; and uploads that go on."""
 
 import os
+import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 
 import pytest
 
@@ -210,6 +214,72 @@ def test_who_publishes_garbage_while_it_is_removed_is_told(store: Store, monkeyp
         require_not_collected(store, digest)
     store.create(layout.blob(digest), b"orphan")
     require_not_collected(store, digest)
+
+
+class Hesitant(FilesystemStore):
+    """A store that takes its time between the decision to remove something and its removal."""
+
+    def delete(self, key: Key) -> None:
+        time.sleep(0.01)
+        super().delete(key)
+
+
+class Publisher:
+    """Publishes, again and again, what is garbage at that very moment; remembers what was acknowledged."""
+
+    def __init__(self, registry: Registry, name: int) -> None:
+        self.registry = registry
+        self.name = name
+        self.acknowledged: dict[TagName, bytes] = {}
+
+    def run(self) -> None:
+        for number in range(33):
+            data, tag = b"content %d" % ((self.name + number) % 3), TagName(f"{self.name}.{number}.0")
+            self.registry.contents.put(data)  # as one leaves it whose upload was never finished
+            self.registry.contents.put(b"never named %d %d" % (self.name, number))
+            entry = Entry.of(data, "a/b", ["sha-256"])
+            put_tag(self.registry, Tag(entry=entry), tag)
+            while tag not in self.acknowledged:
+                with suppress(UnavailableError):
+                    put_node(self.registry, TreePath(), entry.meta, data, tag)
+                    self.acknowledged[tag] = data
+            if number % 5 == 4:  # garbage again, behind the registry's back
+                self.check()
+                for gone in self.acknowledged:
+                    self.registry.store.delete(layout.node(USER, REPO, gone, TreePath()))
+                self.acknowledged.clear()
+
+    def check(self) -> None:
+        for tag, data in self.acknowledged.items():
+            assert content(self.registry, TreePath(), name=tag) == data
+
+
+@pytest.mark.parametrize("unnamed", [True, False])
+def test_collections_while_publishers_publish(tmp_path: Path, *, unnamed: bool) -> None:
+    """Garbage that is published at the very moment at which it is collected: nothing acknowledged is ever lost."""
+    registry = Registry(FilesystemStore(tmp_path, unnamed_files=unnamed))
+    put_user(registry)
+    put_repository(registry)
+    publishers = [Publisher(registry, name) for name in range(3)]
+    removed, done = list[Item](), Event()
+
+    def collect() -> None:
+        while not done.is_set():
+            removed.extend(gc(Registry(Hesitant(tmp_path)), grace=timedelta(0)).removed)
+
+    collector = Thread(target=collect)
+    collector.start()
+    try:
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(Publisher.run, publishers))
+    finally:
+        done.set()
+        collector.join()
+    removed.extend(gc(registry, grace=timedelta(0)).removed)
+    assert removed
+    for publisher in publishers:
+        publisher.check()
+    assert {finding.kind for finding in fsck(registry)} <= {"missing"}  # the nodes that the test itself took away
 
 
 def test_two_collections_do_not_hinder_each_other(registry: Registry, store: Store, clock: Clock) -> None:

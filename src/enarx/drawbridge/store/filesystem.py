@@ -193,14 +193,14 @@ class FileUpload(UploadBase):
     def commit(self, key: Key) -> None:
         target = self._store.path(key)
         if not self.link(target):
-            with _translated("write"):
+            with _translated("write"), _still_there():
                 self._store.replace(self._descriptor, self._name, target)
             self._name = None
         self.abort()
 
     def link(self, target: Path) -> bool:
         """Make it durable and name it; False when that name is taken."""
-        with _translated("write"):
+        with _translated("write"), _still_there():
             os.fsync(self._descriptor)
             return self._store.link(self._descriptor, self._name, target)
 
@@ -250,6 +250,14 @@ def _translated(doing: str) -> Iterator[None]:
         raise
     except OSError as error:
         raise UnavailableError(f"storage: {doing}: {error.strerror or type(error).__name__}") from error
+
+
+@contextmanager
+def _still_there() -> Iterator[None]:
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise UnavailableError("storage: write: what was written was swept away as if nobody wrote it") from error
 
 
 def _sync(directory: Path) -> None:
