@@ -98,13 +98,15 @@ class Store:
 
     def host(self, named: str | None) -> str:
         """The registry: what the slug names, else the environment or the settings. Raises MalformedError."""
-        found = named or os.environ.get(HOST_VARIABLE) or self.settings.store_host
-        if not found:
-            raise MalformedError(
-                f"no registry is named: write it before the name (HOST/…), or set {HOST_VARIABLE}, "
-                f"or store-host in {Settings.path()}"
-            )
-        return found
+        if named:
+            return named
+        configured = f"store-host in {Settings.path()}"
+        for where, value in ((HOST_VARIABLE, os.environ.get(HOST_VARIABLE)), (configured, self.settings.store_host)):
+            if value:
+                return _host(value, where)
+        raise MalformedError(
+            f"no registry is named: write it before the name (HOST/…), or set {HOST_VARIABLE}, or {configured}"
+        )
 
     def ca_pem(self) -> bytes | None:
         """The CAs to trust instead of the system's, if any are named."""
@@ -265,6 +267,16 @@ def _store(named: dict[str, Any]) -> Store:  # Any: click's parameters; those of
         helper=named.pop("credential_helper"),
         as_json=named.pop("as_json"),
     )
+
+
+def _host(text: str, where: str) -> str:
+    """A host that stands somewhere else than in a slug, where people write a URL, too."""
+    from enarx.drawbridge.names import require_host
+
+    try:
+        return require_host(text.removeprefix("https://").rstrip("/"))
+    except MalformedError as error:
+        raise MalformedError(f"{where}: {error}") from None
 
 
 def _token(data: bytes) -> str:

@@ -90,6 +90,12 @@ def test_a_credential_goes_to_no_other_issuer(
     assert double.tokens == [""]
 
 
+def test_a_registry_may_be_named_by_its_url(enarx: Callable[..., Result], double: Double, host: str) -> None:
+    """Where a variable names it, `https://HOST/` means HOST."""
+    double.held["/api/v0.1.0/user"] = (b'{"subject":"s"}', {})
+    assert enarx("user", "info", "user", env={"ENARX_STORE_HOST": f"https://{host}/"}).exception is None
+
+
 def test_a_token_on_the_command_line_is_warned_of(enarx: Callable[..., Result], double: Double, tmp_path: Path) -> None:
     """The option works and points to the variable and the file, which both work without a word."""
     double.held["/api/v0.1.0/user"] = (b'{"subject":"s"}', {})
@@ -243,6 +249,8 @@ def test_register_reads_the_subject_from_the_issuer(
 
 def test_who_is_not_named_is_asked_for(enarx: Callable[..., Result]) -> None:
     """No registry and no issuer is built in: the error names the variable to set."""
+    wrong = enarx("user", "info", "u", env={"ENARX_STORE_HOST": "a b"})
+    assert "ENARX_STORE_HOST: host 'a b': expected a host name" in chain(wrong.exception)
     nothing = {"ENARX_STORE_HOST": None, "ENARX_OIDC_DOMAIN": None}
     assert "ENARX_STORE_HOST" in str(enarx("user", "login", env=nothing).exception)
     assert "ENARX_OIDC_DOMAIN" in str(enarx("user", "login", "localhost", env=nothing).exception)
