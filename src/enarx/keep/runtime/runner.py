@@ -308,8 +308,9 @@ class _Run:
                 made.append(None)
             return self._program(module, wasi, shared, spawn)
 
-        stop = self._compiler.engine.increment_epoch
-        return Threads(make, self._config.limits.instances, interrupt, start_thread, stop).run()
+        stop, limit = self._compiler.engine.increment_epoch, self._config.limits.instances
+        leave = LEAVE_SECONDS if self._settings.interruptible else QUIT_SECONDS
+        return Threads(make, limit, interrupt, start_thread, stop, leave).run()
 
     def _program(
         self,
@@ -347,8 +348,9 @@ class _Run:
         return opener.listening
 
     def _opener(self, waiter: Waiter) -> "Opener":
-        from enarx.keep.runtime.sockets import Opener  # noqa: PLC0415 - sockets are slow to import
+        from enarx.keep.runtime.sockets import Opener, allow_many  # noqa: PLC0415 - sockets are slow to import
 
+        allow_many()
         return Opener(contexts(self._workload, self._settings), waiter, self._settings.log)
 
 

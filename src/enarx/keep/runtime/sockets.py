@@ -4,8 +4,10 @@ Everything waits in `enarx.keep.runtime.waiting`, so a Keep that hangs on a sile
 `localhost` is 127.0.0.1 whatever the host's resolver says, as with the originals.
 """
 
+import contextlib
 import errno
 import os
+import resource
 import select
 import socket
 import ssl
@@ -175,6 +177,13 @@ class Opener:
         if self._contexts is None:
             raise MalformedError(f'{file.name}: prot = "tls" needs a certificate, and this Keep has none')
         return self._contexts
+
+
+def allow_many() -> None:
+    """Let this process have as many descriptors as it may: connections are descriptors of the operating system."""
+    hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    with contextlib.suppress(OSError, ValueError):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def peer_name(connection: socket.socket) -> str:

@@ -1,4 +1,4 @@
-"""Programs with threads (wasi-threads): each thread is an instance in a store and a thread of ours.
+"""Programs with threads (wasi-threads): each thread, the first included, is an instance in a store and a thread of ours.
 
 They share linear memory and the descriptor table; what is open is common, and one lock is held by whoever serves an
 operation (and let go of while it blocks). The first that ends the program, by returning from `_start`, by `proc_exit`
@@ -13,8 +13,8 @@ import time
 from collections.abc import Callable
 from typing import Final
 
-from enarx.keep.runtime.engine import Exit, Program, TrapError
-from enarx.keep.runtime.waiting import Interrupt, Interrupted
+from enarx.keep.runtime.engine import Exit, Program
+from enarx.keep.runtime.waiting import Interrupt
 
 MAX_NUMBER: Final = (1 << 29) - 1  # wasi-threads: higher numbers are reserved
 LEAVE_SECONDS: Final = 2.0  # for the others to notice that the program has ended
@@ -22,7 +22,7 @@ STEP_SECONDS: Final = 0.02
 
 
 class Threads:
-    """The threads of one program besides the first."""
+    """The threads of one program."""
 
     def __init__(
         self,
@@ -31,42 +31,29 @@ class Threads:
         interrupt: Interrupt,
         start: Callable[[Callable[[], None]], threading.Thread],
         stop: Callable[[], None],
+        leave: float = LEAVE_SECONDS,
     ) -> None:
         """`make(spawn)` gives a linked program for the calling thread; `start` runs a function in a new thread.
 
-        `stop` moves the engine's epoch: whoever computes is interrupted.
+        `stop` moves the engine's epoch: whoever computes is interrupted. `leave` are the seconds that are given for it.
         """
+        self._leave = leave
         self._make, self._limit, self._interrupt, self._start, self._stop = make, limit, interrupt, start, stop
         self._lock = threading.Lock()
         self._running: set[threading.Thread] = set()
+        self._ended = threading.Event()
         self._next = 1
         self._outcome: int | BaseException | None = None
 
     def spawn(self, argument: int) -> int:
         """Start a thread; its number, or -1 where there are as many as there may be."""
         with self._lock:
-            if len(self._running) + 1 >= self._limit or self._next > MAX_NUMBER or self._outcome is not None:
+            if len(self._running) >= self._limit or self._next > MAX_NUMBER or self._outcome is not None:
                 return -1
             number, self._next = self._next, self._next + 1
 
-        def work() -> None:
-            try:
-                self._make(self.spawn).run_thread(number, argument)
-            except Exit as leave:
-                self.finish(leave.status)
-            except Interrupted as interrupted:
-                self.finish(interrupted)
-            except BaseException as error:  # noqa: BLE001 - raised again by the first thread
-                self.finish(error)
-            finally:
-                with self._lock:
-                    self._running.discard(threading.current_thread())
-
-        with self._lock:
-            try:
-                self._running.add(self._start(work))
-            except RuntimeError:  # the operating system has no thread left
-                return -1
+        if not self._begin(lambda: self._make(self.spawn).run_thread(number, argument)):
+            return -1
         return number
 
     def finish(self, outcome: int | BaseException) -> None:
@@ -76,17 +63,43 @@ class Threads:
                 return
             self._outcome = outcome
         self._interrupt.send(0)
+        self._ended.set()
 
     def run(self) -> int:
-        """Run the first thread, and give how the program ended: an exit code, or what a thread raised."""
-        try:
-            self.finish(self._make(self.spawn).run())
-        except (Interrupted, TrapError) as error:
-            self.finish(error)  # what ended it may have come first
-        deadline = time.monotonic() + LEAVE_SECONDS
+        """Run the first thread, and give how the program ended: an exit code, or what a thread raised.
+
+        The first is no exception: it may sleep for ever in `memory.atomic.wait` while another ends the program.
+        """
+        self._begin(self._first)
+        self._ended.wait()
+        deadline = time.monotonic() + self._leave
         while (left := tuple(self._running)) and time.monotonic() < deadline:
             self._stop()  # again: one that was just beginning has not noticed
             left[0].join(STEP_SECONDS)
         if isinstance(self._outcome, BaseException):
             raise self._outcome
         return self._outcome or 0
+
+    def _first(self) -> None:
+        self.finish(self._make(self.spawn).run())
+
+    def _begin(self, action: Callable[[], None]) -> bool:
+        """Do `action` in a new thread; however that ends, it is known. False where the system has no thread left."""
+
+        def work() -> None:
+            try:
+                action()
+            except Exit as leave:
+                self.finish(leave.status)
+            except BaseException as error:  # noqa: BLE001 - raised again by `run`
+                self.finish(error)
+            finally:
+                with self._lock:
+                    self._running.discard(threading.current_thread())
+
+        with self._lock:
+            try:
+                self._running.add(self._start(work))
+            except RuntimeError:
+                return False
+        return True

@@ -57,7 +57,10 @@ def test_threads_share_memory_and_descriptors(run_guest: Runner, wat: Callable[[
     assert (outcome.code, outcome.stdout) == (42, b"done\n")
 
 
-@pytest.mark.parametrize("first", [SPIN, SLEEP])
+ASLEEP = "(drop (memory.atomic.wait32 (i32.const 0) (i32.const 0) (i64.const -1)))"
+
+
+@pytest.mark.parametrize("first", [SPIN, SLEEP, ASLEEP])
 def test_a_thread_can_end_the_program(run_guest: Runner, wat: Callable[[str], bytes], first: str) -> None:
     """proc_exit in a thread is the exit of all, whatever the first does."""
     text = OTHER.replace("WHAT", "(call $exit (i32.const 7))").replace("FIRST", first)

@@ -169,7 +169,7 @@ class _Run:
 
     def serve(self) -> int:
         from enarx.keep.runtime.components.serve import Server, Worker  # noqa: PLC0415 - as above
-        from enarx.keep.runtime.sockets import Opener  # noqa: PLC0415 - as above
+        from enarx.keep.runtime.sockets import Opener, allow_many  # noqa: PLC0415 - as above
 
         settings, runner = self._settings, self._runner
         files = [file for file in self._config.files if isinstance(file, Listen)]
@@ -177,6 +177,7 @@ class _Run:
             raise MalformedError(
                 f'{WASM_NAME}: serves HTTP, and Enarx.toml names no listener: add [[files]] with kind = "listen"'
             )
+        allow_many()
         opener = Opener(runner.contexts(self._workload, settings), self._waiter, settings.log)
         try:
             listeners = [(file, opener.listen(file)) for file in files]
