@@ -687,3 +687,26 @@ def test_ready_says_whose_list_is_missing(authority: Authority) -> None:
     lists.append(revocations(authority))
     source.lists(bench.at)
     assert bench.client.get("/ready").status_code == 200
+
+
+def test_writes_tell_a_stranger_nothing_either(bench: Bench) -> None:
+    """Every write, on what is private and on what is not there: one answer without a token, one with somebody else's."""
+    bench.publish("/user/repo/_tag/1.0.0", FILES, bench.claim(repo=False))
+    stranger, root = bench.token("stranger"), Tree.from_files({"main.wasm": b"other"}).root.encode()
+    writes = [
+        ("PUT", "", b'{"public":true}', JSON),
+        ("PUT", "/_tag/1.0.0", root, ENTRY),
+        ("PUT", "/_tag/1.0.0/tree", b"{}", DIRECTORY_TYPE),
+        ("PUT", "/_tag/1.0.0/tree/none", b"x", "application/wasm"),
+        *(("PUT", path, b"{}", JSON) for path in ("/_policy", "/_member/a", "/_yank/1.0.0", "/_signer")),
+        *(("POST", path, b"{}", JSON) for path in ("/_token", "/_policy/test")),
+        *(("DELETE", path, b"", JSON) for path in ("/_policy", "/_member/a", "/_token/x", "/_yank/1.0.0")),
+    ]
+    answers = set()
+    for place in ("/user/repo", "/user/none", "/nobody/repo"):
+        for method, path, body, kind in writes:
+            digest = Digests.of(body).header()
+            for who in (None, stranger):
+                answer = bench.ask(method, place + path, body, token=who, Content_Type=kind, Content_Digest=digest)
+                answers.add((who is None, answer.status_code, answer.text))
+    assert answers == {(True, 401, "Bearer token header missing"), (False, 401, HIDDEN)}
