@@ -51,6 +51,8 @@ TITLES: Final[Mapping[str, str]] = {
     "tdx": "Intel TDX",
     "cca": "Arm CCA",
     "nitro": "AWS Nitro",
+    "az-snp": "AMD SEV-SNP in Azure",
+    "az-tdx": "Intel TDX in Azure",
     NIL: "no TEE",
 }
 SIMULATED_WARNING: Final = "SIMULATED: proves nothing. This TEE is a program, and whoever runs it sees everything."

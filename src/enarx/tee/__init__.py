@@ -5,6 +5,7 @@ appraise    parse → verify → bind → accept, in the only order there is
 snp sgx tdx one folder a technology: report (bytes), verify (authentic?), policy (acceptable?), simulator, TECHNOLOGY
 dcap        what Intel's technologies share
 documents   what all vendors' documents have in common: lists of CRLs, and the CRL rule
+azure       VMs whose paravisor vouches by a virtual TPM: above snp and tdx, whose reports it carries
 nil         no TEE, accepted only where configuration says so by name
 
 TECHNOLOGIES is the whole list of what we believe can be judged: one line each, and nothing registers itself. It is
@@ -22,12 +23,14 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def _technologies() -> "tuple[Technology[Any, Any], ...]":
-    from enarx.tee import cca, nil, nitro, sgx, snp, tdx  # noqa: PLC0415 - see above
+    from enarx.tee import azure, cca, nil, nitro, sgx, snp, tdx  # noqa: PLC0415 - see above
 
     return (
         sgx.TECHNOLOGY,
         tdx.TECHNOLOGY,
         snp.TECHNOLOGY,
+        azure.SNP,
+        azure.TDX,
         cca.TECHNOLOGY,
         nitro.TECHNOLOGY,
         nil.TECHNOLOGY,
