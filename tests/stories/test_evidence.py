@@ -12,13 +12,16 @@ from enarx.cli.steward import main
 from enarx.tee import TECHNOLOGIES
 
 KNOWN = {technology.name for technology in TECHNOLOGIES}
-FILES = ("csr.der", "csr.hex", "quote.bin", "report.bin", "attestation.cbor", "token.cbor")
+FILES = ("evidence.json", "csr.der", "csr.hex", "quote.bin", "report.bin", "attestation.cbor", "token.cbor")
 GATES = {0: "accepted", 65: "malformed", 77: ""}
 
 
 def samples(folder: Path) -> list[Mapping[str, Any]]:  # Any: the manifest's own
     manifest = tomllib.loads((folder / "MANIFEST.toml").read_text())
-    return [sample for sample in manifest["sample"] if sample["tee"] in KNOWN]
+    known = [sample for sample in manifest["sample"] if sample["tee"] in KNOWN]
+    return [  # Azure's come in parts or whole; the parts are put together in a test of their own
+        sample for sample in known if not sample["tee"].startswith("az-") or (folder / sample["id"] / FILES[0]).exists()
+    ]
 
 
 def verify(capsys: pytest.CaptureFixture[str], *args: object) -> tuple[int, dict[str, Any]]:  # Any: JSON
@@ -34,6 +37,8 @@ def wanted(sample: Mapping[str, Any]) -> set[str]:  # Any: the manifest's own
         return {"malformed"}
     if expect == "accept":
         return {"accepted"}
+    if expect.startswith("crypto ok, TCB OutOfDate"):
+        return {"rejected"}
     if expect.startswith("reject: malformed"):
         return {"malformed"}
     if expect.startswith(("accept only if policy allows", "reject (default policy")):

@@ -2,7 +2,7 @@
 
 Every key of `[snp]` or `[tdx]`, for the hardware and the paravisor that it measures, and
 
-    [az-snp.registers]     a TPM's registers by number: 4 = ["…"], lists of allowed values, 32 bytes each
+    [az-snp.pcrs]          a TPM's registers by number: 4 = ["…"], lists of allowed values, 32 bytes each
 """
 
 from collections.abc import Mapping
@@ -29,7 +29,7 @@ class Policy:
 
 def read_policy_as(kind: Kind, table: Table) -> Policy:
     """Raises ConfigError; unknown keys are the document's to refuse."""
-    registers = table.table("registers")
+    registers = table.table("pcrs")
     found: dict[int, frozenset[bytes]] = {}
     for key in tuple(registers.keys()):
         if not key.isascii() or not key.isdigit() or int(key) >= REGISTERS:

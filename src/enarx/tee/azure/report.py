@@ -89,6 +89,10 @@ def _report(
 
 
 def _recorded(kind: Kind, body: bytes) -> Parsed[Report[Any]]:  # Any: as above
+    if body[:4] == b"HCLA":
+        raise MalformedError(
+            f"{_WHAT}: an HCL report alone; the TPM's quote has to come with it, as attesters record both"
+        )
     try:
         found = json.loads(body)
         quote = found["tpm_quote"]
@@ -119,5 +123,7 @@ def _base64(text: str) -> bytes:
 
 
 def recognise_as(kind: Kind, data: bytes) -> bool:
-    """Whether bare bytes are recorded evidence of this hardware."""
+    """Whether bare bytes are recorded evidence of this hardware, or its report without the rest."""
+    if data[:4] == b"HCLA":
+        return int.from_bytes(data[1224:1228], "little") == (2 if kind == "snp" else 4)
     return data[:1] == b"{" and b'"hcl_report"' in data and (b'"vcek"' if kind == "snp" else b'"td_quote"') in data

@@ -132,9 +132,7 @@ def test_hardware_that_nobody_vouches_for_ends_it() -> None:
 
 def test_the_policy_of_the_hardware_and_of_the_registers_is_asked() -> None:
     """Both tables' failures are told together, and a register that was not quoted satisfies nobody."""
-    text = (
-        f'["az-snp"]\nhash = ["{"11" * 48}"]\n["az-snp".registers]\n4 = ["{REGISTERS[4].hex()}"]\n7 = ["{"22" * 32}"]\n'
-    )
+    text = f'["az-snp"]\nhash = ["{"11" * 48}"]\n["az-snp".pcrs]\n4 = ["{REGISTERS[4].hex()}"]\n7 = ["{"22" * 32}"]\n'
     document = toml.parse(text, source="steward.toml")
     policy = read_policy_as("snp", document.table("az-snp"))
     document.end()
@@ -148,7 +146,7 @@ def test_the_policy_of_the_hardware_and_of_the_registers_is_asked() -> None:
 
 def test_a_register_has_a_number() -> None:
     """Errors name the dotted path."""
-    document = toml.parse('["az-snp".registers]\n24 = []\n', source="steward.toml")
+    document = toml.parse('["az-snp".pcrs]\n24 = []\n', source="steward.toml")
     with pytest.raises(MalformedError, match="expected the number of a register, 0 to 23"):
         read_policy_as("snp", document.table("az-snp"))
 
