@@ -45,6 +45,13 @@ def test_requirements(text: str, inside: list[str], outside: list[str]) -> None:
     assert [version for version in outside if matches(version)] == []
 
 
+def test_a_requirement_is_bounded() -> None:
+    """200 characters, and no more."""
+    assert Requirement.parse("1".rjust(200)).matches((1, 0, 0))
+    with pytest.raises(ValueError, match="expected at most 200 characters, found 201"):
+        Requirement.parse("1".rjust(201))
+
+
 @pytest.mark.parametrize(
     "text", ["", ",", ">=", ">= *", "1.x.3", "1.2.3.4", "v1", "1.0-rc", ">=1,,<2", "one", "1" * 300]
 )

@@ -1,13 +1,13 @@
 """Which guests are acceptable: every key of `[snp]`, each with the report that only this key refuses."""
 
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
 
 from enarx import toml
-from enarx.tee.model import Outcome
-from enarx.tee.snp.policy import FLAGS, PLATFORM_BITS, POLICY_BITS, Policy
+from enarx.tee.model import Checks, Claims, Outcome
+from enarx.tee.snp.policy import FLAGS, PLATFORM_BITS, POLICY_BITS, Policy, accept
 from enarx.tee.snp.report import HOST
 from enarx.tee.snp.simulator import SnpMachine
 from enarx.tee.snp.tcb import Tcb
@@ -101,6 +101,7 @@ def test_abi_is_asked_of_the_guests_policy() -> None:
     """Not of the firmware."""
     found = case().saying(policy=0x30000 | 0x0133)
     assert found.judge("abi = '>=1.51'").accepted
+    assert found.judge("abi = '=1.51.0'").accepted
     assert "found 1.51" in rejected(found, "abi", "abi = '>=1.52'")
 
 
@@ -192,6 +193,8 @@ def test_s28_chips_are_allowed_and_denied() -> None:
     rejected(case(), "chip", f"chip_deny = ['{CHIP}']")
     assert case().judge(f"chip_deny = ['{'00' * 63}01']").accepted
     turin = support.machine("Turin").chip_id
+    longer = turin[:8] + b"\1" + bytes(55)
+    rejected(case("Turin"), "chip", f"chip_allow = ['{longer.hex()}']")
     for text in (turin[:8].hex(), turin.hex()):
         assert case("Turin").judge(f"chip_allow = ['{text}']").accepted
         rejected(case("Turin"), "chip", f"chip_deny = ['{text}']")
@@ -339,6 +342,15 @@ def test_the_bits_are_where_the_specification_has_them() -> None:
     assert {name: bit.bit_length() - 1 for name, bit in FLAGS.items()} == {"Debug": 19, "SingleSocket": 20, "SMT": 16}
 
 
+def test_only_claims_that_were_verified_are_judged() -> None:
+    """Claims of anybody else's making are our bug, and no verdict."""
+    claims = case().judge().claims
+    assert claims is not None
+    plain = Claims(**{field.name: getattr(claims, field.name) for field in fields(Claims)})
+    with pytest.raises(TypeError, match=r"made by enarx\.tee\.snp\.verify alone"):
+        accept(plain, Policy(), Checks())
+
+
 def test_all_failures_are_told_together() -> None:
     """In policy nothing stops at the first."""
     found = case().saying(vmpl=1, guest_svn=0, policy=0x30000 | POLICY_BITS["DEBUG"])
@@ -386,6 +398,7 @@ def test_the_documentation_names_every_key_and_every_check() -> None:
     ("text", "message"),
     [
         ("hashes = []", "steward.toml:2: snp.hashes: unknown key; did you mean 'hash'"),
+        ("host_dat = []", "snp.host_dat: unknown key; did you mean 'host_data'"),
         ("features = ['Debug']", "snp.features: unknown key"),
         ("hash = ['1234']", r"snp.hash\[0\]: expected 48 bytes of hex, found 2"),
         (f"hash = ['{ONE}']\nhash_blacklist = ['{ONE}']", "steward.toml:3: snp.hash_blacklist: .* stands in hash too"),
