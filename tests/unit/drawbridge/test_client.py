@@ -305,6 +305,7 @@ def test_sealed_answers_are_opened_and_still_checked(port: int, double: Double, 
     """With the sealing key the tree comes out; for another path, or other bytes inside, it does not; without it, neither."""
     private, leaf = sealing.SealingPrivateKey.generate(), b"leaf certificate"
     changed: dict[str, bytes] = {}
+    types: dict[str, str] = {}
 
     def seal(path: str, body: bytes, headers: Mapping[str, str]) -> Iterator[bytes]:
         entry = next(node.entry for node in tree.nodes if str(node.path) == path)
@@ -313,14 +314,17 @@ def test_sealed_answers_are_opened_and_still_checked(port: int, double: Double, 
             leaf=leaf,
             workload=tree.workload,
             path=changed.get("path", path.encode()).decode(),
-            meta=entry.meta.encode(),
+            meta=replace(entry.meta, media_type=types.get(path, entry.meta.media_type)).encode(),
             body=iter((changed.get(path, body),)),
         )
 
     double.sealed = seal
     with open_registry(port, opening=Opening(private=private, leaf=leaf)) as keep:
         assert fetch(keep, tree) == FILES
-        double.asked = []
+        types["data/empty"] = "text/html"
+        with pytest.raises(UntrustedError, match="sealed data/empty: type: expected application/octet-stream"):
+            fetch(keep, tree)
+        types.clear()
         changed["main.wasm"] = b"\0asm" * 999 + b"evil"
         with pytest.raises(UntrustedError, match=r"main\.wasm: expected sha-256"):
             fetch(keep, tree)
@@ -338,6 +342,8 @@ def test_an_unread_digest_of_the_root_is_computed(registry: Registry, double: Do
     double.held[f"{BASE}/tree"] = (body, {})
     assert registry.workload(SLUG, root) == Digest.of(body)
     assert registry.fetch(SLUG, root, workload=Digest.of(body)) == {}
+    with pytest.raises(UntrustedError, match=f"expected {Digest.of(b'other')}, found {Digest.of(body)}"):
+        registry.fetch(SLUG, root, workload=Digest.of(b"other"))
     assert Item(TreePath(), root).digest.algorithm == "sha-384"
 
 
