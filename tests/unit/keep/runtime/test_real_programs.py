@@ -1,13 +1,15 @@
 """Programs that were not written for a Keep.
 
 Those that only large tools can build are looked for where ENARX_TEST_PROGRAMS says, by name, and skipped elsewhere:
-`python-command.wasm` and `python-web.wasm` of componentize-py, `javascript-web.wasm` of componentize-js. The first prints
-"hello" and what it read; the others answer GET with 200 and a line that ends with the path or what follows it.
+`python-command.wasm` and `python-web.wasm` of componentize-py, `javascript-web.wasm` and `javascript-outgoing.wasm` of
+componentize-js. Their sources are in tests/guests/components; the worlds are wasi:cli/command and wasi:http/proxy.
 """
 
 import http.client
+import http.server
 import os
 import ssl
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -95,3 +97,31 @@ def test_other_languages_behind_wasi_http(start_guest: Starter, identity: TlsIde
         assert answer.status == 200
         assert b"/some/path" in answer.read()
     client.close()
+
+
+class _Upstream(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = b"pong " + self.rfile.read(int(self.headers["Content-Length"]))
+        self.send_response(201)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        """Nothing."""
+
+
+def test_requests_of_a_component_are_held_to_the_lists(start_guest: Starter) -> None:
+    """Whom network.outgoing names is reached; anybody else is HTTP-request-denied, without a packet."""
+    program = _program("javascript-outgoing.wasm")
+    with http.server.HTTPServer(("127.0.0.1", 0), _Upstream) as upstream:
+        threading.Thread(target=upstream.serve_forever, daemon=True).start()
+        port = upstream.server_port
+        toml = _listen("tcp") + f'[network]\nincoming = [0]\noutgoing = ["localhost:{port}"]\n'
+        guest = start_guest(program, toml=toml)
+        client = _client(guest, "tcp")
+        for asked, expected in ((port, b"201 pong ping\n"), (port + 1, b'error {"tag":"HTTP-request-denied"}\n')):
+            client.request("GET", f"/{asked}/x")
+            assert client.getresponse().read() == expected
+        client.close()
+        upstream.shutdown()

@@ -77,9 +77,22 @@ def _wrong(name: str, values: Sequence[bytes]) -> Err | None:
 class Body:
     """The body of a message that came: one stream, then its trailers."""
 
-    def __init__(self, incoming: Incoming, before: Callable[[], None] | None = None) -> None:
-        """`before` is called once, when the body is first read."""
-        self.incoming, self._before, self._rest = incoming, before, b""
+    def __init__(
+        self, incoming: Incoming, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
+    ) -> None:
+        """`before` is called once, when the body is first read, `after` when nobody holds it any more."""
+        self.incoming, self._before, self._after, self._rest = incoming, before, after, b""
+        self._handles = 0  # body, stream and trailers are handles to the same
+
+    def held(self, resource: str) -> Own:
+        """One more handle."""
+        self._handles += 1
+        return Own(self, resource)
+
+    def drop(self) -> None:
+        self._handles -= 1
+        if self._handles <= 0 and self._after is not None:
+            self._after()
 
     def read(self, limit: int) -> bytes | Err:
         """As an input-stream; waits for the network, for nothing else can be done meanwhile."""
@@ -234,7 +247,7 @@ class Answer:
     def __init__(self, incoming: Incoming) -> None:
         self.incoming = incoming
         self.headers = Fields(incoming.message.headers, fixed=True)
-        self.body = Body(incoming)
+        self.body = Body(incoming, after=incoming.wire.stream.close)
         self.consumed = False
 
     def drop(self) -> None:
@@ -413,7 +426,7 @@ def _consume(message: Request | Answer) -> Own | Err:
     if message.consumed:
         return Err()
     message.consumed = True
-    return Own(message.body, "incoming-body")
+    return message.body.held("incoming-body")
 
 
 def _incoming(types: str) -> Mapping[str, Implementation]:
@@ -430,7 +443,7 @@ def _incoming(types: str) -> Mapping[str, Implementation]:
         f"{request}authority": lambda message: message.authority,
         f"{request}headers": lambda message: Own(message.headers, "fields"),
         f"{request}consume": _consume,
-        f"{body}stream": lambda incoming: Own(incoming, "input-stream"),
+        f"{body}stream": lambda incoming: incoming.held("input-stream"),
         f"{types}[static]incoming-body.finish": lambda incoming: Own(incoming, "future-trailers"),
         f"{types}[method]future-trailers.subscribe": lambda _: Own(Pollable(), "pollable"),
         f"{types}[method]future-trailers.get": trailers,
