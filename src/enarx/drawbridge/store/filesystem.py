@@ -3,7 +3,8 @@
 A write goes to a file without a name (O_TMPFILE), is flushed to the device, gets its name by `linkat`, and the
 directory is flushed too: at no moment is there a part of it to be seen, and whoever dies before the name leaves
 nothing. What takes the place of the same content has a name in `.tmp/` for a moment, and everything has where a file
-system has no unnamed files; `sweep` removes what dead writers left there. Directories are 0700 and files 0600. Any number of processes may share the directory.
+system has no unnamed files; `sweep` removes what dead writers left there. Directories are 0700 and files 0600. Any
+number of processes may share the directory.
 """
 
 import errno
