@@ -126,4 +126,8 @@ def recognise_as(kind: Kind, data: bytes) -> bool:
     """Whether bare bytes are recorded evidence of this hardware, or its report without the rest."""
     if data[:4] == b"HCLA":
         return int.from_bytes(data[1224:1228], "little") == (2 if kind == "snp" else 4)
-    return data.lstrip()[:1] == b"{" and b'"hcl_report"' in data and (b'"vcek"' if kind == "snp" else b'"td_quote"') in data
+    return (
+        data.lstrip()[:1] == b"{"
+        and b'"hcl_report"' in data
+        and (b'"vcek"' if kind == "snp" else b'"td_quote"') in data
+    )
