@@ -1,7 +1,7 @@
 """A small certificate authority for tests of TLS and of chains."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from threading import Event, Thread
 from typing import Any
@@ -62,7 +62,7 @@ class Authority:
 
     issued: Issued
     is_root: bool = True
-    now: datetime = field(default_factory=lambda: datetime.now(UTC).replace(microsecond=0))
+    at: datetime | None = None  # when it issues; None is when it is asked, for a session may be long
 
     @classmethod
     def root(cls, name: str = "Test Root") -> "Authority":
@@ -72,6 +72,10 @@ class Authority:
         return cls(issued=Issued(certificate=certificate, key=key))
 
     @property
+    def now(self) -> datetime:
+        return self.at or datetime.now(UTC).replace(microsecond=0)
+
+    @property
     def pem(self) -> bytes:
         return self.issued.pem
 
@@ -79,7 +83,9 @@ class Authority:
         key = keys.generate("P-256")
         subject = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, name)])
         certificate = _ca(subject, self.issued.certificate.subject, key.public_key(), self.issued.key)
-        return Authority(issued=Issued(certificate=certificate, key=key, above=self._above()), is_root=False)
+        return Authority(
+            issued=Issued(certificate=certificate, key=key, above=self._above()), is_root=False, at=self.at
+        )
 
     def issue(
         self,

@@ -24,6 +24,8 @@ from enarx.toml import ConfigError
 Fixture = Any  # Any: fixtures of the conftest beside the rooms, whose module has no name to import from
 
 NOW = datetime.now(UTC).replace(microsecond=0)
+
+
 WORKLOAD = Digest.of(b"workload")
 OTHER = Digest.of(b"other")
 CLAIMS = RuntimeClaims(
@@ -51,6 +53,12 @@ NIL = replace(REAL, technology="nil", measurement=b"", signer=None)
 ID = f"spiffe://example.org/workload/sha-256/{WORKLOAD.hex}"
 STRICT = Expectation()
 ANY = Expectation(accept_simulated=True, accept_nil=True, accept_debug=True)
+
+
+@pytest.fixture(scope="module")
+def authority(authority: Fixture) -> Fixture:
+    """The same, issuing at the moment at which everything here is judged."""
+    return replace(authority, at=NOW)
 
 
 def organization(name: str) -> x509.Name:
