@@ -55,11 +55,9 @@ def attack(world: World, keeps: Mapping[str, Running], narrator: Narrator) -> No
     """Try everything; tell how it ended."""
     made = [*_by_the_host(world), *_with_evidence(world), *_on_the_registry(world)]
     with ThreadPoolExecutor(AT_ONCE) as pool:
-        outcomes = list(pool.map(_try, made))
+        outcomes = list(pool.map(_try, reversed(made)))[::-1]  # the last one waits longest, so it begins first
     for one, (refusal, trouble) in zip(made, outcomes, strict=True):
         _tell(one, refusal, trouble, narrator)
-    altered = _altered_bytes(world)
-    _tell(altered, *_try(altered), narrator)
     for tee, keep in keeps.items():
         if keep.process.poll() is not None:
             narrator.failed(f"the Keep on {tee} ended while others were attacked")
@@ -240,10 +238,6 @@ def _with_evidence(world: World) -> Sequence[Attack]:
     )
 
 
-def _copy(source: Path, target: Path) -> None:
-    shutil.copytree(source, target)
-
-
 def _deployed(world: World, package: str, tee: str, machine: Path | None = None) -> Refusal | None:
     """`enarx deploy`, as a user would, to its end; gives what it was refused with."""
     done = world.stage.run("enarx", *world.deploy(package, tee, machine))
@@ -254,7 +248,7 @@ def _deployed(world: World, package: str, tee: str, machine: Path | None = None)
     return None
 
 
-# -- at the registry's door
+# -- at the registry
 
 
 def _on_the_registry(world: World) -> Sequence[Attack]:
@@ -276,6 +270,13 @@ def _on_the_registry(world: World) -> Sequence[Attack]:
             by="Drawbridge",
             gate="untrusted",
             attempt=lambda: _asked(world, _unattested(world)),
+        ),
+        Attack(
+            what="somebody altered the registry's stored bytes",
+            by="Drawbridge, which reads nothing without hashing it",
+            gate="unavailable",
+            step="drawbridge",
+            attempt=lambda: _alter_and_deploy(world),
         ),
     )
 
@@ -339,23 +340,13 @@ def _certificate(name: str, key: keys.PrivateKey, issuer: x509.Name, ca_key: key
     )
 
 
-def _altered_bytes(world: World) -> Attack:
-    """Last, for nothing can be deployed from such a store."""
-    return Attack(
-        what="somebody altered the registry's stored bytes",
-        by="Drawbridge, which reads nothing without hashing it",
-        gate="unavailable",
-        step="drawbridge",
-        attempt=lambda: _alter_and_deploy(world),
-    )
-
-
 def _alter_and_deploy(world: World) -> Refusal | None:
-    wanted = (world.stage.home / "packages" / "hello" / "greeting.txt").read_bytes()
+    """Of a package of its own, for nothing can be deployed from such bytes any more."""
+    wanted = (world.stage.home / "packages" / "spoiled" / "greeting.txt").read_bytes()
     found = [path for path in world.store.rglob("*") if path.is_file() and path.read_bytes() == wanted]
     if not found:
         raise MalformedError("the greeting is not in the store")
     for path in found:
         path.chmod(0o600)
         path.write_bytes(bytes((wanted[0] ^ 1,)) + wanted[1:])
-    return _deployed(world, "hello", "snp")
+    return _deployed(world, "spoiled", "snp")

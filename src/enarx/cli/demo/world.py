@@ -1,4 +1,4 @@
-"""The world of the demonstration: simulated machines, a Steward, a Drawbridge, and a publisher with three packages.
+"""The world of the demonstration: simulated machines, a Steward, a Drawbridge, and a publisher with four packages.
 
     sim/        a vendor and machines in software, which Steward trusts by name under [unsafe]
     taken/      the same made a second time, whose vendors have taken something back: for the attacks
@@ -6,7 +6,7 @@
     registry/   Drawbridge's store, and the development issuer
 
 `hello` is the example program; `other` is the same with another greeting, released just so; `vault` is released to real
-hardware alone.
+hardware alone; `spoiled` is there to have its stored bytes altered.
 """
 
 import shutil
@@ -25,8 +25,12 @@ from enarx.drawbridge.names import PackageSlug
 
 USER: Final = "alice"
 VERSION: Final = "1.0.0"
-PACKAGES: Final = ("hello", "other", "vault")
-GREETINGS: Final = {"other": "This is not the program that you wanted.\n", "vault": "For real hardware alone.\n"}
+PACKAGES: Final = ("hello", "other", "vault", "spoiled")
+GREETINGS: Final = {
+    "other": "This is not the program that you wanted.\n",
+    "vault": "For real hardware alone.\n",
+    "spoiled": "Soon altered.\n",
+}
 DATA: Final = ("Enarx.toml", "main.wasm", "greeting.txt")
 REVOKED: Final = ("snp.ask", "sgx.pck")
 DRAWBRIDGE_TOML: Final = """\
@@ -189,7 +193,7 @@ def _published(stage: Stage, registry: str, narrator: Narrator) -> dict[str, Dig
     stage.must("enarx", "user", "login", registry)
     stage.must("enarx", "user", "register", f"{registry}/{USER}")
     narrator.step(2, "publisher", f"logged in, and is {USER} from now on")
-    with ThreadPoolExecutor(3) as pool:
+    with ThreadPoolExecutor(len(PACKAGES)) as pool:
         published = dict(pool.map(lambda package: _publish(stage, registry, package), PACKAGES))
     policy = stage.home / "vault-policy.toml"
     policy.write_text(VAULT_POLICY)
@@ -198,7 +202,11 @@ def _published(stage: Stage, registry: str, narrator: Narrator) -> dict[str, Dig
         2, "publisher", f"published {USER}/hello:{VERSION}: a small web server in WebAssembly, Enarx.toml, a data file"
     )
     narrator.shown(f"{published['hello']}")
-    narrator.step(2, "publisher", f"published {USER}/other and {USER}/vault; vault is released to real hardware alone")
+    narrator.step(
+        2,
+        "publisher",
+        f"published {USER}/other, {USER}/vault and {USER}/spoiled; vault is released to real hardware alone",
+    )
     return published
 
 
