@@ -249,14 +249,14 @@ class Authority:
         expires = min(appraisal.claims.expires for appraisal in decision.appraisals if appraisal.claims is not None)
         begin, end = validity(at, lifetime=grant.duration(claims), issuer=self.issuer.certificate, expires=expires)
         shape = self.profile.certificate(
-            spki=decision.request.csr.spki,
+            key=decision.request.csr.key,
             result=decision.result,
             dns_names=grant.names(claims),
             serial=self.random(SERIAL_BYTES),
             begin=begin,
             end=end,
         )
-        return self.issuer.sign(shape)
+        return self.issuer.issue(shape)
 
 
 _ORDER: Final = (Verdict.MALFORMED, Verdict.UNTRUSTED, Verdict.REJECTED, Verdict.ACCEPTED)

@@ -12,21 +12,25 @@ from itertools import pairwise
 from typing import Final, Self
 
 from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from enarx import der
 from enarx.errors import MalformedError
 from enarx.pki import keys
-from enarx.pki.certificate import Certificate
-from enarx.pki.chain import CRL_SIGN, KEY_CERT_SIGN, verify_issued
+from enarx.pki.certificate import AUTHORITY_KEY_ID, Certificate
+from enarx.pki.chain import CRL_SIGN, ECDSA_SHA256, ECDSA_SHA384, KEY_CERT_SIGN, verify_issued
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
 INTERMEDIATE_LIFETIME: Final = timedelta(days=30)
 DEVELOPMENT_LIFETIME: Final = timedelta(days=365)  # as the originals' generated CA
 
 _BACKDATE: Final = timedelta(minutes=5)  # of a CA certificate; it is made minutes before its first leaf
+_ALGORITHMS: Final[dict[keys.Curve, bytes]] = {"P-256": ECDSA_SHA256, "P-384": ECDSA_SHA384}
+_AUTHORITY_KEY_ID: Final = der.oid(AUTHORITY_KEY_ID)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,6 +39,18 @@ class Revoked:
 
     serial: int
     since: datetime
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A certificate before anybody signs it. `subject`, `spki` and the bare `extensions` are DER."""
+
+    serial: int
+    subject: bytes
+    begin: datetime
+    end: datetime
+    spki: bytes
+    extensions: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +102,25 @@ class Issuer:
         )
         return Certificate.parse(signed.public_bytes(Encoding.DER))
 
+    def issue(self, shape: Shape) -> Certificate:
+        """Issue a certificate of that shape, written out here: version 3, then the fields of RFC 5280, 4.1."""
+        algorithm = _ALGORITHMS[keys.curve_of(self._key)]
+        key_id = self._key_id.public_bytes()
+        extensions = shape.extensions + der.wrap(0x30, _AUTHORITY_KEY_ID + der.wrap(0x04, key_id))
+        tbs = der.wrap(
+            0x30,
+            b"\xa0\x03\x02\x01\x02"
+            + der.encode(shape.serial)
+            + algorithm
+            + self.certificate.subject
+            + der.wrap(0x30, _time(shape.begin) + _time(shape.end))
+            + shape.subject
+            + shape.spki
+            + der.wrap(0xA3, der.wrap(0x30, extensions)),
+        )
+        signature = self._key.sign(tbs, ec.ECDSA(keys.hash_of(self._key)))
+        return Certificate.parse(der.wrap(0x30, tbs + algorithm + der.wrap(0x03, b"\0" + signature)))
+
     def sign_crl(self, revoked: Iterable[Revoked], *, number: int, begin: datetime, end: datetime) -> bytes:
         """The revocation list, DER. Raises MalformedError when the CA certificate does not allow signing one."""
         if not self.may_sign_crls:
@@ -109,6 +144,15 @@ class Issuer:
         """32 secret bytes for one purpose, the same for whoever holds the same CA key (RFC 5869)."""
         secret = self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"enarx steward\0" + purpose.encode()).derive(secret)
+
+
+def _time(moment: datetime) -> bytes:
+    """A moment in whole seconds of UTC: with two digits of the year until 2049, then with four (RFC 5280, 4.1.2.5)."""
+    utc = moment.astimezone(UTC)
+    text = f"{utc.month:02}{utc.day:02}{utc.hour:02}{utc.minute:02}{utc.second:02}Z"
+    if 1950 <= utc.year < 2050:
+        return der.wrap(0x17, f"{utc.year % 100:02}{text}".encode())
+    return der.wrap(0x18, f"{utc.year:04}{text}".encode())
 
 
 def self_signed(name: str, key: keys.PrivateKey, at: datetime, *, lifetime: timedelta, path_length: int) -> Certificate:

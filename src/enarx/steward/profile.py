@@ -16,16 +16,20 @@ Evidence is not copied into certificates. The originals copied one extension, th
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from hashlib import sha1
 from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
 
+from enarx import der
 from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
 from enarx.errors import UnavailableError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate
+from enarx.steward.issuer import Shape
 
 BACKDATE: Final = timedelta(minutes=1)  # what clocks of a Keep's peers may lag without refusing a fresh certificate
 SERIAL_BYTES: Final = 16  # random; the originals' UUIDs have 122 random bits
@@ -52,44 +56,41 @@ class Profile:
     def certificate(
         self,
         *,
-        spki: bytes,
+        key: keys.PublicKey,
         result: AttestationResult,
         dns_names: Iterable[str],
         serial: bytes,
         begin: datetime,
         end: datetime,
-    ) -> x509.CertificateBuilder:
-        """Everything but issuer, authority key and signature, which `Issuer.sign` adds.
+    ) -> Shape:
+        """Everything but issuer, authority key and signature, which `Issuer.issue` adds.
 
-        `serial` is SERIAL_BYTES of randomness; `begin` and `end` come from `validity`.
+        `serial` is SERIAL_BYTES of randomness; `begin` and `end` come from `validity`. Written out here and not with
+        the library's builder, which takes as long as verifying the evidence does; a test compares every byte of both.
         """
-        key = keys.public_from_spki(spki)
+        spki = keys.spki(key)
         subject = _subject(result)
-        builder = (
-            x509.CertificateBuilder()
-            .serial_number(int.from_bytes(serial, "big") | 1 << 120)  # 16 octets, positive, never zero
-            .subject_name(subject)
-            .not_valid_before(begin)
-            .not_valid_after(end)
-            .public_key(key)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(), critical=True)
-            .add_extension(
-                x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH]),
-                critical=False,
-            )
-            .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
-            .add_extension(self._names(result, dns_names), critical=not list(subject))
+        names = _extension(_SUBJECT_ALT_NAME, self._names(result, dns_names), critical=subject == _NO_NAME)
+        distribution = b"" if self.crl_url is None else _distribution(self.crl_url)
+        return Shape(
+            serial=int.from_bytes(serial, "big") | 1 << 120,  # 16 octets, positive, never zero
+            subject=subject,
+            begin=begin,
+            end=end,
+            spki=spki,
+            extensions=_ALWAYS
+            + _extension(_SUBJECT_KEY_ID, der.wrap(0x04, _key_id(key, spki)))
+            + names
+            + distribution
+            + _extension(_RESULT, result.encode()),
         )
-        if self.crl_url is not None:
-            builder = builder.add_extension(_distribution(self.crl_url), critical=False)
-        value = x509.UnrecognizedExtension(x509.ObjectIdentifier(ATTESTATION_RESULT_OID), result.encode())
-        return builder.add_extension(value, critical=False)
 
-    def _names(self, result: AttestationResult, dns_names: Iterable[str]) -> x509.SubjectAlternativeName:
-        names: list[x509.GeneralName] = [x509.UniformResourceIdentifier(self.spiffe_id(result))]
-        names += [x509.DNSName(name) for name in dict.fromkeys(dns_names)]
-        return x509.SubjectAlternativeName(names)
+    def _names(self, result: AttestationResult, dns_names: Iterable[str]) -> bytes:
+        """GeneralNames: a URI is [6], a DNS name [2], and both are ASCII or not written."""
+        names = der.wrap(0x86, self.spiffe_id(result).encode("ascii"))
+        return der.wrap(
+            0x30, names + b"".join(der.wrap(0x82, name.encode("ascii")) for name in dict.fromkeys(dns_names))
+        )
 
 
 def server_certificate(
@@ -134,12 +135,10 @@ def _name(text: str) -> x509.GeneralName:
         return x509.DNSName(text)
 
 
-def _subject(result: AttestationResult) -> x509.Name:
+def _subject(result: AttestationResult) -> bytes:
     if result.technology == "nil":
-        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, UNATTESTED)])
-    if result.simulated:
-        return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, SIMULATED)])
-    return x509.Name([])
+        return _ORGANIZATION[UNATTESTED]
+    return _ORGANIZATION[SIMULATED] if result.simulated else _NO_NAME
 
 
 def _usage() -> x509.KeyUsage:
@@ -156,8 +155,40 @@ def _usage() -> x509.KeyUsage:
     )
 
 
-def _distribution(url: str) -> x509.CRLDistributionPoints:
+def _extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
+    """One Extension (RFC 5280, 4.1): `critical` is left out where it is false, as DER has it."""
+    return der.wrap(0x30, oid + (b"\x01\x01\xff" if critical else b"") + der.wrap(0x04, value))
+
+
+def _key_id(key: keys.PublicKey, spki: bytes) -> bytes:
+    """SHA-1 of the uncompressed point, which ends the SubjectPublicKeyInfo (RFC 5280, 4.2.1.2: a name, no proof)."""
+    point = 1 + 2 * ((key.key_size + 7) // 8)
+    return sha1(spki[-point:], usedforsecurity=False).digest()
+
+
+@lru_cache(maxsize=16)
+def _distribution(url: str) -> bytes:
     point = x509.DistributionPoint(
         full_name=[x509.UniformResourceIdentifier(url)], relative_name=None, reasons=None, crl_issuer=None
     )
-    return x509.CRLDistributionPoints([point])
+    return _extension(_CRL_POINTS, x509.CRLDistributionPoints([point]).public_bytes())
+
+
+_NO_NAME: Final = x509.Name([]).public_bytes()
+_ORGANIZATION: Final = {
+    word: x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, word)]).public_bytes()
+    for word in (SIMULATED, UNATTESTED)
+}
+_SUBJECT_KEY_ID: Final = der.oid(ExtensionOID.SUBJECT_KEY_IDENTIFIER.dotted_string)
+_SUBJECT_ALT_NAME: Final = der.oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string)
+_CRL_POINTS: Final = der.oid(ExtensionOID.CRL_DISTRIBUTION_POINTS.dotted_string)
+_RESULT: Final = der.oid(ATTESTATION_RESULT_OID)
+_BOTH_SIDES: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
+_ALWAYS: Final = b"".join(
+    _extension(der.oid(value.oid.dotted_string), value.public_bytes(), critical=critical)
+    for value, critical in (
+        (x509.BasicConstraints(ca=False, path_length=None), True),
+        (_usage(), True),
+        (_BOTH_SIDES, False),
+    )
+)
