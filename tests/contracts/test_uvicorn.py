@@ -1,6 +1,7 @@
 """What `enarx.web.server` uses of uvicorn's insides is still there: its version is pinned, and this says what for."""
 
 import inspect
+import re
 from importlib.metadata import version
 
 import uvicorn
@@ -67,3 +68,13 @@ def test_the_server_can_be_started_and_ended_by_ours() -> None:
     assert "await self.on_tick(" in server
     assert "self.servers" in inspect.getsource(uvicorn.Server.shutdown)
     assert "force_exit" in server
+
+
+def test_a_cycle_uses_of_its_transport_what_ours_has() -> None:
+    """The head of a response is one write, made when the response has started, and a body of no bytes is a write too."""
+    source = inspect.getsource(RequestResponseCycle)
+    assert set(re.findall(r"self\.transport\.(\w+)", source)) == {"write", "close", "is_closing"}
+    send = inspect.getsource(RequestResponseCycle.send)
+    assert send.index("self.response_started = True") < send.index("self.transport.write(")
+    assert send.count("self.transport.write(") == 3  # the head, a chunk, a piece of known length
+    assert 'if self.scope["method"] == "HEAD":' in send

@@ -8,6 +8,7 @@ request can not forge a line. Everything goes through the `logging` of the stand
 
 import json
 import logging
+import re
 import sys
 import traceback
 from datetime import UTC, datetime
@@ -19,6 +20,7 @@ Value = str | int | float | bool | None
 ROOT: Final = "enarx"
 MAX_VALUE: Final = 500  # characters of one field
 MAX_FRAMES: Final = 20
+_PLAIN: Final = re.compile(r"[!#-<>-~]+")  # ASCII that prints, without space, quote and equals sign
 
 
 class Log:
@@ -46,7 +48,9 @@ class Log:
 
     def _write(self, level: int, event: str, fields: dict[str, Value]) -> None:
         if self._logger.isEnabledFor(level):
-            self._logger.log(level, event, extra={"fields": fields})
+            # not `Logger.log`, which walks the stack for a file and a line that no format of ours shows
+            logger = self._logger
+            logger.handle(logger.makeRecord(logger.name, level, "", 0, event, (), None, extra={"fields": fields}))
 
 
 def configure(style: Format = "text", *, stream: TextIO | None = None, level: int = logging.INFO) -> None:
@@ -93,7 +97,8 @@ def _fields(record: logging.LogRecord) -> dict[str, Value]:
 
 
 def _time(record: logging.LogRecord) -> str:
-    return datetime.fromtimestamp(record.created, UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def _short(value: Value) -> Value:
@@ -102,5 +107,4 @@ def _short(value: Value) -> Value:
 
 def _plain(value: Value) -> str:
     text = "-" if value is None else str(value)
-    plain = text.isascii() and text.isprintable() and not any(character in ' "=' for character in text)
-    return text if plain and text else json.dumps(text)
+    return text if _PLAIN.fullmatch(text) else json.dumps(text)
