@@ -23,6 +23,7 @@ from enarx.errors import MalformedError
 from enarx.pki import keys
 from enarx.pki.certificate import AUTHORITY_KEY_ID, Certificate
 from enarx.pki.chain import CRL_SIGN, ECDSA_SHA256, ECDSA_SHA384, KEY_CERT_SIGN, verify_issued
+from enarx.steward.profile import Shape
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
 INTERMEDIATE_LIFETIME: Final = timedelta(days=30)
@@ -39,18 +40,6 @@ class Revoked:
 
     serial: int
     since: datetime
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
-    """A certificate before anybody signs it. `subject`, `spki` and the bare `extensions` are DER."""
-
-    serial: int
-    subject: bytes
-    begin: datetime
-    end: datetime
-    spki: bytes
-    extensions: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,13 +29,24 @@ from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
 from enarx.errors import UnavailableError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate
-from enarx.steward.issuer import Shape
 
 BACKDATE: Final = timedelta(minutes=1)  # what clocks of a Keep's peers may lag without refusing a fresh certificate
 SERIAL_BYTES: Final = 16  # random; the originals' UUIDs have 122 random bits
 
 SIMULATED: Final = "SIMULATED"
 UNATTESTED: Final = "UNATTESTED"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shape:
+    """A certificate before anybody signs it. `subject`, `spki` and the bare `extensions` are DER."""
+
+    serial: int
+    subject: bytes
+    begin: datetime
+    end: datetime
+    spki: bytes
+    extensions: bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

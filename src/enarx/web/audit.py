@@ -18,7 +18,6 @@ import msgspec
 
 from enarx.errors import NotFoundError, UnavailableError
 
-
 _encoder: Final = msgspec.json.Encoder()
 
 
