@@ -9,6 +9,7 @@ what it claims to be.
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Final, Self
 
@@ -26,11 +27,8 @@ MAX_EXTENSIONS = 16
 
 EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
 
-
-@der.sequence
-class _Attribute:
-    oid: der.ObjectIdentifier
-    values: der.TLV
+_VERSION_1: Final = b"\x02\x01\x00"
+_EXTENSION_REQUEST: Final = der.oid(EXTENSION_REQUEST)
 
 
 @der.sequence
@@ -38,21 +36,6 @@ class _RequestExtension:
     oid: der.ObjectIdentifier
     critical: Annotated[bool, der.Default(False)]
     value: bytes
-
-
-@der.sequence
-class _Info:
-    version: int
-    subject: der.TLV
-    spki: der.TLV
-    attributes: Annotated[der.SetOf[_Attribute], der.Implicit(0)]
-
-
-@der.sequence
-class _Request:
-    info: der.TLV
-    algorithm: der.TLV
-    signature: der.BitString
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,25 +54,24 @@ class CertificationRequest:
         """Read one DER request and verify its signature. Raises MalformedError."""
         if len(data) > MAX_REQUEST:
             raise MalformedError(f"{what}: expected at most {MAX_REQUEST} bytes, found {len(data)}")
-        outer = der.decode(_Request, data, what)
-        info = der.decode(_Info, der.raw(outer.info), f"{what}: CertificationRequestInfo")
-        if info.version != 0:
-            raise MalformedError(f"{what}: expected version 1, found {info.version + 1}")
-        if outer.signature.padding_bits():
-            raise MalformedError(f"{what}: the signature has unused bits")
-        key = keys.public_from_spki(der.raw(info.spki), f"{what}: public key")
-        attributes = [(item.oid.dotted_string, der.raw(item.values)) for item in info.attributes.as_list()]
-        if len(attributes) > MAX_ATTRIBUTES or len({oid for oid, _ in attributes}) != len(attributes):
-            raise MalformedError(f"{what}: expected at most {MAX_ATTRIBUTES} attributes, each once")
+        info, algorithm, signature = _members(data, 3, what)
+        version, subject, spki, listed = _members(info, 4, f"{what}: CertificationRequestInfo")
+        if version != _VERSION_1:
+            raise MalformedError(f"{what}: expected version 1 (0x{_VERSION_1.hex()}), found 0x{version[:8].hex()}")
+        bits = der.content(signature, 0x03, f"{what}: signature")
+        if not bits or bits[0]:
+            raise MalformedError(f"{what}: the signature is empty or has unused bits")
+        key = keys.public_from_spki(spki, f"{what}: public key")
+        attributes = _attributes(listed, what)
         try:
-            verify_signature(key, der.raw(outer.algorithm), outer.signature.as_bytes(), der.raw(outer.info), what)
+            verify_signature(key, algorithm, bits[1:], info, what)
         except UntrustedError as error:
             raise MalformedError(f"{what}: proof of possession failed: {error}") from error
         return cls(
             der=data,
-            spki=der.raw(info.spki),
+            spki=spki,
             key=key,
-            subject=der.raw(info.subject),
+            subject=subject,
             attributes=tuple(pair for pair in attributes if pair[0] != EXTENSION_REQUEST),
             extensions=MappingProxyType(_extensions(dict(attributes).get(EXTENSION_REQUEST), what)),
         )
@@ -106,6 +88,33 @@ def build(key: keys.PrivateKey, extensions: Iterable[Extension] = ()) -> bytes:
     algorithm = ECDSA_SHA256 if keys.curve_of(key) == "P-256" else ECDSA_SHA384
     signature = key.sign(info, ec.ECDSA(keys.hash_of(key)))
     return der.wrap(0x30, info + algorithm + der.wrap(0x03, b"\0" + signature))
+
+
+def _members(data: bytes, count: int, what: str) -> tuple[bytes, ...]:
+    """The elements of a SEQUENCE of so many, as they came. Raises MalformedError."""
+    members = der.sequence_of(data, what, limit=count)
+    if len(members) != count:
+        raise MalformedError(f"{what}: expected {count} elements, found {len(members)}")
+    return members
+
+
+def _attributes(listed: bytes, what: str) -> list[tuple[str, bytes]]:
+    """[0] SET OF Attribute, in the order that DER asks for (X.690, 11.6). Raises MalformedError."""
+    name = f"{what}: attributes"
+    elements = der.sequence_of(der.wrap(0x30, der.content(listed, 0xA0, name)), name, limit=MAX_ATTRIBUTES)
+    if any(first > second for first, second in pairwise(elements)):
+        raise MalformedError(f"{name}: not in canonical DER form, for they are not in order")
+    pairs = [_members(element, 2, name) for element in elements]
+    attributes = [(_dotted(oid, name), values) for oid, values in pairs]
+    if len({oid for oid, _ in attributes}) != len(attributes):
+        raise MalformedError(f"{what}: expected each attribute once")
+    return attributes
+
+
+def _dotted(oid: bytes, what: str) -> str:
+    if oid == _EXTENSION_REQUEST:  # of nearly every request
+        return EXTENSION_REQUEST
+    return der.decode(der.ObjectIdentifier, oid, what).dotted_string
 
 
 def _extensions(values: bytes | None, what: str) -> dict[str, Extension]:

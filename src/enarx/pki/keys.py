@@ -4,6 +4,7 @@ A public key is known by its DER SubjectPublicKeyInfo, called `spki` throughout 
 memory only as PKCS#8, encrypted where a passphrase is given; who writes them to a disk sets mode 0600.
 """
 
+from hashlib import sha1
 from typing import Final, Literal
 
 from cryptography.exceptions import UnsupportedAlgorithm
@@ -19,6 +20,12 @@ PublicKey = ec.EllipticCurvePublicKey
 
 _CURVES: Final[dict[Curve, ec.EllipticCurve]] = {"P-256": ec.SECP256R1(), "P-384": ec.SECP384R1()}
 _HASHES: Final[dict[Curve, type[SHA256 | SHA384]]] = {"P-256": SHA256, "P-384": SHA384}
+
+# all of a SubjectPublicKeyInfo before the two coordinates, the octet included that says the point is not compressed
+_HEADS: Final[dict[Curve, bytes]] = {
+    "P-256": bytes.fromhex("3059301306072a8648ce3d020106082a8648ce3d030107034200") + b"\x04",
+    "P-384": bytes.fromhex("3076301006072a8648ce3d020106052b81040022036200") + b"\x04",
+}
 
 
 def generate(curve: Curve) -> PrivateKey:
@@ -42,6 +49,24 @@ def spki(key: PrivateKey | PublicKey) -> bytes:
     """The DER SubjectPublicKeyInfo."""
     public = key.public_key() if isinstance(key, ec.EllipticCurvePrivateKey) else key
     return public.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+
+
+def spki_of(key: PublicKey, came: bytes) -> bytes:
+    """`spki(key)`, where `came` is the SubjectPublicKeyInfo that it was read from.
+
+    Usually that is the same already, and writing a point on P-384 anew takes longer than anything else in a certificate.
+    """
+    head = _HEADS[curve_of(key)]
+    return came if came.startswith(head) and len(came) == len(head) + _point_size(key) - 1 else spki(key)
+
+
+def key_id(key: PublicKey, uncompressed: bytes) -> bytes:
+    """SHA-1 of the point, which ends the SubjectPublicKeyInfo (RFC 5280, 4.2.1.2, method 1): a name, and no proof."""
+    return sha1(uncompressed[-_point_size(key) :], usedforsecurity=False).digest()
+
+
+def _point_size(key: PublicKey) -> int:
+    return 1 + 2 * ((key.key_size + 7) // 8)
 
 
 def public_from_spki(data: bytes, what: str = "public key") -> PublicKey:

@@ -29,7 +29,7 @@ from enarx.steward.policy import Policy
 from enarx.steward.profile import SERIAL_BYTES, Profile, validity
 from enarx.steward.request import Request
 from enarx.steward.revocation import Revocations
-from enarx.tee.model import Appraisal, Check, Checks, Claims, Endorsements, Outcome, Verdict
+from enarx.tee.model import Appraisal, Check, Checks, Claims, Endorsements, Outcome, Verdict, claims_to_json
 
 NO_EVIDENCE: Final = "the request carries no attestation evidence"
 
@@ -62,7 +62,7 @@ class Decision:
             "reasons": list(self.reasons),
             "notes": list(self.notes),
             "checks": [check.to_json() for check in self.checks],
-            "claims": None if primary is None else primary.to_json()["claims"],
+            "claims": None if primary is None or primary.claims is None else claims_to_json(primary.claims),
             "request": None if self.request is None else _describe(self.request),
         }
 
@@ -250,6 +250,7 @@ class Authority:
         begin, end = validity(at, lifetime=grant.duration(claims), issuer=self.issuer.certificate, expires=expires)
         shape = self.profile.certificate(
             key=decision.request.csr.key,
+            spki=decision.request.csr.spki,
             result=decision.result,
             dns_names=grant.names(claims),
             serial=self.random(SERIAL_BYTES),

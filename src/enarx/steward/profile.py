@@ -17,7 +17,6 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
-from hashlib import sha1
 from ipaddress import ip_address
 from typing import Final
 
@@ -68,18 +67,19 @@ class Profile:
         self,
         *,
         key: keys.PublicKey,
+        spki: bytes,
         result: AttestationResult,
         dns_names: Iterable[str],
         serial: bytes,
         begin: datetime,
         end: datetime,
     ) -> Shape:
-        """Everything but issuer, authority key and signature, which `Issuer.issue` adds.
+        """Everything but issuer, authority key and signature, which `Issuer.issue` adds. `spki` is what `key` was read from.
 
         `serial` is SERIAL_BYTES of randomness; `begin` and `end` come from `validity`. Written out here and not with
         the library's builder, which takes as long as verifying the evidence does; a test compares every byte of both.
         """
-        spki = keys.spki(key)
+        written = keys.spki_of(key, spki)
         subject = _subject(result)
         names = _extension(_SUBJECT_ALT_NAME, self._names(result, dns_names), critical=subject == _NO_NAME)
         distribution = b"" if self.crl_url is None else _distribution(self.crl_url)
@@ -88,9 +88,9 @@ class Profile:
             subject=subject,
             begin=begin,
             end=end,
-            spki=spki,
+            spki=written,
             extensions=_ALWAYS
-            + _extension(_SUBJECT_KEY_ID, der.wrap(0x04, _key_id(key, spki)))
+            + _extension(_SUBJECT_KEY_ID, der.wrap(0x04, keys.key_id(key, written)))
             + names
             + distribution
             + _extension(_RESULT, result.encode()),
@@ -169,12 +169,6 @@ def _usage() -> x509.KeyUsage:
 def _extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
     """One Extension (RFC 5280, 4.1): `critical` is left out where it is false, as DER has it."""
     return der.wrap(0x30, oid + (b"\x01\x01\xff" if critical else b"") + der.wrap(0x04, value))
-
-
-def _key_id(key: keys.PublicKey, spki: bytes) -> bytes:
-    """SHA-1 of the uncompressed point, which ends the SubjectPublicKeyInfo (RFC 5280, 4.2.1.2: a name, no proof)."""
-    point = 1 + 2 * ((key.key_size + 7) // 8)
-    return sha1(spki[-point:], usedforsecurity=False).digest()
 
 
 @lru_cache(maxsize=16)

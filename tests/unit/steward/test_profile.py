@@ -7,9 +7,10 @@ from datetime import UTC, datetime, timedelta
 import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
+from enarx import der
 from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate
@@ -55,12 +56,28 @@ def test_a_certificate_has_the_bytes_that_the_builder_gives(serial: bytes) -> No
     for ca_curve, curve, result, names, crl_url, end in cases():
         ca, key = issuer.development("a CA", NOW, keys.generate(ca_curve)), keys.generate(curve).public_key()
         profile = Profile(trust_domain="example.org", crl_url=crl_url)
-        shape = profile.certificate(key=key, result=result, dns_names=names, serial=serial, begin=NOW, end=end)
-        found = ca.issue(shape)
         expected = built(ca, key, profile, result, names, serial, end)
-        assert found.tbs == expected.tbs, (ca_curve, curve, result.technology, names, crl_url, end)
-        assert found.algorithm == expected.algorithm
-        verify_issued(found, ca.certificate, "issued")
+        for spki in (keys.spki(key), compressed(key)):
+            assert keys.public_from_spki(spki) == key
+            shape = profile.certificate(
+                key=key, spki=spki, result=result, dns_names=names, serial=serial, begin=NOW, end=end
+            )
+            found = ca.issue(shape)
+            compare(found, expected, ca)
+
+
+def compressed(key: keys.PublicKey) -> bytes:
+    """The same key in a SubjectPublicKeyInfo that has one coordinate only."""
+    algorithm = der.sequence_of(keys.spki(key), "key", limit=2)[0]
+    point = key.public_bytes(Encoding.X962, PublicFormat.CompressedPoint)
+    return der.wrap(0x30, algorithm + der.wrap(0x03, b"\0" + point))
+
+
+def compare(found: Certificate, expected: Certificate, ca: issuer.Issuer) -> None:
+    """What is signed, who signed it, and that the value is what anybody would read from the bytes."""
+    assert found.tbs == expected.tbs
+    assert found == Certificate.parse(found.der)
+    verify_issued(found, ca.certificate, "issued")
 
 
 def built(
