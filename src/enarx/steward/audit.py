@@ -31,5 +31,5 @@ def _describe(certificate: Certificate) -> Mapping[str, str]:
     return {
         "serial": f"{certificate.serial:x}",
         "sha256": certificate.sha256.hex(),
-        "not_after": certificate.not_after.strftime("%Y-%m-%dT%H:%M:%SZ"),
+        "not_after": certificate.not_after.replace(tzinfo=None).isoformat(timespec="seconds") + "Z",
     }

@@ -8,7 +8,9 @@ Where keys are stored and who may read them is `enarx.steward.config`'s business
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Final, Self
 
 from cryptography import x509
@@ -21,7 +23,7 @@ from cryptography.x509.oid import NameOID
 from enarx import der
 from enarx.errors import MalformedError
 from enarx.pki import keys
-from enarx.pki.certificate import AUTHORITY_KEY_ID, Certificate
+from enarx.pki.certificate import AUTHORITY_KEY_ID, Certificate, Extension
 from enarx.pki.chain import CRL_SIGN, ECDSA_SHA256, ECDSA_SHA384, KEY_CERT_SIGN, verify_issued
 from enarx.steward.profile import Shape
 
@@ -31,7 +33,7 @@ DEVELOPMENT_LIFETIME: Final = timedelta(days=365)  # as the originals' generated
 
 _BACKDATE: Final = timedelta(minutes=5)  # of a CA certificate; it is made minutes before its first leaf
 _ALGORITHMS: Final[dict[keys.Curve, bytes]] = {"P-256": ECDSA_SHA256, "P-384": ECDSA_SHA384}
-_AUTHORITY_KEY_ID: Final = der.oid(AUTHORITY_KEY_ID)
+_SIGNS: Final = frozenset({0})  # digitalSignature alone
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,22 +95,37 @@ class Issuer:
 
     def issue(self, shape: Shape) -> Certificate:
         """Issue a certificate of that shape, written out here: version 3, then the fields of RFC 5280, 4.1."""
-        algorithm = _ALGORITHMS[keys.curve_of(self._key)]
-        key_id = self._key_id.public_bytes()
-        extensions = shape.extensions + der.wrap(0x30, _AUTHORITY_KEY_ID + der.wrap(0x04, key_id))
+        algorithm, own = _ALGORITHMS[keys.curve_of(self._key)], self.certificate
+        key_id = Extension(oid=AUTHORITY_KEY_ID, critical=False, value=self._key_id.public_bytes())
+        extensions = (*shape.extensions, key_id)
         tbs = der.wrap(
             0x30,
             b"\xa0\x03\x02\x01\x02"
             + der.encode(shape.serial)
             + algorithm
-            + self.certificate.subject
+            + own.subject
             + der.wrap(0x30, _time(shape.begin) + _time(shape.end))
             + shape.subject
             + shape.spki
-            + der.wrap(0xA3, der.wrap(0x30, extensions)),
+            + der.wrap(0xA3, der.wrap(0x30, b"".join(_extension(extension) for extension in extensions))),
         )
         signature = self._key.sign(tbs, ec.ECDSA(keys.hash_of(self._key)))
-        return Certificate.parse(der.wrap(0x30, tbs + algorithm + der.wrap(0x03, b"\0" + signature)))
+        return Certificate(  # what `Certificate.parse` would read, as a test says
+            der=der.wrap(0x30, tbs + algorithm + der.wrap(0x03, b"\0" + signature)),
+            tbs=tbs,
+            serial=shape.serial,
+            issuer=own.subject,
+            subject=shape.subject,
+            not_before=shape.begin,
+            not_after=shape.end,
+            spki=shape.spki,
+            algorithm=algorithm,
+            signature=signature,
+            extensions=MappingProxyType({extension.oid: extension for extension in extensions}),
+            is_ca=False,
+            path_length=None,
+            key_usage=_SIGNS,
+        )
 
     def sign_crl(self, revoked: Iterable[Revoked], *, number: int, begin: datetime, end: datetime) -> bytes:
         """The revocation list, DER. Raises MalformedError when the CA certificate does not allow signing one."""
@@ -133,6 +150,17 @@ class Issuer:
         """32 secret bytes for one purpose, the same for whoever holds the same CA key (RFC 5869)."""
         secret = self._key.private_bytes(Encoding.DER, PrivateFormat.PKCS8, NoEncryption())
         return HKDF(algorithm=SHA256(), length=32, salt=None, info=b"enarx steward\0" + purpose.encode()).derive(secret)
+
+
+def _extension(extension: Extension) -> bytes:
+    """RFC 5280, 4.1; `critical` is left out where it is false, as DER has it."""
+    critical = b"\x01\x01\xff" if extension.critical else b""
+    return der.wrap(0x30, _oid(extension.oid) + critical + der.wrap(0x04, extension.value))
+
+
+@lru_cache(maxsize=64)
+def _oid(dotted: str) -> bytes:
+    return der.oid(dotted)
 
 
 def _time(moment: datetime) -> bytes:

@@ -21,16 +21,18 @@ from ipaddress import ip_address
 from typing import Final
 
 from cryptography import x509
-from cryptography.x509.oid import ExtendedKeyUsageOID, ExtensionOID, NameOID
+from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from enarx import der
 from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
 from enarx.errors import UnavailableError
 from enarx.pki import keys
-from enarx.pki.certificate import Certificate
+from enarx.pki.certificate import SUBJECT_KEY_ID, Certificate, Extension
 
 BACKDATE: Final = timedelta(minutes=1)  # what clocks of a Keep's peers may lag without refusing a fresh certificate
 SERIAL_BYTES: Final = 16  # random; the originals' UUIDs have 122 random bits
+
+SUBJECT_ALT_NAME: Final = "2.5.29.17"
 
 SIMULATED: Final = "SIMULATED"
 UNATTESTED: Final = "UNATTESTED"
@@ -38,14 +40,14 @@ UNATTESTED: Final = "UNATTESTED"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Shape:
-    """A certificate before anybody signs it. `subject`, `spki` and the bare `extensions` are DER."""
+    """An end entity's certificate before anybody signs it, for signatures alone. `subject` and `spki` are DER."""
 
     serial: int
     subject: bytes
     begin: datetime
     end: datetime
     spki: bytes
-    extensions: bytes
+    extensions: tuple[Extension, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,19 +83,20 @@ class Profile:
         """
         written = keys.spki_of(key, spki)
         subject = _subject(result)
-        names = _extension(_SUBJECT_ALT_NAME, self._names(result, dns_names), critical=subject == _NO_NAME)
-        distribution = b"" if self.crl_url is None else _distribution(self.crl_url)
+        extensions = [*_ALWAYS]
+        extensions.append(_plain(SUBJECT_KEY_ID, der.wrap(0x04, keys.key_id(key, written))))
+        names = self._names(result, dns_names)
+        extensions.append(Extension(oid=SUBJECT_ALT_NAME, critical=subject == _NO_NAME, value=names))
+        if self.crl_url is not None:
+            extensions.append(_distribution(self.crl_url))
+        extensions.append(_plain(ATTESTATION_RESULT_OID, result.encode()))
         return Shape(
             serial=int.from_bytes(serial, "big") | 1 << 120,  # 16 octets, positive, never zero
             subject=subject,
             begin=begin,
             end=end,
             spki=written,
-            extensions=_ALWAYS
-            + _extension(_SUBJECT_KEY_ID, der.wrap(0x04, keys.key_id(key, written)))
-            + names
-            + distribution
-            + _extension(_RESULT, result.encode()),
+            extensions=tuple(extensions),
         )
 
     def _names(self, result: AttestationResult, dns_names: Iterable[str]) -> bytes:
@@ -166,17 +169,17 @@ def _usage() -> x509.KeyUsage:
     )
 
 
-def _extension(oid: bytes, value: bytes, *, critical: bool = False) -> bytes:
-    """One Extension (RFC 5280, 4.1): `critical` is left out where it is false, as DER has it."""
-    return der.wrap(0x30, oid + (b"\x01\x01\xff" if critical else b"") + der.wrap(0x04, value))
+def _plain(oid: str, value: bytes) -> Extension:
+    return Extension(oid=oid, critical=False, value=value)
 
 
 @lru_cache(maxsize=16)
-def _distribution(url: str) -> bytes:
+def _distribution(url: str) -> Extension:
     point = x509.DistributionPoint(
         full_name=[x509.UniformResourceIdentifier(url)], relative_name=None, reasons=None, crl_issuer=None
     )
-    return _extension(_CRL_POINTS, x509.CRLDistributionPoints([point]).public_bytes())
+    points = x509.CRLDistributionPoints([point])
+    return _plain(points.oid.dotted_string, points.public_bytes())
 
 
 _NO_NAME: Final = x509.Name([]).public_bytes()
@@ -184,13 +187,9 @@ _ORGANIZATION: Final = {
     word: x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, word)]).public_bytes()
     for word in (SIMULATED, UNATTESTED)
 }
-_SUBJECT_KEY_ID: Final = der.oid(ExtensionOID.SUBJECT_KEY_IDENTIFIER.dotted_string)
-_SUBJECT_ALT_NAME: Final = der.oid(ExtensionOID.SUBJECT_ALTERNATIVE_NAME.dotted_string)
-_CRL_POINTS: Final = der.oid(ExtensionOID.CRL_DISTRIBUTION_POINTS.dotted_string)
-_RESULT: Final = der.oid(ATTESTATION_RESULT_OID)
 _BOTH_SIDES: Final = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH, ExtendedKeyUsageOID.CLIENT_AUTH])
-_ALWAYS: Final = b"".join(
-    _extension(der.oid(value.oid.dotted_string), value.public_bytes(), critical=critical)
+_ALWAYS: Final = tuple(
+    Extension(oid=value.oid.dotted_string, critical=critical, value=value.public_bytes())
     for value, critical in (
         (x509.BasicConstraints(ca=False, path_length=None), True),
         (_usage(), True),

@@ -4,6 +4,7 @@ A line that cannot be written is an error of the request: nothing is done that t
 one write, so that several processes can append to one file.
 """
 
+import codecs
 import json
 import os
 import sys
@@ -18,6 +19,7 @@ import msgspec
 
 from enarx.errors import NotFoundError, UnavailableError
 
+_ESCAPED: Final = "enarx.json"
 _encoder: Final = msgspec.json.Encoder()
 
 
@@ -63,14 +65,22 @@ class AuditLog:
 
 
 def _encode(line: dict[str, object]) -> bytes:
-    """One line of printable ASCII.
-
-    The fast encoder leaves other letters as they are and knows no integer of more than 64 bits; there the slow one serves.
-    """
+    """One line of printable ASCII, as `json.dumps` writes it, which serves where the fast encoder has no way to."""
     try:
         data = _encoder.encode(line)
-    except (OverflowError, TypeError, UnicodeEncodeError):
-        data = b"\x7f"
-    if data.isascii() and b"\x7f" not in data:
-        return data
-    return json.dumps(line, ensure_ascii=True, separators=(",", ":")).encode()
+    except (OverflowError, TypeError, UnicodeEncodeError):  # integers of more than 64 bits; halves of a pair
+        data = json.dumps(line, ensure_ascii=True, separators=(",", ":")).encode()
+    if not data.isascii():
+        data = data.decode().encode("ascii", _ESCAPED)
+    return data.replace(b"\x7f", b"\\u007f")
+
+
+def _escape(error: UnicodeError) -> tuple[str, int]:
+    """What is not ASCII, in JSON's way: outside the basic plane as a pair of surrogates (RFC 8259, 7)."""
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    pairs = error.object[error.start : error.end].encode("utf-16-be")
+    return "".join(f"\\u{pairs[i]:02x}{pairs[i + 1]:02x}" for i in range(0, len(pairs), 2)), error.end
+
+
+codecs.register_error(_ESCAPED, _escape)

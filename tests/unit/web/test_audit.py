@@ -17,6 +17,7 @@ NOW = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
         'a "b" \\ \n\t\0\x1f',
         "\x7f",
         "é\u2028\u202e",
+        "\U0001f511 ← é\x7f\x80",
         "\ud800",
         2**200,
         -1,
@@ -40,3 +41,7 @@ def test_a_line_is_printable_ascii_and_says_what_was_told(value: object) -> None
     assert line[-1:] == b"\n"
     assert all(0x20 <= byte < 0x7F for byte in line[:-1])
     assert json.loads(line) == {"time": "2026-01-31T12:30:05.000000Z", "event": "decision", "told": value}
+    expected = json.dumps(
+        {"time": "2026-01-31T12:30:05.000000Z", "event": "decision", "told": value}, separators=(",", ":")
+    )
+    assert line[:-1] == expected.encode().replace(b"\x7f", b"\\u007f")
