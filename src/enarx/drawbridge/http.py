@@ -415,16 +415,20 @@ async def _pour(request: Request, write: Callable[[bytes], None]) -> None:
         async for batch in _batches(request):
             if writing is not None:
                 await writing
-            writing = asyncio.create_task(run_in_threadpool(write, batch))
+            writing = asyncio.create_task(run_in_threadpool(_write_all, write, batch))
         if writing is not None:
             await writing
     finally:
         if writing is not None:  # broken off or cancelled: whoever cleans up must be alone
-            await asyncio.wait([writing])
-            _ = writing.cancelled() or writing.exception()  # raised above, or beside what is raised already
+            await _settled(writing)
 
 
-async def _batches(request: Request) -> AsyncIterator[bytes]:
+def _write_all(write: Callable[[bytes], None], pieces: list[bytes]) -> None:
+    for piece in pieces:
+        write(piece)
+
+
+async def _batches(request: Request) -> AsyncIterator[list[bytes]]:
     """The body in pieces that are worth a thread."""
     held: list[bytes] = []
     size = 0
@@ -432,10 +436,10 @@ async def _batches(request: Request) -> AsyncIterator[bytes]:
         held.append(piece)
         size += len(piece)
         if size >= BATCH:
-            yield b"".join(held)
+            yield held
             held, size = [], 0
     if held:
-        yield b"".join(held)
+        yield held
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -1078,12 +1082,37 @@ def _streamed(pieces: Iterator[bytes], status: int, headers: Mapping[str, str]) 
     if int(headers["Content-Length"]) <= SMALL:
         return Response(b"".join(pieces), status, headers)
     first = next(pieces, b"")
-    return StreamingResponse(_in_threads(chain((first,), pieces)), status, headers)
+    return StreamingResponse(_ahead(chain((first,), pieces)), status, headers)
 
 
-async def _in_threads(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    while (piece := await run_in_threadpool(next, pieces, None)) is not None:
-        yield piece
+async def _ahead(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
+    """The pieces, some for each turn of a thread: those that come next are read and compared while these are sent."""
+    reading = asyncio.create_task(run_in_threadpool(_some, pieces))
+    try:
+        while some := await reading:
+            reading = asyncio.create_task(run_in_threadpool(_some, pieces))
+            for piece in some:
+                yield piece
+    finally:  # at the end, or when the reader has gone: nobody else may close what a thread still reads
+        await _settled(reading)
+
+
+def _some(pieces: Iterator[bytes]) -> list[bytes]:
+    """The next ones, about a batch of them; none at the end. When one of them is wrong, none of these is given."""
+    some: list[bytes] = []
+    size = 0
+    for piece in pieces:
+        some.append(piece)
+        size += len(piece)
+        if size >= BATCH:
+            break
+    return some
+
+
+async def _settled(task: "asyncio.Task[Any]") -> None:  # Any: whatever it would have given
+    """Wait for the end of a thread's work, whatever it is: raised already, or beside what is raised."""
+    await asyncio.wait([task])
+    _ = task.cancelled() or task.exception()
 
 
 def _is_known(visit: Visit, etag: str) -> bool:
