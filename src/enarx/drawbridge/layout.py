@@ -15,6 +15,7 @@
 No key is above another. Numbers have twelve digits, so that a listing is in their order.
 """
 
+from functools import lru_cache
 from hashlib import sha256
 from typing import Final
 
@@ -34,7 +35,10 @@ PARTS: Final = Key("parts")
 GARBAGE: Final = Key("garbage")
 SUBJECTS: Final = Key("subjects")
 
+_KEPT: Final = 4096  # keys of each kind that every request asks for again
 
+
+@lru_cache(_KEPT)
 def user(name: UserName) -> Key:
     return USERS / name.text
 
@@ -44,14 +48,17 @@ def subject(text: str) -> Key:
     return SUBJECTS / sha256(text.encode()).hexdigest()
 
 
+@lru_cache(_KEPT)
 def repositories(name: UserName) -> Key:
     return REPOSITORIES / name.text
 
 
+@lru_cache(_KEPT)
 def repository(owner: UserName, name: RepositoryName) -> Key:
     return repositories(owner) / name.text
 
 
+@lru_cache(_KEPT)
 def tags(owner: UserName, name: RepositoryName) -> Key:
     return TAGS / owner.text / name.text
 
@@ -80,15 +87,18 @@ def garbage(digest: Digest) -> Key:
     return GARBAGE / digest.hex
 
 
+@lru_cache(_KEPT)
 def history(owner: UserName, name: RepositoryName) -> Key:
     return HISTORY / owner.text / name.text
 
 
+@lru_cache(_KEPT)
 def documents(owner: UserName, name: RepositoryName | None, kind: str) -> Key:
     """Those of a repository, or of the user's whole name space; no repository is called `_`."""
     return DOCUMENTS / owner.text / ("_" if name is None else name.text) / kind
 
 
+@lru_cache(_KEPT)
 def number(prefix: Key, value: int) -> Key:
     return prefix / f"{value:012d}"
 

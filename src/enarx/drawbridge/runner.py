@@ -23,7 +23,7 @@ from enarx.drawbridge.http import Service, build
 from enarx.drawbridge.limits import DAY, MINUTE, Buckets
 from enarx.drawbridge.metrics import Counted, Metrics
 from enarx.drawbridge.registry import Registry
-from enarx.drawbridge.store import open_store
+from enarx.drawbridge.store import FilesystemStore, open_store
 from enarx.errors import UnavailableError
 from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.web.audit import AuditLog
@@ -80,8 +80,10 @@ def prepare(
 
     limits = config.limits
     metrics = metrics or Metrics()
+    opened = open_store(store)
     service = Service(
-        registry=Registry(open_store(store)),
+        registry=Registry(opened),
+        near=isinstance(opened, FilesystemStore),
         issuers=lambda: known()[0],
         origin=lambda: known()[1],
         keeps=keeps,

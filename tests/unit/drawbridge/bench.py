@@ -28,6 +28,7 @@ from tests.unit.conftest import Authority
 from tests.unit.drawbridge.issuers import AT, AUDIENCE, SUBJECT, URL, Provider
 
 API: Final = "/api/v0.1.0"
+ORIGIN: Final = "https://store.example.com"
 JSON: Final = "application/json"
 DESCRIPTION: Final = openapi.document("https://store.example.com")["paths"]
 ENTRY: Final = "application/vnd.drawbridge.entry.v1+json"
@@ -91,7 +92,7 @@ class Bench:
         self.service = Service(
             registry=self.registry,
             issuers=lambda: Issuers.of(issuers, opaque),
-            origin=lambda: "https://store.example.com",
+            origin=lambda: ORIGIN,
             keeps=Keeps(anchors=(Certificate.parse(self.authority.issued.der),), sources=self.sources),
             audit=AuditLog.to(self.log),
             requests=Buckets("requests", self.requests, MINUTE),
@@ -102,7 +103,7 @@ class Bench:
             leave=self.leave,
             now=lambda: self.at,
         )
-        self.client = TestClient(Shown(build(self.service), self), base_url="https://store.example.com")
+        self.client = TestClient(Shown(build(self.service), self), base_url=ORIGIN)
 
     def token(self, subject: str = SUBJECT, **changes: Any) -> str:
         return self.provider.token(at=self.at, sub=subject, **changes)

@@ -6,9 +6,12 @@ import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 from joserfc.jwk import ECKey
+from starlette.concurrency import run_in_threadpool
+from starlette.testclient import TestClient
 
 from enarx.attested import sealing
 from enarx.attested.claims import RuntimeClaims
@@ -17,11 +20,12 @@ from enarx.attested.sealing import Opener, SealingPrivateKey
 from enarx.digest import Digest, Digests
 from enarx.drawbridge.access import HIDDEN, Leave
 from enarx.drawbridge.auth.mtls import CrlSource
+from enarx.drawbridge.http import build
 from enarx.drawbridge.tag import SigningKey, sign
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Meta, Tree
 from tests.unit.conftest import Authority, Issued
 from tests.unit.drawbridge.auth.test_mtls import POINTS, revocations
-from tests.unit.drawbridge.bench import API, ENTRY, JSON, Bench
+from tests.unit.drawbridge.bench import API, ENTRY, JSON, ORIGIN, Bench, Shown
 from tests.unit.drawbridge.issuers import AT, MANAGE, SUBJECT, Provider
 
 FILES = {"main.wasm": b"\0asm" * 10, "Enarx.toml": b'args = ["a"]', "data/words.txt": b"words " * 1000}
@@ -256,6 +260,28 @@ def test_ranges_and_conditions(bench: Bench) -> None:
     assert bench.ask("GET", path, Range="bytes=0-9", If_Range=etag).status_code == 206
     assert bench.ask("GET", path, If_None_Match=f'"x", {etag}').status_code == 304
     assert bench.ask("GET", "/user/repo/_tag/1.0.0", If_None_Match="*").status_code == 304
+
+
+def test_tags_that_are_near_are_answered_at_once_and_the_same(bench: Bench) -> None:
+    """Without a thread once the token was verified: who may read, who may not, until when, and 404 as before."""
+    token, there = bench.claim(repo=False, open=True), "/user/repo/_tag/1.0.0"
+    for name in ("repo", "open"):
+        bench.publish(f"/user/{name}/_tag/1.0.0", FILES, token)
+    stranger = bench.token("stranger")
+    asked = [(there, token), (there, stranger), (there, None), (there, token + "x"), (f"{there}-none", token)]
+    asked += [("/user/open/_tag/1.0.0", None), ("/user/open/_tag/1.0.0", token), ("/nobody/repo/_tag/1.0.0", token)]
+    before = [bench.ask("GET", path, token=shown) for path, shown in asked]
+    bench.client = TestClient(Shown(build(replace(bench.service, near=True)), bench), base_url=ORIGIN)
+    with patch("enarx.drawbridge.http.run_in_threadpool", wraps=run_in_threadpool) as hopped:
+        after = [bench.ask("GET", path, token=shown) for path, shown in asked]
+        assert hopped.call_count == 1  # what is no token of anybody is judged as ever
+    shown_of = ("Content-Digest", "ETag", "Content-Type", "Enarx-Workload", "WWW-Authenticate", "Link")
+    for old, new in zip(before, after, strict=True):
+        assert (old.status_code, old.content) == (new.status_code, new.content)
+        assert [old.headers.get(name) for name in shown_of] == [new.headers.get(name) for name in shown_of]
+    assert [answer.status_code for answer in after] == [200, 401, 401, 401, 404, 200, 200, 401]
+    bench.at += timedelta(hours=2)
+    assert bench.ask("GET", there, token=token).status_code == 401
 
 
 def test_damage_on_disk_is_an_error_and_never_wrong_bytes(bench: Bench) -> None:

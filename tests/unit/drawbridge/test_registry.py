@@ -1,9 +1,11 @@
 """The registry: every child against its parent, all or nothing, and what was published stays."""
 
 import logging
+import os
 import tracemalloc
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -11,9 +13,10 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 
 from enarx.digest import Digest, Digests, Hasher
 from enarx.drawbridge import layout
+from enarx.drawbridge.content import _Sums
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import RepositoryName, TagName, TreeName, TreePath, UserName
-from enarx.drawbridge.records import DamagedError, Journal
+from enarx.drawbridge.records import DamagedError, Journal, Records
 from enarx.drawbridge.registry import JSON_TYPE, Outcome, Registry, RepositoryRecord, StoredNode, UserRecord
 from enarx.drawbridge.store import FilesystemStore, MemoryStore, Store
 from enarx.drawbridge.tag import ENTRY_TYPE, SigningKey, Tag, sign
@@ -359,6 +362,34 @@ def test_damage_is_an_error_never_wrong_bytes(
         content(registry, TreePath.of("f"), at, at + 1)
     assert put_node(registry, TreePath.of("f"), tree.nodes[1].entry.meta, data) is EXISTS
     assert content(registry, TreePath.of("f")) == data
+
+
+def test_a_file_that_was_hashed_is_hashed_again_once_it_was_touched(tmp_path: Path) -> None:
+    """The second reading compares the pieces alone, and the one after a change of the file everything."""
+    store = FilesystemStore(tmp_path / "store")
+    registry = Registry(store)
+    put_user(registry)
+    put_repository(registry)
+    data = b"ab" * 1_000_000
+    publish(registry, Tree.from_files({"f": data}))
+    digest = Digest.of(data)
+    with patch("enarx.drawbridge.content.Hasher", wraps=Hasher) as hasher:
+        assert content(registry, TreePath.of("f")) == data
+        assert hasher.call_count == 1
+        assert content(registry, TreePath.of("f")) == data
+        assert hasher.call_count == 1
+        os.utime(store.path(layout.blob(digest)))
+        assert content(registry, TreePath.of("f")) == data
+        assert hasher.call_count == 2
+    changed = flip(1_500_000)(data)
+    with store.path(layout.blob(digest)).open("r+b") as file:
+        file.seek(1_500_000)
+        file.write(changed[1_500_000:1_500_001])
+    sums = _Sums()  # as if whoever changed it had been able to make its checksums anew, too
+    sums.update(changed)
+    Records(store).replace(layout.sums(digest), sums.values())
+    with pytest.raises(DamagedError, match="another digest"):
+        content(registry, TreePath.of("f"))
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda _: b""])

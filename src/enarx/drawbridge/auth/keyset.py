@@ -52,6 +52,11 @@ class KeySource:
                 found = self._matching(kid)
             return found
 
+    def holds(self, key: Key) -> bool:
+        """Whether this very key still counts, told at once: nothing is fetched, and nobody waited for."""
+        loaded = self._loaded  # looked at first: keys are put down before the time that goes with them
+        return loaded is not None and self._clock() - loaded <= FRESH and any(key is known for known in self._keys)
+
     def _matching(self, kid: str | None) -> Sequence[Key]:
         if kid is None:
             return self._keys if len(self._keys) == 1 else ()

@@ -30,7 +30,7 @@ from joserfc.jws import JWSRegistry
 
 from enarx.drawbridge.access import Identity, Person
 from enarx.drawbridge.auth.fetch import Fetch, members
-from enarx.drawbridge.auth.keyset import KeySource
+from enarx.drawbridge.auth.keyset import Key, KeySource
 from enarx.errors import UnavailableError, UntrustedError
 
 Kind = Literal["jwt", "introspection", "userinfo"]
@@ -41,6 +41,8 @@ LEEWAY: Final = 30  # seconds that clocks may differ
 MAX_TOKEN: Final = 16 * 1024  # bytes
 MAX_SUBJECT: Final = 1000  # characters
 INVALID: Final = "Invalid token provided"
+
+VERIFIED_KEPT: Final = 1000  # tokens whose signature was verified, by digest
 
 OPAQUE_FRESH: Final = 10.0  # seconds for which an issuer's word on an opaque token is remembered
 OPAQUE_KEPT: Final = 1000  # tokens, by digest
@@ -144,7 +146,11 @@ class Discovered:
 
 
 class JwtIssuer:
-    """Tokens that are verified here."""
+    """Tokens that are verified here.
+
+    That a signature is right is remembered, by the token's digest, for as long as the very key that verified it counts:
+    keys that were fetched anew are others. Issuer, audience and times are looked at every time.
+    """
 
     def __init__(self, rules: Rules, keys: KeySource) -> None:
         self.name = rules.name
@@ -152,6 +158,8 @@ class JwtIssuer:
         self._rules = rules
         self._keys = keys
         self._registry = _Registry(algorithms=rules.algorithms, strict_check_header=False)
+        self._kept: dict[bytes, tuple[Key, Mapping[str, object]]] = {}
+        self._guard = Lock()
 
     @classmethod
     def discovered(cls, rules: Rules, fetch: Fetch) -> "JwtIssuer":
@@ -165,9 +173,30 @@ class JwtIssuer:
         return cls(rules, KeySource(load))
 
     def authenticate(self, token: str, at: datetime) -> Person:
-        claims = self._verified(token)
+        claims = self._remembered(token)
+        if claims is None:
+            claims = self._verified(token)
         self._rules.require(claims, at, strict=True)
         return self._rules.person(claims)
+
+    def recall(self, token: str, at: datetime) -> Person | None:
+        """Who it speaks for if that can be told at once, without asking anybody. Raises TokenError."""
+        claims = self._remembered(token)
+        if claims is None:
+            return None
+        self._rules.require(claims, at, strict=True)
+        return self._rules.person(claims)
+
+    def _remembered(self, token: str) -> Mapping[str, object] | None:
+        with self._guard:
+            found = self._kept.get(sha256(token.encode()).digest())
+        return found[1] if found is not None and self._keys.holds(found[0]) else None
+
+    def _remember(self, token: str, key: Key, claims: Mapping[str, object]) -> None:
+        with self._guard:
+            if len(self._kept) >= VERIFIED_KEPT:
+                self._kept.clear()
+            self._kept[sha256(token.encode()).digest()] = key, claims
 
     def _verified(self, token: str) -> Mapping[str, object]:
         header, _ = unverified(token)
@@ -186,6 +215,7 @@ class JwtIssuer:
                 decoded = jwt.decode(token, key, algorithms=self._rules.algorithms, registry=self._registry)
             except (JoseError, ValueError, RecursionError):
                 continue
+            self._remember(token, key, decoded.claims)
             return decoded.claims
         raise TokenError("its signature is wrong" if keys else "its key is not one of the issuer's")
 
@@ -282,6 +312,13 @@ class Issuers:
         if self.opaque is not None:
             return self.opaque.authenticate(token, at)
         raise TokenError("none of the trusted issuers made it")
+
+    def recall(self, token: str, at: datetime) -> Person | None:
+        """As `authenticate` of a token that was verified before; None when that would take more than memory."""
+        if len(token) > MAX_TOKEN or not token.isascii():
+            return None
+        issuer = self._issuer_of(token)
+        return issuer.recall(token, at) if isinstance(issuer, JwtIssuer) else None
 
     def _issuer_of(self, token: str) -> Authenticator | None:
         """By the token's own word, which picks who judges it and proves nothing."""
