@@ -1,7 +1,7 @@
 """Who vouches in a confidential VM: its TEE, asked through the kernel.
 
 Evidence comes from configfs-tsm, whichever provider answers,
-else from /dev/sev-guest or /dev/nsm. Beside it the TEE sends what is at hand:
+else from /dev/sev-guest or /dev/nsm, else from the virtual TPM of Azure's paravisor (`backends.azure`). Beside it the TEE sends what is at hand:
 
   snp  the host's certificate table; where that has no certificate of the chip's key, one from the directory of
        documents, else from AMD's service, once, kept in that directory if it can be written
@@ -24,11 +24,15 @@ from typing import Any, Final, Protocol
 from enarx import der
 from enarx.attested.claims import REPORT_DATA_SIZE
 from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError
-from enarx.keep.backends.inside import PROVIDERS
+from enarx.keep.backends.azure import METADATA, AzureAttester, fetch_quote, paravisor
+from enarx.keep.backends.azure import fetch_vcek as fetch_vcek_of_azure
+from enarx.keep.backends.inside import PROVIDERS, found_paravisor
 from enarx.keep.backends.nsm import DEVICE as NSM
 from enarx.keep.backends.nsm import Nsm
 from enarx.keep.backends.sevguest import DEVICE, SevGuest
 from enarx.keep.backends.tsm import Tsm
+from enarx.keep.backends.vtpm import DEVICE as TPM
+from enarx.keep.backends.vtpm import Vtpm
 from enarx.pki.certificate import Certificate
 from enarx.steward.collateral import read, recognise
 from enarx.steward.vendors import KDS, Kds, Origin
@@ -82,15 +86,21 @@ def attester(
     interface: Tsm | None = None,
     device: Path = DEVICE,
     nsm: Path = NSM,
+    tpm: Path = TPM,
     fetch: Callable[[Report], bytes] | None = None,
-) -> GuestAttester:
+) -> GuestAttester | AzureAttester:
     """The TEE of this VM, asked once: what it measured, and whether the certificate of its key is at hand.
 
     `documents` is a directory of vendors' documents. Raises UnavailableError without a TEE, MalformedError for a report
     that cannot be read.
     """
     interface = interface or Tsm()
-    name, source, writable = _find(interface, device, nsm)
+    try:
+        name, source, writable = _find(interface, device, nsm)
+    except UnavailableError as error:
+        if not found_paravisor(tpm):
+            raise UnavailableError(f"{error}, and no paravisor's report in {tpm}") from error
+        return azure_attester(Vtpm.open(tpm), documents, fetch=fetch)
     body, beside = source(bytes(REPORT_DATA_SIZE))
     held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
     if name == "snp":
@@ -102,6 +112,37 @@ def attester(
         writable=writable,
         measured=measurement(name, body),
         sealing_secret=_sealing_secret(device) if name == "snp" else None,
+    )
+
+
+def azure_attester(
+    vtpm: Vtpm,
+    documents: Path | None = None,
+    *,
+    metadata: str = METADATA,
+    fetch: Callable[[Report], bytes] | None = None,
+) -> AzureAttester:
+    """The paravisor behind this TPM. Raises UnavailableError, MalformedError."""
+    hcl, raw = paravisor(vtpm)
+    held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
+    body = hcl.hardware
+    if hcl.kind == "tdx":
+        body = fetch_quote(body, metadata)
+    else:
+
+        def ask(report: Report) -> bytes:
+            try:
+                return fetch_vcek_of_azure(metadata)
+            except EnarxError:
+                return (fetch or fetch_vcek)(report)
+
+        held |= _certificate_of_chip(Report.parse(body), b"", held, documents, ask)
+    return AzureAttester(
+        vtpm=vtpm,
+        hcl=hcl,
+        raw=raw,
+        hardware=compose(hcl.kind, body, b"", held).body,
+        measured=measurement(hcl.kind, body),
     )
 
 

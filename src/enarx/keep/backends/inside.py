@@ -1,4 +1,4 @@
-"""Inside a confidential VM that somebody launched: SNP and TDX guests, CCA realms and AWS Nitro enclaves.
+"""Inside a confidential VM that somebody launched: SNP and TDX guests (Azure's too), CCA realms, Nitro enclaves.
 
 The whole VM is the TEE, this program and its host process in it: what was measured is the VM's image, and whoever
 trusts a measurement has to know what that image runs. Whether there is a TEE is asked here; evidence of it is made in
@@ -16,6 +16,8 @@ from enarx.keep.backends.nsm import DEVICE as NSM
 from enarx.keep.backends.process import spawn
 from enarx.keep.backends.sevguest import DEVICE
 from enarx.keep.backends.tsm import Tsm
+from enarx.keep.backends.vtpm import DEVICE as TPM
+from enarx.keep.backends.vtpm import HCL_INDEX, Vtpm
 
 PROVIDERS: Final = {"sev_guest": "snp", "tdx_guest": "tdx", "arm_cca_guest": "cca"}
 
@@ -30,6 +32,7 @@ class Inside:
     tsm: Tsm = field(default_factory=Tsm)
     device: Path = DEVICE
     nsm: Path = NSM
+    tpm: Path = TPM
 
     def data(self) -> Sequence[Datum]:
         try:
@@ -41,11 +44,15 @@ class Inside:
             Datum(name=str(path), ok=path.exists(), info=None if path.exists() else "not there", required=False)
             for path in (self.device, self.nsm)
         ]
-        some = any(each.ok for each in (found, *devices))
-        return (found, *devices, Datum(name="a TEE that vouches", ok=some, info=None if some else "none"))
+        there = found_paravisor(self.tpm)
+        beneath = Datum(
+            name="Azure's paravisor", ok=there, info=None if there else f"no report in {self.tpm}", required=False
+        )
+        some = any(each.ok for each in (found, *devices, beneath))
+        return (found, *devices, beneath, Datum(name="a TEE that vouches", ok=some, info=None if some else "none"))
 
     def technology(self) -> str | None:
-        """Who vouches here; None when nobody does."""
+        """Who vouches here; None when nobody does, or Azure's paravisor."""
         try:
             return PROVIDERS.get(self.tsm.provider())
         except UnavailableError:
@@ -54,3 +61,11 @@ class Inside:
     def launch(self, wishes: Wishes) -> Keep:
         documents = [str(Path(wishes.documents).absolute())] if wishes.documents else []
         return spawn(["inside", str(self.tsm.root), *documents])
+
+
+def found_paravisor(tpm: Path) -> bool:
+    """Whether Azure's paravisor left its report in this TPM."""
+    try:
+        return Vtpm.open(tpm).nv_read(HCL_INDEX)[:4] == b"HCLA"
+    except UnavailableError:
+        return False
