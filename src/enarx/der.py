@@ -90,14 +90,15 @@ def sequence_of(data: bytes, what: str, *, limit: int) -> tuple[bytes, ...]:
 
     `limit` bounds the number of elements before any of them is looked at.
     """
-    body = _content(data, 0x30, what)
+    at = _header(data, 0x30, what)
+    end = len(data)
     elements: list[bytes] = []
-    while body:
-        length = _element_length(body, what)
+    while at < end:
+        length, _ = _measure(data, what, at)
         if len(elements) == limit:
             raise MalformedError(f"{what}: more than {limit} elements")
-        elements.append(body[:length])
-        body = body[length:]
+        elements.append(data[at : at + length])
+        at += length
     return tuple(elements)
 
 
@@ -117,16 +118,17 @@ def oid(dotted: str) -> bytes:
 
 def content(data: bytes, tag: int, what: str) -> bytes:
     """What stands inside the single element `data` of tag `tag`. Raises MalformedError."""
-    return _content(data, tag, what)
+    return data[_header(data, tag, what) :]
 
 
-def _content(data: bytes, tag: int, what: str) -> bytes:
+def _header(data: bytes, tag: int, what: str) -> int:
+    """Where the content of the single element `data` begins. Raises MalformedError."""
     length, header = _measure(data, what)
     if data[0] != tag:
         raise MalformedError(f"{what}: expected tag 0x{tag:02x}, found 0x{data[0]:02x}")
     if length != len(data):
         raise MalformedError(f"{what}: {len(data) - length} bytes follow the element, expected none")
-    return data[header:]
+    return header
 
 
 def _require_whole(data: bytes, what: str) -> None:
@@ -136,27 +138,24 @@ def _require_whole(data: bytes, what: str) -> None:
         raise MalformedError(f"{what}: {len(data) - length} bytes follow the element, expected none")
 
 
-def _element_length(data: bytes, what: str) -> int:
-    return _measure(data, what)[0]
-
-
-def _measure(data: bytes, what: str) -> tuple[int, int]:
-    """Length of the first element with its header, and of the header alone (X.690 8.1.3, 10.1)."""
-    if len(data) < 2:
-        raise MalformedError(f"{what}: expected a DER element, {len(data)} bytes left")
-    if data[0] & 0x1F == 0x1F:
-        raise MalformedError(f"{what}: tag 0x{data[0]:02x} of several bytes is not used here")
-    first = data[1]
+def _measure(data: bytes, what: str, at: int = 0) -> tuple[int, int]:
+    """Length of the element at that place with its header, and of the header alone (X.690 8.1.3, 10.1)."""
+    left = len(data) - at
+    if left < 2:
+        raise MalformedError(f"{what}: expected a DER element, {left} bytes left")
+    if data[at] & 0x1F == 0x1F:
+        raise MalformedError(f"{what}: tag 0x{data[at]:02x} of several bytes is not used here")
+    first = data[at + 1]
     if first < 0x80:
         length, header = first, 2
     else:
         count = first & 0x7F
-        size = data[2 : 2 + count]
+        size = data[at + 2 : at + 2 + count]
         if not 1 <= count <= 4 or len(size) != count or size[0] == 0 or (count == 1 and size[0] < 0x80):
             raise MalformedError(f"{what}: length is not in the minimal definite form")
         length, header = int.from_bytes(size, "big"), 2 + count
-    if header + length > len(data):
-        raise MalformedError(f"{what}: element of {length} bytes, {len(data) - header} left")
+    if header + length > left:
+        raise MalformedError(f"{what}: element of {length} bytes, {left - header} left")
     return header + length, header
 
 

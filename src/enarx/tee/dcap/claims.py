@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enarx.tee.dcap.quote import Quote
 from enarx.tee.dcap.tcb import Standing
 from enarx.tee.dcap.verify import Platform
-from enarx.tee.model import Field
+from enarx.tee.model import Field, stamp
 
 
 def describe_platform(quote: Quote, platform: Platform, standing: Standing) -> Mapping[str, Field]:
@@ -40,8 +40,8 @@ def describe_platform(quote: Quote, platform: Platform, standing: Standing) -> M
             "lag": list(standing.lag),
             "tcb_info_evaluation": platform.tcb_info.evaluation,
             "qe_identity_evaluation": platform.qe_identity.evaluation,
-            "tcb_info_issued": f"{platform.tcb_info.issue_date:%Y-%m-%dT%H:%M:%SZ}",
-            "qe_identity_issued": f"{platform.qe_identity.issue_date:%Y-%m-%dT%H:%M:%SZ}",
+            "tcb_info_issued": stamp(platform.tcb_info.issue_date),
+            "qe_identity_issued": stamp(platform.qe_identity.issue_date),
         },
     }
 

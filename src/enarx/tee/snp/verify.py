@@ -32,7 +32,7 @@ from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.pki.chain import verify_chain, verify_issued
 from enarx.tee.documents import LARGEST_KEY, dates_of, read_certificate, require_unrevoked, size_of
-from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Later, Leniency, TrustAnchor
+from enarx.tee.model import Checks, Claims, Endorsements, Field, Gate, Later, Leniency, TrustAnchor, stamp
 from enarx.tee.remember import Remembered
 from enarx.tee.snp import pinned
 from enarx.tee.snp import report as fields
@@ -97,7 +97,7 @@ def verify(
     # 2
     with checks.step("vek.certificate", expected=f"a certificate of a {kind}") as found:
         vek = _find_vek(report, kind, endorsements, at)
-        found(f"{kind} of {vek.product_name}, until {vek.certificate.not_after:%Y-%m-%d}")
+        found(f"{kind} of {vek.product_name}, until {vek.certificate.not_after.date()}")
 
     # 3 and 4, which are the same for every report of a machine
     def vouch() -> tuple[_Vouched, Iterable[datetime] | None]:
@@ -239,7 +239,7 @@ def describe(report: Report, vek: Vek, standing: Standing) -> Mapping[str, Field
             "product_name": vek.product_name,
             "hwid": None if vek.hwid is None else vek.hwid.hex(),
             "csp_id": vek.csp_id,
-            "not_after": f"{vek.certificate.not_after:%Y-%m-%dT%H:%M:%SZ}",
+            "not_after": stamp(vek.certificate.not_after),
         },
     }
 
