@@ -24,6 +24,11 @@ if TYPE_CHECKING:
 DEFAULT: Final = Path("/var/cache/enarx")
 VARIABLE: Final = "ENARX_CACHE"
 FILE: Final = click.Path(path_type=Path)
+EFIVARS: Final = Path("/sys/firmware/efi/efivars")
+REQUEST: Final = "SgxRegistrationServerRequest"  # the firmware's, with its GUID behind
+REQUEST_HEADER: Final = 8  # bytes before the request: the variable's attributes, then version and size
+MAX_REQUEST: Final = 64 * 1024
+REGISTRATION: Final = "/sgx/registration/v1/platform"
 PRODUCTS: Final = ("Milan", "Genoa", "Turin")
 
 
@@ -224,13 +229,69 @@ _intel(tdx, "tdx")
 @cache_options
 def update_cache(cache: Cache, *, vendor: str | None) -> None:
     """Fetch anew what the cache holds, and what every machine of this vendor needs."""
+    _update(cache, vendor or _vendor())
+
+
+def _update(cache: Cache, maker: str) -> None:
     from enarx.steward.stock import Wanted
 
     held = cache.stock().wanted()
-    maker = vendor or _vendor()
     products = (*held.products, *(PRODUCTS if maker == "amd" else ()))
     tees = (*held.tees, *(("sgx", "tdx") if maker == "intel" else ()))
     cache.refresh(Wanted(products=tuple(dict.fromkeys(products)), tees=tuple(dict.fromkeys(tees)), fmspcs=held.fmspcs))
+
+
+@sgx.command()
+@click.option("--efivars", type=FILE, default=EFIVARS, show_default=True, help="Where the firmware's variables are.")
+@click.option("--service", metavar="URL", help="Intel's registration service, or one that speaks as it does.")
+@click.option("--ca", type=FILE, help="CAs (PEM) of this server, if the system does not know them.")
+def register(*, efivars: Path, service: str | None, ca: Path | None) -> None:
+    """Register this platform with Intel: send the request that its firmware left in an EFI variable.
+
+    A machine of several sockets needs it once before Intel certifies its key, and after a change of processors.
+    """
+    click.echo(_register(efivars, service, ca))
+
+
+def _register(efivars: Path, service: str | None, ca: Path | None) -> str:
+    """What was done. Raises NotFoundError where the firmware left no request, and what the service answers."""
+    from enarx.steward.vendors import PCS
+    from enarx.web.client import Client
+
+    found = next(iter(sorted(efivars.glob(f"{REQUEST}-*"))), None)
+    if found is None:
+        raise NotFoundError(f"{efivars}: no {REQUEST}: the firmware left nothing to register")
+    try:
+        data = found.read_bytes()
+    except OSError as error:
+        raise UnavailableError(f"{found}: {error.strerror}") from error
+    if not REQUEST_HEADER < len(data) <= MAX_REQUEST:
+        raise MalformedError(f"{found}: expected {REQUEST_HEADER + 1} to {MAX_REQUEST} bytes, found {len(data)}")
+    with Client(service or PCS, ca_pem=None if ca is None else ca.read_bytes()) as client:
+        answer = client.post(
+            REGISTRATION, data[REQUEST_HEADER:], headers={"Content-Type": "application/octet-stream"}, limit=4096
+        )
+        return f"{found.name}: registered with {client.host}, PPID {answer.body.decode('ascii', 'replace')[:64]}"
+
+
+@click.command()
+@click.option("--vendor", type=click.Choice(["amd", "intel"]), help="Default: that of this machine's processor.")
+@click.option("--efivars", type=FILE, default=EFIVARS, show_default=True, help="Where the firmware's variables are.")
+@click.option("--registration", metavar="URL", help="Intel's registration service, or one that speaks as it does.")
+@cache_options
+def setup(cache: Cache, *, vendor: str | None, efivars: Path, registration: str | None) -> None:
+    """Prepare this machine: register an Intel platform whose firmware asks for it, then fetch vendors' documents.
+
+    It says each step. Nothing is changed but the cache, which has to be writable.
+    """
+    maker = vendor or _vendor()
+    if maker == "intel":
+        try:
+            click.echo(_register(efivars, registration, cache.ca), err=True)
+        except NotFoundError as error:
+            click.echo(f"not registered: {error}", err=True)
+    click.echo(f"documents of {maker} go to {cache.directory}", err=True)
+    _update(cache, maker)
 
 
 def _vendor() -> str:

@@ -26,6 +26,7 @@ NOTHING_READY: Final = 69
         "snp": Lazy("enarx.cli.cache:snp", "AMD SEV-SNP: the certificate of this chip, and AMD's lists."),
         "sgx": Lazy("enarx.cli.cache:sgx", "Intel SGX: Intel's lists and documents."),
         "tdx": Lazy("enarx.cli.cache:tdx", "Intel TDX: Intel's lists and documents."),
+        "setup": Lazy("enarx.cli.cache:setup", "Prepare this machine: registration, and vendors' documents."),
         "update-cache": Lazy("enarx.cli.cache:update_cache", "Fetch vendors' documents anew."),
     },
 )

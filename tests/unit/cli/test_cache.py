@@ -8,6 +8,10 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from enarx.cli import cache
 from enarx.cli.main import main
@@ -106,3 +110,35 @@ def test_doctor_says_what_is_missing_and_exits_by_it() -> None:
     assert done.exit_code == (69 if found["chosen"] is None else 0)
     assert found["missing"]["process"] == []
     assert found["missing"]["inside"] or found["chosen"]
+
+
+def test_a_platform_is_registered_with_what_its_firmware_left(tmp_path: Path, start: Callable[..., int]) -> None:
+    """The request goes out without the variable's header; nothing left, a stub and a refusal are errors."""
+    sent: list[bytes] = []
+
+    async def intel(request: Request) -> Response:
+        sent.append(await request.body())
+        assert request.headers["content-type"] == "application/octet-stream"
+        return Response("ab" * 16, status_code=201) if len(sent) == 1 else Response(status_code=400)
+
+    service = f"http://127.0.0.1:{start(Starlette(routes=[Route(cache.REGISTRATION, intel, methods=['POST'])]))}"
+    command = ["platform", "sgx", "register", "--efivars", str(tmp_path), "--service", service]
+    absent = CliRunner().invoke(main, command)
+    assert absent.exit_code != 0
+    variable = tmp_path / "SgxRegistrationServerRequest-304e0796-0000"
+    variable.write_bytes(bytes(8))
+    assert CliRunner().invoke(main, command).exit_code != 0
+    assert sent == []
+    variable.write_bytes(bytes(8) + b"request")
+    done = CliRunner().invoke(main, command)
+    assert (done.exit_code, sent) == (0, [b"request"]), done.output
+    assert "ab" * 16 in done.output
+    assert CliRunner().invoke(main, command).exit_code != 0
+
+
+def test_setup_says_what_it_does(run: Callable[..., Result], tmp_path: Path) -> None:
+    """Without a request nothing is registered, and the documents are fetched all the same."""
+    done = run("platform", "setup", "--vendor", "intel", "--efivars", str(tmp_path / "none"))
+    assert done.exit_code == 0, done.output
+    assert "not registered" in done.stderr
+    assert kinds(tmp_path)
