@@ -59,7 +59,7 @@ def measure(directory: Path, tee: Literal["snp", "tdx"], firmware: Path | None, 
     """
     from enarx.image import measure as measuring
 
-    machine = _machine(directory, firmware, tee, cpus, cpu)
+    machine = machine_of(directory, firmware, tee, cpus, cpu)
     if tee == "snp":
         click.echo(measuring.fragment(machine, launch=measuring.snp(machine), trust=None), nl=False)
         return
@@ -100,7 +100,7 @@ def sign(
 
     key = keys.from_pem(read_private(id_key), str(id_key))
     vouched = None if id_key_signature is None else read_file(id_key_signature)
-    machine = _machine(directory, firmware, "snp", cpus, cpu)
+    machine = machine_of(directory, firmware, "snp", cpus, cpu)
     launch = measuring.snp(machine)
     block = idblock.IdBlock(launch_digest=launch, policy=measuring.SNP_POLICY, guest_svn=guest_svn).encode()
     auth = idblock.authenticate(block, key, vouched)
@@ -171,7 +171,7 @@ def lint(firmware: Path) -> None:
         raise RejectedError(f"{firmware}: an SEV-SNP digest of it would say nothing about the kernel")
 
 
-def _machine(directory: Path, firmware: Path | None, tee: str, cpus: int, cpu: str) -> "Machine":
+def machine_of(directory: Path, firmware: Path | None, tee: str, cpus: int, cpu: str) -> "Machine":
     from enarx.image.build import INITRAMFS_NAME, KERNEL_NAME
     from enarx.image.measure import Machine
     from enarx.keep.backends.qemu import FIRMWARE_NAME, command_line

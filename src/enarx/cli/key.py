@@ -79,7 +79,7 @@ def sgx_digest(file: Path, out: Path | None) -> None:
     """Print the digest of a key as quotes have it: MRSIGNER, SHA-256."""
     from enarx.tee.sgx import sigstruct
 
-    _put(out, sigstruct.mr_signer(sigstruct.require_key(_private(file)).public_key()).hex().encode())
+    _put(out, sigstruct.mr_signer(sigstruct.require_key(private_key(file)).public_key()).hex().encode())
 
 
 def _p384(path: Path) -> "EllipticCurvePrivateKey":
@@ -89,7 +89,7 @@ def _p384(path: Path) -> "EllipticCurvePrivateKey":
     return keys.from_pem(read_private(path), str(path))
 
 
-def _private(path: Path) -> object:
+def private_key(path: Path) -> object:
     """Any PEM private key. Raises MalformedError, whose message carries nothing of it."""
     from cryptography.exceptions import UnsupportedAlgorithm
     from cryptography.hazmat.primitives.serialization import load_pem_private_key

@@ -23,6 +23,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
     "package": Lazy("enarx.cli.package:package", "Publish and fetch packages."),
     "tree": Lazy("enarx.cli.tree:tree", "The files of a package and their digest, local or published."),
     "key": Lazy("enarx.cli.key:key", "Keys that sign Keeps for SEV-SNP and SGX, and their digests."),
+    "sign": Lazy("enarx.cli.sign:sign", "Sign an image for SEV-SNP, an enclave for SGX, into one file."),
     "image": Lazy("enarx.cli.image:image", "The measured image of a Keep's virtual machine."),
     "platform": Lazy("enarx.cli.platform:platform", "What this machine can do, and simulated machines."),
     "update-cache": Lazy("enarx.cli.cache:update_cache", "Fetch vendors' documents for this machine anew."),

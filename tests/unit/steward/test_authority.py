@@ -99,6 +99,20 @@ def test_always_a_nonce_refuses_the_original_form() -> None:
     assert refused(authority, support.request(support.nil_evidence())).verdict is Verdict.UNTRUSTED
 
 
+def test_a_replay_gains_nothing_and_ends_with_the_nonce() -> None:
+    """The same request again within the nonce's life: a certificate for the same key, of use to its holder alone.
+
+    Afterwards it is refused, by the Steward's clock and whatever the sender's says.
+    """
+    authority = support.authority()
+    request = support.request(support.nil_evidence(), support.claims_extension(support.claims_for(authority)))
+    first, again = issued(authority, request), issued(authority, request)
+    assert first.spki == again.spki
+    late = authority.issue([request], AT + LIFETIME + timedelta(seconds=1))
+    assert late.refused is not None
+    assert late.issued == ()
+
+
 def test_an_old_nonce_is_untrusted() -> None:
     """A nonce ends after minutes."""
     authority = support.authority()
