@@ -6,7 +6,7 @@ PERM, as wasmtime's own directories do. There are no links, so every name has on
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Final, NoReturn
+from typing import Final, NoReturn, Self
 
 from enarx.keep.runtime.abi import (
     O_CREAT,
@@ -19,9 +19,9 @@ from enarx.keep.runtime.abi import (
     Right,
 )
 from enarx.keep.runtime.descriptors import Descriptor, Stat
+from enarx.keep.runtime.paths import Folder, parts
 
 MOUNT: Final = "/package"
-MAX_NAME: Final = 255  # bytes of one name, as Linux
 
 _DEVICE: Final = 0x656E617278  # "enarx": any number that is no device of the host
 _SET, _CUR, _END = 0, 1, 2
@@ -62,13 +62,13 @@ class File:
         return (_DEVICE, self.inode, self.filetype, 1, len(self.content), 0, 0, 0)
 
 
-class Directory:
+class Directory(Folder[File]):
     """Names with what they mean."""
 
     __slots__ = ("inode", "names", "parent")
     filetype = FileType.DIRECTORY
 
-    def __init__(self, parent: "Directory | None", inode: int) -> None:
+    def __init__(self, parent: "Self | None", inode: int) -> None:
         self.names: dict[str, Directory | File] = {}
         self.parent, self.inode = parent, inode
 
@@ -90,34 +90,6 @@ def tree(files: Mapping[str, bytes]) -> Directory:
             here = below
         here.names[name] = File(files[path], next(inodes))
     return root
-
-
-def _resolve(start: Directory, path: str) -> Directory | File:
-    """What `path` names, seen from `start`, which it must not leave upwards. Refused as documented above."""
-    if not path:
-        raise Refused(Errno.NOENT)
-    if path.startswith("/"):
-        raise Refused(Errno.PERM)
-    here: Directory | File = start
-    depth = 0
-    for name in path.split("/"):
-        if not isinstance(here, Directory):
-            raise Refused(Errno.NOTDIR)
-        if name in {"", "."}:
-            continue
-        if name == "..":
-            depth -= 1
-            if depth < 0 or here.parent is None:
-                raise Refused(Errno.PERM)
-            here = here.parent
-            continue
-        if len(name.encode()) > MAX_NAME:
-            raise Refused(Errno.NAMETOOLONG)
-        if name not in here.names:
-            raise Refused(Errno.NOENT)
-        here = here.names[name]
-        depth += 1
-    return here
 
 
 class OpenFile(Descriptor):
@@ -195,7 +167,7 @@ class OpenDirectory(Descriptor):
 
     def open(self, path: str, oflags: int, rights: int, flags: int) -> Descriptor:
         try:
-            found = _resolve(self._directory, path)
+            found = self._directory.walk(parts(path))
         except Refused as refused:
             if refused.number == Errno.NOENT and oflags & O_CREAT and path:
                 raise Refused(Errno.ROFS) from None
@@ -244,10 +216,10 @@ class OpenDirectory(Descriptor):
         return self._directory.stat()
 
     def stat_path(self, path: str) -> Stat:
-        return _resolve(self._directory, path).stat()
+        return self._directory.walk(parts(path)).stat()
 
     def readlink(self, path: str) -> bytes:
-        _resolve(self._directory, path)
+        self._directory.walk(parts(path))
         raise Refused(Errno.INVAL)
 
     def change_path(self, path: str) -> NoReturn:

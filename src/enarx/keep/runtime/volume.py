@@ -7,7 +7,7 @@ answers NOSPC. A file that was unlinked lives, and counts, until its last descri
 
 import time
 from collections.abc import Sequence
-from typing import Final
+from typing import Final, Self
 
 from enarx.keep.runtime.abi import (
     APPEND,
@@ -21,9 +21,9 @@ from enarx.keep.runtime.abi import (
     Right,
 )
 from enarx.keep.runtime.descriptors import Descriptor, Stat
+from enarx.keep.runtime.paths import MAX_NAME, Folder, parts
 
 OVERHEAD: Final = 256  # bytes that a name costs, so that empty files are not free
-MAX_NAME: Final = 255
 
 _DEVICE: Final = 0x656E617279
 _SET, _CUR, _END = 0, 1, 2
@@ -84,13 +84,13 @@ class File(Node):
         return len(self.content)
 
 
-class Directory(Node):
+class Directory(Node, Folder[File]):
     """Names with what they mean."""
 
     __slots__ = ("names", "parent")
     filetype = FileType.DIRECTORY
 
-    def __init__(self, inode: int, parent: "Directory | None") -> None:
+    def __init__(self, inode: int, parent: "Self | None") -> None:
         super().__init__(inode)
         self.names: dict[str, File | Directory] = {}
         self.parent = parent
@@ -131,49 +131,17 @@ class Volume:
             file.content = bytearray()
 
 
-def _parts(path: str) -> list[str]:
-    """The names in a path; Refused(NOENT) for none, PERM for an absolute one."""
-    if not path:
-        raise Refused(Errno.NOENT)
-    if path.startswith("/"):
-        raise Refused(Errno.PERM)
-    return path.split("/")
-
-
-def _walk(start: Directory, names: Sequence[str]) -> File | Directory:
-    here: File | Directory = start
-    depth = 0
-    for name in names:
-        if not isinstance(here, Directory):
-            raise Refused(Errno.NOTDIR)
-        if name in {"", "."}:
-            continue
-        if name == "..":
-            depth -= 1
-            if depth < 0 or here.parent is None:
-                raise Refused(Errno.PERM)
-            here = here.parent
-            continue
-        if len(name.encode()) > MAX_NAME:
-            raise Refused(Errno.NAMETOOLONG)
-        if name not in here.names:
-            raise Refused(Errno.NOENT)
-        here = here.names[name]
-        depth += 1
-    return here
-
-
 def _place(start: Directory, path: str) -> tuple[Directory, str, bool]:
     """The directory in which `path` names something, the name, and whether it must be a directory."""
-    names = _parts(path)
+    names = parts(path)
     slash = False
     while len(names) > 1 and names[-1] in {"", "."}:
         names, slash = names[:-1], True
-    parent = _walk(start, names[:-1])
+    parent = start.walk(names[:-1])
     if not isinstance(parent, Directory):
         raise Refused(Errno.NOTDIR)
     if names[-1] == "..":
-        _walk(start, names)  # PERM where it leads out
+        start.walk(names)  # PERM where it leads out
     if names[-1] in {"", ".", ".."}:
         raise Refused(Errno.INVAL)
     if len(names[-1].encode()) > MAX_NAME:
@@ -301,7 +269,7 @@ class OpenDirectory(Descriptor):
         if oflags & O_CREAT and oflags & O_DIRECTORY:
             raise Refused(Errno.INVAL)
         try:
-            found = _walk(self.directory, _parts(path))
+            found = self.directory.walk(parts(path))
         except Refused as refused:
             if refused.number != Errno.NOENT or not oflags & O_CREAT or not path:
                 raise
@@ -359,13 +327,13 @@ class OpenDirectory(Descriptor):
         return self.directory.stat()
 
     def stat_path(self, path: str) -> Stat:
-        return _walk(self.directory, _parts(path)).stat()
+        return self.directory.walk(parts(path)).stat()
 
     def set_path_times(self, path: str, accessed: int, modified: int, which: int) -> None:
-        _walk(self.directory, _parts(path)).set_times(accessed, modified, which)
+        self.directory.walk(parts(path)).set_times(accessed, modified, which)
 
     def readlink(self, path: str) -> bytes:
-        _walk(self.directory, _parts(path))
+        self.directory.walk(parts(path))
         raise Refused(Errno.INVAL)
 
     def create_directory(self, path: str) -> None:
@@ -409,7 +377,7 @@ class OpenDirectory(Descriptor):
     def link(self, path: str, other: Descriptor, target: str) -> None:
         if not isinstance(other, OpenDirectory) or other.volume is not self.volume:
             raise Refused(Errno.XDEV)
-        found = _walk(self.directory, _parts(path))
+        found = self.directory.walk(parts(path))
         parent, name, slash = _place(other.directory, target)
         if isinstance(found, Directory):
             raise Refused(Errno.PERM)

@@ -26,6 +26,7 @@ from enarx.errors import EnarxError
 from enarx.keep.runtime.abi import O_CREAT, O_DIRECTORY, O_EXCL, Errno, FileType, Refused, Right
 from enarx.keep.runtime.descriptors import Descriptor, Stat
 from enarx.keep.runtime.package import File, OpenFile
+from enarx.keep.runtime.paths import parts
 from enarx.pki.certificate import Certificate
 
 if TYPE_CHECKING:
@@ -154,11 +155,7 @@ class Directory(Descriptor):
         return found
 
     def _find(self, path: str) -> "Directory | Signer | bytes":
-        if not path:
-            raise Refused(Errno.NOENT)
-        if path.startswith("/"):
-            raise Refused(Errno.PERM)
-        names = [name for name in path.split("/") if name not in {"", "."}]
+        names = [name for name in parts(path) if name not in {"", "."}]
         if ".." in names:
             raise Refused(Errno.PERM)
         if not names:
