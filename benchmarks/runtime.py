@@ -20,6 +20,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import wasmtime
@@ -147,13 +148,13 @@ def start_up(report: Report, folder: Path, rounds: int) -> None:
     hello = str(compile_c(folder, "hello", HELLO))
     bare = folder / "bare.py"
     bare.write_text(BARE)
-    commands = {
-        "python -c pass": lambda: wall([sys.executable, "-c", "pass"]),
-        "bare wasmtime-py": lambda: wall([sys.executable, str(bare), hello, ""]),
-        "enarx run": lambda: wall([str(Path(sys.executable).parent / "enarx"), "run", hello]),
+    commands: dict[str, Callable[[], float]] = {
+        "python -c pass": partial(wall, [sys.executable, "-c", "pass"]),
+        "bare wasmtime-py": partial(wall, [sys.executable, str(bare), hello, ""]),
+        "enarx run": partial(wall, [str(Path(sys.executable).parent / "enarx"), "run", hello]),
     }
     if cli := find_cli():
-        commands["wasmtime CLI"] = lambda: wall([*cli, "run", hello])
+        commands["wasmtime CLI"] = partial(wall, [*cli, "run", hello])
     for measure in commands.values():
         measure()  # warm: caches of code and of files
     found = alternately(rounds, commands)
@@ -167,14 +168,12 @@ def compute(report: Report, folder: Path, rounds: int) -> None:
     data = str(folder)
     enarx = [str(Path(sys.executable).parent / "enarx"), "run"]
     for kernel in ("fib", "matmul", "hash", "files"):
-        commands = {
-            "bare": lambda kernel=kernel: printed([sys.executable, bare, kernels, data, kernel]),
-            "enarx": lambda kernel=kernel: printed([*enarx, "--dir", f"{data}::/data", kernels, kernel]),
+        commands: dict[str, Callable[[], float]] = {
+            "bare": partial(printed, [sys.executable, bare, kernels, data, kernel]),
+            "enarx": partial(printed, [*enarx, "--dir", f"{data}::/data", kernels, kernel]),
         }
         if cli := find_cli():
-            commands["CLI"] = lambda kernel=kernel, cli=cli: printed(
-                [*cli, "run", "--dir", f"{data}::/data", kernels, kernel]
-            )
+            commands["CLI"] = partial(printed, [*cli, "run", "--dir", f"{data}::/data", kernels, kernel])
         found = alternately(rounds, commands)
         for name, seconds in found.items():
             report.say(f"{kernel}: {name}", seconds * 1000, "ms")
@@ -192,10 +191,17 @@ def keep(wasm: bytes, *arguments: str, toml: str) -> Iterator[int]:
         ready.set()
 
     with Interrupt() as interrupt:
-        options = {"identity": self_signed(), "stdio": Stdio(stderr=2), "extra_args": arguments}
         workload = Workload(wasm=wasm, config=Config.parse(toml))
         thread = threading.Thread(
-            target=lambda: run(workload, interrupt=interrupt, on_ready=on_ready, **options), daemon=True
+            target=lambda: run(
+                workload,
+                interrupt=interrupt,
+                on_ready=on_ready,
+                identity=self_signed(),
+                stdio=Stdio(stderr=2),
+                extra_args=arguments,
+            ),
+            daemon=True,
         )
         thread.start()
         ready.wait(120)

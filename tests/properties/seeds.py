@@ -1,5 +1,6 @@
 """Bytes that every parser reads, made by the simulators and encoders. `scripts/fuzz.py --seeds` keeps them."""
 
+import base64
 import json
 from collections.abc import Iterator
 from datetime import timedelta
@@ -11,6 +12,8 @@ from enarx.digest import Digest
 from enarx.pki import csr, keys
 from enarx.pki.certificate import Certificate, Extension, pem
 from enarx.pki.csr import EXTENSION_REQUEST
+from enarx.tee.azure.hcl import Kind
+from enarx.tee.azure.report import encode
 from enarx.tee.cca.report import OID as CCA
 from enarx.tee.cca.simulator import CcaMachine
 from enarx.tee.dcap.pck import EXTENSION
@@ -19,8 +22,10 @@ from enarx.tee.model import Endorsements
 from enarx.tee.nitro.simulator import NitroMachine
 from enarx.tee.sgx import report as sgx
 from enarx.tee.snp import report as snp
+from enarx.tee.snp.report import parse
 from enarx.tee.tdx import report as tdx
 from tests.properties.parsers import AT
+from tests.unit.tee.azure import test_azure as azure
 from tests.unit.tee.dcap import support
 from tests.unit.tee.dcap import support as intel
 from tests.unit.tee.snp import support as amd
@@ -116,6 +121,25 @@ def _others() -> Iterator[Seed]:
     yield f"cca-ours-{CCA.rpartition('.')[2]}", "token", CcaMachine.create(initial=bytes(32)).evidence(DATA).body
     yield "cbor", "cca", token
     yield "nil-original-1", "empty", b""
+    yield from _azure()
+
+
+def _azure() -> Iterator[Seed]:
+    quoted, signature = azure.message(), azure.sign(azure.message())
+    raw, whole = azure.MACHINE.report(DATA), azure.MACHINE.evidence(DATA)
+    certificate = parse(whole).endorsements.certificates[0]
+    snp_report, tdx_report = azure.hcl(raw, azure.runtime()), azure.hcl(bytes(1024), azure.runtime(), kind=4)
+    quote = intel.domain().quote(DATA)
+    for kind, hcl, beside, hardware in (
+        ("snp", snp_report, {"vcek": certificate}, whole.body),
+        ("tdx", tdx_report, {"td_quote": quote}, intel.domain().evidence(DATA).body),
+    ):
+        technology: Kind = "snp" if kind == "snp" else "tdx"
+        made = encode(technology, hcl, quoted, signature, azure.REGISTERS, hardware)
+        yield f"az-{kind}-ours-{made.oid.rpartition('.')[2]}", "whole", made.body
+        tpm = {"message": quoted.hex(), "signature": signature.hex(), "pcrs": [one.hex() for one in azure.REGISTERS]}
+        files = {name: base64.b64encode(data).decode() for name, data in {"hcl_report": hcl, **beside}.items()}
+        yield f"az-{kind}-bare", "recorded", json.dumps({"tpm_quote": tpm, **files}).encode()
 
 
 def _requests() -> Iterator[Seed]:
