@@ -569,7 +569,8 @@ def test_a_deploy_token_opens_its_tag_and_is_a_second_factor(
     assert bench.ask("GET", "/user/repo/_tag/1.0.0", token=secret).status_code == 200
     for path in ("/_tag/2.0.0", "/_tag", "/_tag/1.0.0/tree", ""):
         assert bench.ask("GET", f"/user/repo{path}", token=secret).status_code == 401
-    assert bench.ask("GET", "/user/repo/_tag/1.0.0", token=secret[:-1] + "A").text == HIDDEN
+    guess = secret[:-1] + ("A" if secret[-1] != "A" else "E")
+    assert bench.ask("GET", "/user/repo/_tag/1.0.0", token=guess).text == HIDDEN
     bench.put("/user/repo/_policy", {"require_token": True}, token=token)
     issued, _ = certified(authority, result, tree.workload)
     bench.chain = issued.chain
