@@ -19,11 +19,12 @@ from enarx.drawbridge.auth.fetch import Fetcher
 from enarx.drawbridge.auth.mtls import CrlSource, Keeps, crl_fetch
 from enarx.drawbridge.auth.oidc import Authenticator, IntrospectedIssuer, Issuers, JwtIssuer, Rules, UserinfoIssuer
 from enarx.drawbridge.config import Config, IssuerConfig, StewardConfig
-from enarx.drawbridge.http import Service, build
+from enarx.drawbridge.http import build
 from enarx.drawbridge.limits import DAY, MINUTE, Buckets
 from enarx.drawbridge.metrics import Counted, Metrics
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.store import FilesystemStore, open_store
+from enarx.drawbridge.visit import Service
 from enarx.errors import UnavailableError
 from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.web.audit import AuditLog

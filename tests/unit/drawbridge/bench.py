@@ -15,12 +15,13 @@ from enarx.drawbridge import openapi, routes
 from enarx.drawbridge.access import Leave
 from enarx.drawbridge.auth.mtls import CrlSource, Keeps
 from enarx.drawbridge.auth.oidc import Issuers, JwtIssuer, Rules, UserinfoIssuer
-from enarx.drawbridge.http import Service, build
+from enarx.drawbridge.http import build
 from enarx.drawbridge.limits import DAY, MINUTE, Buckets
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.routes import PREFIX
 from enarx.drawbridge.store import MemoryStore, Store
 from enarx.drawbridge.tree import Tree
+from enarx.drawbridge.visit import Service
 from enarx.errors import EnarxError
 from enarx.pki.certificate import Certificate
 from enarx.web.audit import AuditLog
