@@ -1,5 +1,6 @@
-"""A small certificate authority for tests of TLS and of chains."""
+"""A small certificate authority for tests of TLS and of chains, and a log that every test finds as it was."""
 
+import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -21,7 +22,18 @@ from enarx.pki import keys
 from enarx.web.server import DEFAULT_LIMITS, Limits, serve
 from enarx.web.tls import ClientIdentity, ServerTls
 
+
 BOTH = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
+
+
+@pytest.fixture(autouse=True)
+def log_as_it_was() -> Iterator[None]:
+    """A command that runs in the tests' process routes the log for itself; the next test wants to hear it again."""
+    logger = logging.getLogger("enarx")
+    before = logger.handlers, logger.level, logger.propagate
+    yield
+    logger.handlers, logger.propagate = before[0], before[2]
+    logger.setLevel(before[1])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -61,6 +61,12 @@ def authority(authority: Fixture) -> Fixture:
     return replace(authority, at=NOW)
 
 
+@pytest.fixture(scope="module")
+def foreign(foreign: Fixture) -> Fixture:
+    """The same, of the authority that nobody trusts."""
+    return replace(foreign, at=NOW)
+
+
 def organization(name: str) -> x509.Name:
     return x509.Name([x509.NameAttribute(NameOID.ORGANIZATION_NAME, name)])
 
