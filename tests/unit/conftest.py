@@ -22,7 +22,6 @@ from enarx.pki import keys
 from enarx.web.server import DEFAULT_LIMITS, Limits, serve
 from enarx.web.tls import ClientIdentity, ServerTls
 
-
 BOTH = (ExtendedKeyUsageOID.CLIENT_AUTH, ExtendedKeyUsageOID.SERVER_AUTH)
 
 
