@@ -16,10 +16,10 @@ help:  ## this list
 demo: $(VENV)/.run  ## the whole story on this machine, attacks included
 	@$(BIN)/enarx demo
 
-test: check  ## everything that CI runs: contracts, types, lint, and the tests with coverage
-	@$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
+test: check  ## everything that CI runs
 
-check: contracts lint types  ## import contracts, linter, formatter, strict types
+check: contracts lint types  ## import contracts, linter, formatter, strict types, and the tests with coverage
+	@$(BIN)/python -m pytest -n auto --cov --cov-report=term:skip-covered $(ARGS)
 
 contracts: $(VENV)/.dev
 	@$(BIN)/lint-imports --cache-dir .cache/import-linter
