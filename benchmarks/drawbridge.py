@@ -253,8 +253,7 @@ def large(server: Server, other: Server | None, token: str, folder: Path, mib: i
             timed(other, lambda: curl(other, "--upload-file", str(file), "-H", "Expect:", there)),
             mib,
         )
-    for what in ("GET one file", "GET the same file again"):
-        show(what, server, timed(server, lambda: curl(server, *options[:2], url)), mib)
+    show("GET one file", server, timed(server, lambda: curl(server, *options[:2], url)), mib)
     if other is not None:
         show("GET one file", other, timed(other, lambda: curl(other, there)), mib)
 

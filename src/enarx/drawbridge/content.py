@@ -5,28 +5,24 @@ In:  an upload is hashed as it streams, compared with every digest and the lengt
      repairs it.
 Out: bytes are compared before they are handed on. Content of one piece is compared with its digest. Longer content has
      a record of the CRC-32 of each piece (`sums/`), so a range costs no more than its pieces; a reading from the
-     first to the last byte is hashed as well, and its last piece is kept back until the digest was right, unless this
-     process hashed the very same file before (device, inode, size, mtime, ctime). Where the record is missing, the
-     whole is hashed before the first byte leaves.
+     first to the last byte is hashed as well, every time, and its last piece is kept back until the digest was right.
+     Where the record is missing, the whole is hashed before the first byte leaves.
 What does not compare raises DamagedError, and the log says which object.
 """
 
 import zlib
-from collections import OrderedDict
 from collections.abc import Iterator
-from threading import Lock
 from typing import Final, Self
 
 from enarx.digest import Digest, Digests, Hasher, HashName
 from enarx.drawbridge import layout
 from enarx.drawbridge.records import DamagedError, Records, damaged
-from enarx.drawbridge.store.api import CHUNK, Item, Store
+from enarx.drawbridge.store.api import CHUNK, Key, Store
 from enarx.errors import MalformedError, NotFoundError
 
 PIECE: Final = CHUNK  # bytes that have one checksum
 MAX_CONTENT: Final = 200_000_000_000  # bytes of one file: the record of its checksums stays within MAX_RECORD
 ALWAYS: Final[HashName] = "sha-256"
-_HASHED: Final = 4096  # large objects of which it is remembered that they had their digest
 
 
 class Contents:
@@ -35,7 +31,6 @@ class Contents:
     def __init__(self, store: Store) -> None:
         self._store = store
         self._records = Records(store)
-        self._hashed = _Hashed()
 
     def upload(self, digests: Digests, length: int) -> "ContentUpload":
         """Begin to store content that must have exactly these digests and this length."""
@@ -68,7 +63,7 @@ class Contents:
             return self._small(digest, start, end)
         if self._sums(digest, length) is None:
             self.verify(digest, Digests(), length)
-        return self._pieces(found, digest, start, end)
+        return self._pieces(key, digest, length, start, end)
 
     def verify(self, digest: Digest, digests: Digests, length: int) -> None:
         """Hash what is stored. Raises DamagedError when it is missing or not the bytes of `digest` and `digests`."""
@@ -100,11 +95,9 @@ class Contents:
             raise damaged(key, "its content has another digest")
         return iter((data[start:end],) if start < end else ())
 
-    def _pieces(self, item: Item, digest: Digest, start: int, end: int) -> Iterator[bytes]:
-        key, length = item.key, item.size
+    def _pieces(self, key: Key, digest: Digest, length: int, start: int, end: int) -> Iterator[bytes]:
         sums = self._sums(digest, length)
-        whole = (start, end) == (0, length) and not (sums is not None and self._hashed.has(item))
-        hasher = Hasher({ALWAYS}) if whole else None
+        hasher = Hasher({ALWAYS}) if (start, end) == (0, length) else None
         first = start - start % PIECE
         last = min(-(-end // PIECE) * PIECE, length)
         reached = first
@@ -113,10 +106,8 @@ class Contents:
                 raise damaged(key, f"the piece at {at} has another checksum")
             if hasher is not None:
                 hasher.update(data)
-                if hasher.length == length:
-                    if hasher.digests()[ALWAYS] != digest.value:
-                        raise damaged(key, "its content has another digest")
-                    self._hashed.add(item, self._store.stat(key))
+                if hasher.length == length and hasher.digests()[ALWAYS] != digest.value:
+                    raise damaged(key, "its content has another digest")
             reached = at + len(data)
             yield data[max(start - at, 0) : end - at]
         if reached != last:
@@ -131,27 +122,6 @@ class Contents:
         if not isinstance(text, str) or len(text) != 8 * -(-length // PIECE):
             return None
         return tuple(int(text[at : at + 8], 16) for at in range(0, len(text), 8))
-
-
-class _Hashed:
-    """Objects that had their digest when they were read last. One that was touched since is another."""
-
-    def __init__(self) -> None:
-        self._held: OrderedDict[Item, None] = OrderedDict()
-        self._lock = Lock()
-
-    def has(self, item: Item) -> bool:
-        with self._lock:
-            return item.version is not None and item in self._held
-
-    def add(self, before: Item, after: Item | None) -> None:
-        """Remember an object that was hashed, if nothing touched it from before that to after it."""
-        if before.version is None or before != after:
-            return
-        with self._lock:
-            self._held[before] = None
-            if len(self._held) > _HASHED:
-                self._held.popitem(last=False)
 
 
 class ContentUpload:

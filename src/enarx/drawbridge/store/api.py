@@ -69,7 +69,6 @@ class Item:
     key: Key
     size: int
     modified: datetime  # by the clock of the storage
-    version: tuple[int, ...] | None = None  # changes whenever the bytes may have; None where nothing tells
 
 
 class Upload(Protocol):

@@ -64,12 +64,7 @@ class FilesystemStore:
             return None
         if not stat.S_ISREG(status.st_mode):
             return None
-        return Item(
-            key=key,
-            size=status.st_size,
-            modified=datetime.fromtimestamp(status.st_mtime, UTC),
-            version=(status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns, status.st_ctime_ns),
-        )
+        return Item(key=key, size=status.st_size, modified=datetime.fromtimestamp(status.st_mtime, UTC))
 
     def list(self, prefix: Key, after: Key | None = None) -> Iterator[Item]:
         for key in self._walk(prefix.text, self._path(prefix)):
