@@ -17,6 +17,7 @@ NotFoundError and ConflictError as told below, and nothing else.
 """
 
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -130,11 +131,11 @@ class Store(Protocol):
         ...
 
 
-class UploadBase:
-    """The context of an upload, the same for every storage."""
+class UploadBase(ABC):
+    """The context of an upload, the same for every storage: whatever is not committed is aborted at its end."""
 
-    def abort(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def abort(self) -> None: ...
 
     def __enter__(self) -> Self:
         return self
