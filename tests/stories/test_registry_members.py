@@ -1,5 +1,6 @@
 """A registry that several people and their Keeps use, as real processes: `drawbridge serve --dev` and `enarx`."""
 
+import base64
 import json
 import subprocess
 import sys
@@ -151,7 +152,10 @@ def test_the_history_is_a_chain(enarx: Enarx) -> None:
     events = [change["event"] for change in told["changes"]]
     assert events[:2] == ["repository-created", "tag-published"]
     assert len(told["head"]) == 64
-    assert told["head"] in worked(enarx("repo", "history", REPOSITORY))
+    told_to_people = worked(enarx("repo", "history", REPOSITORY))
+    assert told["head"] in told_to_people
+    digest = json.loads(worked(enarx("package", "info", f"{REPOSITORY}:1.0.0", "--json")))["digest"]["sha-256"]
+    assert f"digest=sha-256:{base64.b64decode(digest).hex()}" in told_to_people
 
 
 def test_signed_versions(enarx: Enarx, folder: Path) -> None:

@@ -1,5 +1,6 @@
 """`enarx repo`: repositories, where packages are published, and who and which Keeps may have them."""
 
+import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from enarx.cli.store import Store, asking, complete_slug, read_file, show_json, 
 from enarx.errors import MalformedError, RejectedError, UntrustedError
 
 if TYPE_CHECKING:
+    from enarx.drawbridge.canonical import Json
     from enarx.drawbridge.management import Found, Management, Place
 
 REPOSITORY: Final = "[HOST/]USER/REPOSITORY"
@@ -102,10 +104,19 @@ def history(store: Store, *, spec: str) -> None:
         show_json({"changes": [change.to_json() for change in changes], "head": head})
         return
     for change in changes:
-        detail = " ".join(f"{name}={value}" for name, value in change.detail.items())
+        detail = " ".join(f"{name}={_told(value)}" for name, value in change.detail.items() if value is not None)
         at = change.at.strftime("%Y-%m-%d %H:%M:%SZ")
         click.echo(_clean(f"{change.number:>5}  {at}  {change.event:<18}  {change.by}  {detail}".rstrip()))
     click.echo(f"head   {head}")
+
+
+def _told(value: "Json") -> str:
+    """A value of a change for people: a digest as it is written elsewhere, what is no text as JSON."""
+    from enarx.digest import Digests
+
+    if isinstance(value, dict) and "sha-256" in value:
+        return str(Digests.from_json({"sha-256": str(value["sha-256"])}).digests()[0])
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))
 
 
 @repo.command(name="yank")
