@@ -298,14 +298,14 @@ def growing(folder: Path, most: int) -> None:
     """What listing and publishing cost when there are many other repositories. In this process, without a network."""
     registry = Registry(FilesystemStore(folder))
     body = b'{"subject":"x"}'
-    registry.put_user(USER, body, Meta.of(body, JSON_TYPE), by="x")
+    registry.spaces.put_user(USER, body, Meta.of(body, JSON_TYPE), by="x")
     made = 0
     for step in sorted({min(count, most) for count in (10, 1000, 100_000)}):
         with patch("enarx.drawbridge.store.filesystem.os.fsync"):  # of those that are only there to be many
             for number in range(made, step):
                 owner = UserName(f"u{number // 1000}")
                 if number % 1000 == 0:
-                    registry.put_user(owner, body, Meta.of(body, JSON_TYPE), by="x")
+                    registry.spaces.put_user(owner, body, Meta.of(body, JSON_TYPE), by="x")
                 _repository(registry, owner, RepositoryName(f"r{number}"))
         made = step
         os.sync()
@@ -316,8 +316,8 @@ def costs(registry: Registry, others: int) -> None:
     name = RepositoryName(f"own{others}")
     _repository(registry, USER, name)
     publishing = _median(lambda at: _publish(registry, name, TagName(f"1.{at}.0")))
-    listing = _median(lambda _: len(registry.tags(USER, name)))
-    mine = _median(lambda _: len(list(registry.repositories(USER))))
+    listing = _median(lambda _: len(registry.versions.names(USER, name)))
+    mine = _median(lambda _: len(list(registry.spaces.repositories(USER))))
     print(
         f"with {others:>7} other repositories       publish {publishing * 1000:6.2f} ms   "
         f"list tags {listing * 1e6:6.0f} us   list own repositories {mine * 1e6:6.0f} us",
@@ -327,15 +327,15 @@ def costs(registry: Registry, others: int) -> None:
 
 def _repository(registry: Registry, owner: UserName, name: RepositoryName) -> None:
     body = RepositoryRecord(public=False).encode()
-    registry.put_repository(owner, name, body, Meta.of(body, JSON_TYPE), by="x")
+    registry.spaces.put_repository(owner, name, body, Meta.of(body, JSON_TYPE), by="x")
 
 
 def _publish(registry: Registry, name: RepositoryName, tag: TagName) -> None:
     tree = Tree.from_files({"main.wasm": b"\0asm"}, algorithms=["sha-256"])
     body = Tag(entry=tree.root).encode()
-    registry.put_tag(USER, name, tag, body, Meta.of(body, Tag(entry=tree.root).media_type), by="x")
+    registry.versions.put(USER, name, tag, body, Meta.of(body, Tag(entry=tree.root).media_type), by="x")
     for node in tree.nodes:
-        with registry.put_node(USER, name, tag, node.path, node.entry.meta, by="x") as upload:
+        with registry.trees.put(USER, name, tag, node.path, node.entry.meta, by="x") as upload:
             upload.write(node.open().read())
             upload.finish()
 

@@ -189,16 +189,16 @@ def check(ledger: Ledger, location: str) -> None:
     registry = Registry(open_store(location))
     assert ledger.bugs == []
     for (tag, path), data in ledger.nodes.items():
-        assert b"".join(registry.node(USER, REPO, tag, path).read()) == data, f"{tag}/{path} was acknowledged"
-    recorded = {change.detail.get("tag") for change in registry.history(USER, REPO)}
+        assert b"".join(registry.trees.find(USER, REPO, tag, path).read()) == data, f"{tag}/{path} was acknowledged"
+    recorded = {change.detail.get("tag") for change in registry.spaces.history(USER, REPO)}
     for tag, values in ledger.bound.items():
-        assert values == {registry.tag(USER, REPO, tag).entry.encode()}, f"{tag} has one value"
+        assert values == {registry.versions.find(USER, REPO, tag).entry.encode()}, f"{tag} has one value"
         assert tag.text in recorded
     findings = list(fsck(registry))
     assert [finding for finding in findings if finding.kind == "damaged"] == []
     missing = [finding for finding in findings if finding.kind == "missing"]
     assert {finding.key.segments[0] for finding in missing} <= {"nodes"}  # of trees whose publisher was stopped
-    unfinished = set(registry.tags(USER, REPO)) - set(ledger.whole)
+    unfinished = set(registry.versions.names(USER, REPO)) - set(ledger.whole)
     assert {finding.key.segments[3] for finding in missing} <= {tag.text for tag in unfinished}
     gc(registry, grace=timedelta(0))
     left = [finding for finding in fsck(registry) if finding.kind != "unfinished"]

@@ -121,7 +121,7 @@ class Governance:
     def facts(self, user: UserName, repository: RepositoryName) -> RepositoryFacts:
         """All that decides about a repository."""
         try:
-            public = self._registry.repository(user, repository).public
+            public = self._registry.spaces.repository(user, repository).public
         except NotFoundError:
             return RepositoryFacts(namespace=self.namespace(user), public=None)
         return RepositoryFacts(
@@ -137,7 +137,7 @@ class Governance:
         if known is not None:
             return known
         try:
-            public = self._registry.repository(user, repository).public
+            public = self._registry.spaces.repository(user, repository).public
         except NotFoundError:
             return False
         if len(self._public) >= REMEMBERED:
@@ -147,7 +147,7 @@ class Governance:
 
     def owner(self, user: UserName) -> Identity | None:
         try:
-            stored = self._registry.user_body(user)
+            stored = self._registry.spaces.user_body(user)
         except NotFoundError:
             return None
         issuer, _, subject = stored.by.partition(" ")
@@ -156,7 +156,7 @@ class Governance:
 
     def names_of(self, identity: Identity) -> tuple[UserName, ...]:
         """The user names that belong to somebody."""
-        return tuple(name for name in self._registry.users_of(identity.subject) if self.owner(name) == identity)
+        return tuple(name for name in self._registry.spaces.users_of(identity.subject) if self.owner(name) == identity)
 
     # -- search
 
@@ -192,14 +192,14 @@ class Governance:
         self, after: tuple[UserName, RepositoryName] | None
     ) -> Iterator[tuple[UserName, RepositoryName]]:
         if after is not None:
-            yield from ((after[0], name) for name in self._registry.repositories(*after))
-        for user in self._registry.users(None if after is None else after[0]):
-            yield from ((user, name) for name in self._registry.repositories(user))
+            yield from ((after[0], name) for name in self._registry.spaces.repositories(*after))
+        for user in self._registry.spaces.users(None if after is None else after[0]):
+            yield from ((user, name) for name in self._registry.spaces.repositories(user))
 
     # -- members
 
     def members(self, user: UserName, repository: RepositoryName | None) -> dict[str, Member]:
-        documents = self._registry.documents(user, repository, MEMBER)
+        documents = self._registry.documents.all(user, repository, MEMBER)
         return {label: _member(canonical.parse(found.body, "member")) for label, found in documents}
 
     def read_member(self, body: bytes, default_issuer: str) -> Member:
@@ -217,11 +217,11 @@ class Governance:
         self, user: UserName, repository: RepositoryName | None, label: str, member: Member | None, *, by: str
     ) -> bool:
         """Whether it is new. Raises NotFoundError when there is none to remove."""
-        known = self._registry.document(user, repository, MEMBER, label)
+        known = self._registry.documents.find(user, repository, MEMBER, label)
         if member is None and known is None:
             raise NotFoundError(f"member {label}: there is none")
         body = None if member is None else canonical.encode(member.to_json())
-        self._registry.put_document(user, repository, MEMBER, label, body, by=by)
+        self._registry.documents.put(user, repository, MEMBER, label, body, by=by)
         detail: dict[str, Json] = {"member": label, **({} if member is None else {"role": member.role})}
         self._record(user, repository, "member-removed" if member is None else "member-set", detail, by=by)
         return known is None
@@ -233,18 +233,18 @@ class Governance:
         return None if values is None else read_policy(values)
 
     def policy_values(self, user: UserName, repository: RepositoryName) -> dict[str, Any] | None:  # Any: parsed JSON
-        found = self._registry.document(user, repository, POLICY, "release")
+        found = self._registry.documents.find(user, repository, POLICY, "release")
         return None if found is None else canonical.members(canonical.parse(found.body, "policy"), "policy")
 
     def set_policy(
         self, user: UserName, repository: RepositoryName, values: Mapping[str, Json] | None, *, by: str
     ) -> bool:
         """Whether it is the first. Raises MalformedError for what is no policy."""
-        known = self._registry.document(user, repository, POLICY, "release")
+        known = self._registry.documents.find(user, repository, POLICY, "release")
         if values is not None:
             read_policy(values)
         body = None if values is None else canonical.encode(values)
-        self._registry.put_document(user, repository, POLICY, "release", body, by=by)
+        self._registry.documents.put(user, repository, POLICY, "release", body, by=by)
         detail: dict[str, Json] = {} if values is None else {"policy": dict(values)}
         self._record(user, repository, "policy-removed" if values is None else "policy-set", detail, by=by)
         return known is None
@@ -252,12 +252,12 @@ class Governance:
     # -- deploy tokens
 
     def tokens(self, user: UserName, repository: RepositoryName) -> Iterable[Token]:
-        for name, found in self._registry.documents(user, repository, TOKEN):
+        for name, found in self._registry.documents.all(user, repository, TOKEN):
             yield Token.parse(name, found.body, by=found.by, version=found.version)
 
     def token(self, user: UserName, repository: RepositoryName, name: str) -> Token:
         """Raises NotFoundError when there is none, or it was revoked."""
-        found = self._registry.document(user, repository, TOKEN, name)
+        found = self._registry.documents.find(user, repository, TOKEN, name)
         if found is None:
             raise NotFoundError(f"token {name}: there is none")
         return Token.parse(name, found.body, by=found.by, version=found.version)
@@ -269,13 +269,13 @@ class Governance:
         name = "".join(secrets.choice(ALPHABET) for _ in range(12))
         secret = base64.urlsafe_b64encode(secrets.token_bytes(32)).rstrip(b"=").decode()
         token = _read_order(body, name, sha256(secret.encode()).hexdigest(), at, by)
-        self._registry.put_document(user, repository, TOKEN, name, token.encode(), by=by)
+        self._registry.documents.put(user, repository, TOKEN, name, token.encode(), by=by)
         self._record(user, repository, "token-made", token.to_json(), by=by)
         return token, f"{TOKEN_PREFIX}{name}_{secret}"
 
     def revoke_token(self, user: UserName, repository: RepositoryName, name: str, *, by: str) -> None:
         self.token(user, repository, name)
-        self._registry.put_document(user, repository, TOKEN, name, None, by=by)
+        self._registry.documents.put(user, repository, TOKEN, name, None, by=by)
         self._record(user, repository, "token-revoked", {"id": name}, by=by)
 
     def grant(
@@ -310,7 +310,7 @@ class Governance:
                 raise DeniedError("The deploy token was used as often as it may be")
             spent = canonical.encode({**token.to_json(), "sha256": token.sha256, "used": [*token.used, fingerprint]})
             try:
-                self._registry.put_document(user, repository, TOKEN, name, spent, by=token.by, replaces=token.version)
+                self._registry.documents.put(user, repository, TOKEN, name, spent, by=token.by, replaces=token.version)
             except ConflictError:
                 continue  # another Keep was faster; look again
             return
@@ -326,7 +326,7 @@ class Governance:
         by: str,
     ) -> None:
         if repository is not None:  # a name space has no history of its own
-            self._registry.record(user, repository, event, detail, by=by)
+            self._registry.histories.append(user, repository, by=by, event=event, detail=detail)
 
 
 def read_policy(values: Mapping[str, Any]) -> ReleasePolicy:  # Any: parsed JSON or TOML, checked here

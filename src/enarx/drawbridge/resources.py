@@ -155,7 +155,7 @@ class Resources:
     def _get_user(self, visit: Visit, _: bytes) -> Response:
         user = user_of(visit)
         access.require_in_namespace(visit.principal(), access.READ_USER, self._governance.namespace(user))
-        return as_stored(visit, self._registry.user_body(user))
+        return as_stored(visit, self._registry.spaces.user_body(user))
 
     def _put_user(self, visit: Visit, body: bytes) -> Response:
         user = user_of(visit)
@@ -164,7 +164,7 @@ class Resources:
         record: UserRecord = read_record(meta, body, UserRecord.parse, "user record")
         person = access.require_new_user(visit.principal(), record.subject)
         try:
-            outcome = self._registry.put_user(user, body, meta, by=visit.by, only_one=person.one_name)
+            outcome = self._registry.spaces.put_user(user, body, meta, by=visit.by, only_one=person.one_name)
         except ConflictError as error:
             if "already associated" in str(error):
                 raise ConflictError(
@@ -180,7 +180,7 @@ class Resources:
         namespace = self._governance.namespace(user)
         person = visit.person()
         found = []
-        for name in self._registry.repositories(user):
+        for name in self._registry.spaces.repositories(user):
             facts = self._governance.facts(user, name)
             role = access.role_of(person, facts.namespace, facts.members)
             readable = (
@@ -199,7 +199,7 @@ class Resources:
         access.require_in_repository(
             visit.principal(), access.READ_REPOSITORY, self._governance.facts(user, repository)
         )
-        return as_stored(visit, self._registry.repository_body(user, repository))
+        return as_stored(visit, self._registry.spaces.repository_body(user, repository))
 
     def _put_repository(self, visit: Visit, body: bytes) -> Response:
         user, repository = repository_of(visit)
@@ -207,7 +207,7 @@ class Resources:
         meta = declared(visit)
         read_record(meta, body, RepositoryRecord.parse, "repository record")
         access.require_in_namespace(visit.principal(), access.WRITE_REPOSITORY, self._governance.namespace(user))
-        return self._put(visit, self._registry.put_repository(user, repository, body, meta, by=visit.by))
+        return self._put(visit, self._registry.spaces.put_repository(user, repository, body, meta, by=visit.by))
 
     def _search(self, visit: Visit, _: bytes) -> Response:
         """Public repositories, and those the asker may read, whose name holds the words; in the order of names."""
@@ -226,7 +226,7 @@ class Resources:
         user, repository = repository_of(visit)
         if not self._governance.is_public(user, repository):
             access.require_list(visit.principal(), self._governance.facts(user, repository))
-        body = canonical.encode([str(tag) for tag in self._registry.tags(user, repository)])
+        body = canonical.encode([str(tag) for tag in self._registry.versions.names(user, repository)])
         return as_body(visit, body, Meta.of(body, JSON_TYPE))
 
     def _get_tag(self, visit: Visit, _: bytes) -> Response:
@@ -238,7 +238,7 @@ class Resources:
             workload = self._workload(principal, facts, user, repository, tag)
             access.require_tag(principal, facts, str(tag), workload, self._service.leave, visit.at)
         with nothing_there():
-            found = self._registry.tag(user, repository, tag)
+            found = self._registry.versions.find(user, repository, tag)
         policy = self._governance.policy(user, repository) if facts is None else facts.policy
         return as_stored(visit, found.stored, self._tag_headers(user, repository, tag, found, policy))
 
@@ -252,7 +252,7 @@ class Resources:
     ) -> dict[str, str]:
         """What is said of a version beside its entry."""
         headers = {UPLOADS: "resumable"}
-        workload = found.entry.sha256 or self._registry.workload(user, repository, tag)
+        workload = found.entry.sha256 or self._registry.trees.workload(user, repository, tag)
         if workload is not None:
             headers[WORKLOAD] = str(workload)
         steward = (policy.steward if policy else None) or self._service.steward
@@ -268,7 +268,7 @@ class Resources:
         meta = declared(visit)
         facts = self._governance.facts(user, repository)
         access.require_in_repository(visit.principal(), access.PUBLISH, facts)
-        response = self._put(visit, self._registry.put_tag(user, repository, tag, body, meta, by=visit.by))
+        response = self._put(visit, self._registry.versions.put(user, repository, tag, body, meta, by=visit.by))
         response.headers[UPLOADS] = "resumable"
         return response
 
@@ -279,7 +279,7 @@ class Resources:
         if facts.public is None or (principal.keep is None and principal.token is None):
             return None
         try:
-            return self._registry.workload(user, repository, tag)
+            return self._registry.trees.workload(user, repository, tag)
         except NotFoundError:
             return None
 
@@ -289,13 +289,13 @@ class Resources:
         (user, repository), tag, path = repository_of(visit), tag_of(visit), visit.target.path
         if visit.keep is None and self._governance.is_public(user, repository):
             with nothing_there():
-                return as_node(visit, self._registry.node(user, repository, tag, path))
+                return as_node(visit, self._registry.trees.find(user, repository, tag, path))
         facts = self._governance.facts(user, repository)
         principal = visit.principal()
         workload = self._workload(principal, facts, user, repository, tag)
         access.require_tree(principal, facts, str(tag), workload, self._service.leave, visit.at)
         with nothing_there():
-            node = self._registry.node(user, repository, tag, path)
+            node = self._registry.trees.find(user, repository, tag, path)
         if principal.keep is None or workload is None:
             return as_node(visit, node)
         return self._release(visit, principal, facts, node, workload)
@@ -324,7 +324,7 @@ class Resources:
         access.require_person(visit.principal())
         meta = declared(visit)
         access.require_in_repository(visit.principal(), access.PUBLISH, self._governance.facts(user, repository))
-        upload = self._registry.put_node(user, repository, tag, visit.target.path, meta, by=visit.by)
+        upload = self._registry.trees.put(user, repository, tag, visit.target.path, meta, by=visit.by)
         try:
             self._service.uploads.take(visit.identity, meta.length)
         except TooManyError:
@@ -347,9 +347,9 @@ class Resources:
         access.require_in_repository(visit.principal(), access.PUBLISH, self._governance.facts(user, repository))
         if total > self._service.upload_bytes:
             raise HTTPException(413, f"The body may have at most {self._service.upload_bytes} bytes")
-        upload = self._registry.resume_node(user, repository, tag, visit.target.path, meta, by=visit.by)
+        upload = self._registry.trees.resume(user, repository, tag, visit.target.path, meta, by=visit.by)
         if start is None:
-            known = self._registry.take_over(user, repository, tag, visit.target.path, meta, by=visit.by)
+            known = self._registry.trees.take_over(user, repository, tag, visit.target.path, meta, by=visit.by)
             return Part(upload=upload, writer=None, end=0, known=known)
         size = visit.length or 0
         if start != upload.offset:
@@ -490,7 +490,7 @@ class Resources:
 
     def _get_signers(self, visit: Visit, _: bytes) -> Response:
         user, repository, _facts = self._require(visit, access.READ_REPOSITORY)
-        keys = self._registry.signers(user, repository)
+        keys = self._registry.versions.signers(user, repository)
         shown = [{"name": key.name, "id": key.key_id, "key": key.public_pem().decode()} for key in keys]
         return as_json(visit, {"signers": shown})
 
@@ -500,7 +500,7 @@ class Resources:
         require_json(visit)
         values = canonical.members(canonical.parse(body, "signers"), "signers")
         keys = tuple(signer(name, value) for name, value in values.items())
-        self._registry.set_signers(user, repository, keys, by=visit.by)
+        self._registry.versions.set_signers(user, repository, keys, by=visit.by)
         visit.tell("signers-set")
         return Response(headers=OURS)
 
@@ -510,7 +510,7 @@ class Resources:
         (user, repository), tag = repository_of(visit), tag_of(visit)
         if not self._governance.is_public(user, repository):
             access.require_list(visit.principal(), self._governance.facts(user, repository))
-        return as_json(visit, {"yanked": self._registry.tag(user, repository, tag).yanked})
+        return as_json(visit, {"yanked": self._registry.versions.find(user, repository, tag).yanked})
 
     def _put_yank(self, visit: Visit, body: bytes) -> Response:
         user, repository, _ = self._require(visit, access.PUBLISH)
@@ -518,19 +518,21 @@ class Resources:
         values = canonical.members(canonical.parse(body, "yank"), "yank")
         canonical.only(values, ("reason",), "yank")
         reason = canonical.member(values, "reason", str, "yank") if "reason" in values else ""
-        outcome = self._registry.yank(user, repository, tag_of(visit), reason, by=visit.by)
+        outcome = self._registry.versions.yank(user, repository, tag_of(visit), reason, by=visit.by)
         visit.tell("yanked")
         return Response(status_code=201 if outcome is Outcome.CREATED else 200, headers=OURS)
 
     def _delete_yank(self, visit: Visit, _: bytes) -> Response:
         user, repository, _facts = self._require(visit, access.PUBLISH)
-        self._registry.unyank(user, repository, tag_of(visit), by=visit.by)
+        self._registry.versions.unyank(user, repository, tag_of(visit), by=visit.by)
         visit.tell("unyanked")
         return Response(status_code=204, headers=OURS)
 
     def _get_log(self, visit: Visit, _: bytes) -> Response:
         user, repository, _facts = self._require(visit, access.READ_REPOSITORY)
-        return as_json(visit, {"changes": [change.to_json() for change in self._registry.history(user, repository)]})
+        return as_json(
+            visit, {"changes": [change.to_json() for change in self._registry.spaces.history(user, repository)]}
+        )
 
 
 def _identity(identity: Identity | None) -> dict[str, str] | None:

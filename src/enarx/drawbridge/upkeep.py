@@ -11,7 +11,7 @@
 is older than a grace period. It is safe while publishers publish the very same content: it marks what it is going to
 remove, then looks once more for records that name it, then removes it, then takes the mark away. A publisher names
 content in a record first and looks for the mark and for the content after that, so one of the two sees the other; the
-publisher is answered 503 if the content is gone, never 201 (`registry.require_not_collected`).
+publisher is answered 503 if the content is gone, never 201 (`registry.trees.require_not_collected`).
 """
 
 import time
@@ -177,10 +177,10 @@ class _Check:
     def names(self) -> Iterator[Finding]:
         """Users, repositories and tags, each with its parent; histories with their chains."""
         for item in self._store.list(layout.USERS):
-            yield from self._try(item.key, self._registry.user, UserName(item.key.name))
+            yield from self._try(item.key, self._registry.spaces.user, UserName(item.key.name))
         for item in self._store.list(layout.REPOSITORIES):
             user, repository = UserName(item.key.segments[1]), RepositoryName(item.key.name)
-            yield from self._try(item.key, self._registry.repository, user, repository)
+            yield from self._try(item.key, self._registry.spaces.repository, user, repository)
             yield from self._parent(item.key, layout.user(user))
             yield from self._history(user, repository)
 
@@ -224,7 +224,7 @@ class _Check:
         nodes = dict[TreePath, StoredNode]()
         for item in self._store.list(layout.nodes(user, repository, tag)):
             try:
-                node = self._registry.stored_node(item.key)
+                node = self._registry.trees.stored_node(item.key)
             except EnarxError as error:
                 yield _damage(item.key, error)
                 continue
@@ -233,7 +233,7 @@ class _Check:
             if item.key != layout.node(user, repository, tag, node.path):
                 yield Finding(kind="damaged", key=item.key, detail=f"it is of another path: {node.path}")
         try:
-            waiting = [(TreePath(), self._registry.tag(user, repository, tag).entry)]
+            waiting = [(TreePath(), self._registry.versions.find(user, repository, tag).entry)]
         except EnarxError as error:
             yield _damage(key, error)
             return
@@ -249,7 +249,7 @@ class _Check:
                 yield Finding(kind="damaged", key=where, detail=f"its parent says otherwise: {mismatch}")
             elif found.meta.is_directory:
                 try:
-                    waiting.extend((path / name, child) for name, child in self._registry.listing(found).items())
+                    waiting.extend((path / name, child) for name, child in self._registry.trees.listing(found).items())
                 except EnarxError as error:
                     yield _damage(where, error)
 
@@ -269,7 +269,7 @@ class _Check:
     def _history(self, user: UserName, repository: RepositoryName) -> Iterator[Finding]:
         key = layout.history(user, repository)
         try:
-            changes = list(self._registry.history(user, repository))
+            changes = list(self._registry.spaces.history(user, repository))
         except EnarxError as error:
             yield _damage(key, error)
             return
@@ -277,7 +277,9 @@ class _Check:
         for item in self._store.list(layout.tags(user, repository)):
             if item.key.name not in published:
                 if self._repair:
-                    self._registry.complete_history(user, repository, TagName(item.key.name), by="drawbridge fsck")
+                    self._registry.versions.complete_history(
+                        user, repository, TagName(item.key.name), by="drawbridge fsck"
+                    )
                 detail = "recorded now" if self._repair else "--repair records it"
                 yield Finding(kind="unfinished", key=item.key, detail=f"published, but not in the history: {detail}")
 

@@ -17,22 +17,22 @@ NOW = datetime(2026, 11, 24, tzinfo=UTC)
 
 def put_user(registry: Registry, name: UserName = USER, subject: str = "test|subject", **options: bool) -> Outcome:
     body = UserRecord(subject=subject).encode()
-    return registry.put_user(name, body, Meta.of(body, JSON_TYPE), by=subject, **options)
+    return registry.spaces.put_user(name, body, Meta.of(body, JSON_TYPE), by=subject, **options)
 
 
 def put_repository(
     registry: Registry, body: bytes = b'{"public":true}', meta: Meta | None = None, name: RepositoryName = REPO
 ) -> Outcome:
-    return registry.put_repository(USER, name, body, meta or Meta.of(body, JSON_TYPE), by="test|subject")
+    return registry.spaces.put_repository(USER, name, body, meta or Meta.of(body, JSON_TYPE), by="test|subject")
 
 
 def put_tag(registry: Registry, tag: Tag, name: TagName = TAG) -> Outcome:
     body = tag.encode()
-    return registry.put_tag(USER, REPO, name, body, Meta.of(body, tag.media_type), by="test|subject")
+    return registry.versions.put(USER, REPO, name, body, Meta.of(body, tag.media_type), by="test|subject")
 
 
 def put_node(registry: Registry, path: TreePath, meta: Meta, data: bytes, name: TagName = TAG) -> Outcome:
-    with registry.put_node(USER, REPO, name, path, meta, by="test|subject") as upload:
+    with registry.trees.put(USER, REPO, name, path, meta, by="test|subject") as upload:
         for at in range(0, len(data), 100_000):
             upload.write(data[at : at + 100_000])
         return upload.finish()
@@ -47,7 +47,7 @@ def publish(registry: Registry, tree: Tree, name: TagName = TAG) -> list[Outcome
 
 
 def content(registry: Registry, path: TreePath, start: int = 0, stop: int | None = None, name: TagName = TAG) -> bytes:
-    return b"".join(registry.node(USER, REPO, name, path).read(start, stop))
+    return b"".join(registry.trees.find(USER, REPO, name, path).read(start, stop))
 
 
 def damage(store: Store, at: Digest | Key, change: Callable[[bytes], bytes]) -> None:

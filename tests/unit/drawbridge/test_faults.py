@@ -128,11 +128,11 @@ def check(store: Store, acknowledged: set[str]) -> None:
     """What is true at any moment."""
     registry = Registry(store)
     if "user" in acknowledged:
-        assert registry.user(USER).subject == "test|subject"
+        assert registry.spaces.user(USER).subject == "test|subject"
     if "repository" in acknowledged:
-        assert registry.repository(USER, REPO).public
+        assert registry.spaces.repository(USER, REPO).public
     if "tag" in acknowledged:
-        assert registry.tag(USER, REPO, TAG).entry == TREE.root
+        assert registry.versions.find(USER, REPO, TAG).entry == TREE.root
     for node in TREE.nodes:
         try:
             found = content(registry, node.path)
@@ -152,8 +152,8 @@ def check_end(store: Store) -> None:
     check(store, done)
     gc(registry)
     assert [finding for finding in fsck(registry) if finding.kind != "orphan"] == []
-    assert [change.event for change in registry.history(USER, REPO)] == ["repository-created", "tag-published"]
-    assert [change.number for change in registry.history(USER, REPO)] == [1, 2]
+    assert [change.event for change in registry.spaces.history(USER, REPO)] == ["repository-created", "tag-published"]
+    assert [change.number for change in registry.spaces.history(USER, REPO)] == [1, 2]
 
 
 @pytest.mark.parametrize("after", [False, True], ids=["refused", "answer lost"])
@@ -227,7 +227,7 @@ def test_reading_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     store = FilesystemStore(tmp_path / "s")
     publish(Registry(store), set())
     fault = Fault()
-    node = Registry(store).node(USER, REPO, TAG, TreePath.of("main.wasm"))
+    node = Registry(store).trees.find(USER, REPO, TAG, TreePath.of("main.wasm"))
     monkeypatch.setattr(module, "os", FailingSystem(fault, errno.EIO))
     pieces = node.read()
     first = next(pieces)

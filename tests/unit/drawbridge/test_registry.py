@@ -59,23 +59,23 @@ def test_a_tree_is_published_and_read(registry: Registry) -> None:
     tree = Tree.from_files(FILES)
     assert set(publish(registry, tree)) == {CREATED}
     for name, data in FILES.items():
-        node = registry.node(USER, REPO, TAG, TreePath.parse(name))
+        node = registry.trees.find(USER, REPO, TAG, TreePath.parse(name))
         assert b"".join(node.read()) == data
         assert node.sha256 == Digest.of(data)
-    assert registry.tag(USER, REPO, TAG).entry == tree.root
-    assert registry.workload(USER, REPO, TAG) == tree.workload
-    assert registry.tags_of(USER, REPO, tree.workload) == (TAG,)
-    assert [node.path for node in registry.nodes(USER, REPO, TAG)] == [node.path for node in tree.nodes]
+    assert registry.versions.find(USER, REPO, TAG).entry == tree.root
+    assert registry.trees.workload(USER, REPO, TAG) == tree.workload
+    assert registry.trees.tags_of(USER, REPO, tree.workload) == (TAG,)
+    assert [node.path for node in registry.trees.arrived(USER, REPO, TAG)] == [node.path for node in tree.nodes]
 
 
 def test_the_same_again_is_fine(registry: Registry) -> None:
     """Identical bytes are 200 at every level; the history does not grow."""
     tree = Tree.from_files(FILES)
     publish(registry, tree)
-    before = list(registry.history(USER, REPO))
+    before = list(registry.spaces.history(USER, REPO))
     assert set(publish(registry, tree)) == {EXISTS}
     assert (put_user(registry), put_repository(registry)) == (EXISTS, EXISTS)
-    assert list(registry.history(USER, REPO)) == before
+    assert list(registry.spaces.history(USER, REPO)) == before
 
 
 def test_something_else_is_a_conflict(registry: Registry) -> None:
@@ -88,8 +88,8 @@ def test_something_else_is_a_conflict(registry: Registry) -> None:
         put_user(registry, subject="somebody else")
     with pytest.raises(ConflictError, match="Already exists"):
         put_repository(registry, b'{"public":false}')
-    assert registry.repository(USER, REPO) == RepositoryRecord(public=True)
-    assert registry.user(USER) == UserRecord(subject="test|subject")
+    assert registry.spaces.repository(USER, REPO) == RepositoryRecord(public=True)
+    assert registry.spaces.user(USER) == UserRecord(subject="test|subject")
 
 
 def test_a_parent_must_be_there() -> None:
@@ -108,7 +108,7 @@ def test_a_parent_must_be_there() -> None:
     for node in tree.nodes[1:]:
         with pytest.raises(NotFoundError, match="node user/repo"):
             put_node(registry, node.path, node.entry.meta, b"")
-    for missing in (registry.tags, registry.history):
+    for missing in (registry.versions.names, registry.spaces.history):
         with pytest.raises(NotFoundError):
             missing(USER, RepositoryName("absent"))
 
@@ -117,7 +117,7 @@ def refuse(registry: Registry, path: str, meta: Meta, data: bytes, because: str)
     with pytest.raises(MalformedError, match=because):
         put_node(registry, TreePath.parse(path), meta, data)
     with pytest.raises(NotFoundError):
-        registry.node(USER, REPO, TAG, TreePath.parse(path))
+        registry.trees.find(USER, REPO, TAG, TreePath.parse(path))
 
 
 def test_a_node_is_what_its_parent_says(registry: Registry) -> None:
@@ -171,11 +171,11 @@ def test_an_aborted_upload_leaves_nothing(registry: Registry, store: Store) -> N
     put_tag(registry, Tag(entry=tree.root))
     put_node(registry, TreePath(), tree.root.meta, tree.nodes[0].open().read())
     count = len(list(store.list(layout.BLOBS)))
-    with registry.put_node(USER, REPO, TAG, TreePath.of("f"), tree.nodes[1].entry.meta, by="x") as upload:
+    with registry.trees.put(USER, REPO, TAG, TreePath.of("f"), tree.nodes[1].entry.meta, by="x") as upload:
         upload.write(b"da")
     assert len(list(store.list(layout.BLOBS))) == count
     with pytest.raises(NotFoundError):
-        registry.node(USER, REPO, TAG, TreePath.of("f"))
+        registry.trees.find(USER, REPO, TAG, TreePath.of("f"))
 
 
 def test_the_truncated_listing_of_the_originals_is_accepted(registry: Registry) -> None:
@@ -201,19 +201,19 @@ def test_white_space_is_fine_if_the_digests_are_of_what_came_or_of_the_canonical
     for number, (body, kept) in enumerate([(spaced, spaced), (canonical, canonical)]):
         name = RepositoryName(f"r{number}")
         meta = Meta(digests=Digests.of(body), length=len(spaced), media_type=JSON_TYPE)
-        assert registry.put_repository(USER, name, spaced, meta, by="x") is CREATED
-        stored = registry.repository_body(USER, name)
+        assert registry.spaces.put_repository(USER, name, spaced, meta, by="x") is CREATED
+        stored = registry.spaces.repository_body(USER, name)
         assert (stored.body, stored.meta.length) == (kept, len(kept))
         assert all(digest.matches(stored.body) for digest in stored.meta.digests.digests())
     wrong = Meta.of(b"[]", JSON_TYPE)
     with pytest.raises(MalformedError, match="Content digest mismatch"):
-        registry.put_repository(USER, RepositoryName("r2"), spaced, wrong, by="x")
+        registry.spaces.put_repository(USER, RepositoryName("r2"), spaced, wrong, by="x")
     short = Meta(digests=Digests.of(canonical), length=3, media_type=JSON_TYPE)
     with pytest.raises(MalformedError, match="Content length mismatch: expected 3 bytes, found 15"):
-        registry.put_repository(USER, RepositoryName("r2"), canonical, short, by="x")
+        registry.spaces.put_repository(USER, RepositoryName("r2"), canonical, short, by="x")
     undigested = Meta(digests=Digests(), length=len(spaced), media_type=JSON_TYPE)
-    registry.put_repository(USER, RepositoryName("r2"), spaced, undigested, by="x")
-    assert registry.repository_body(USER, RepositoryName("r2")).meta == Meta.of(canonical, JSON_TYPE)
+    registry.spaces.put_repository(USER, RepositoryName("r2"), spaced, undigested, by="x")
+    assert registry.spaces.repository_body(USER, RepositoryName("r2")).meta == Meta.of(canonical, JSON_TYPE)
 
 
 def test_a_spaced_listing_is_kept_as_its_digests_say(registry: Registry) -> None:
@@ -222,7 +222,7 @@ def test_a_spaced_listing_is_kept_as_its_digests_say(registry: Registry) -> None
     put_tag(registry, Tag(entry=Entry.of(data, DIRECTORY_TYPE)))
     assert put_node(registry, TreePath(), Meta.of(data, DIRECTORY_TYPE), data) is CREATED
     assert content(registry, TreePath()) == data
-    assert registry.workload(USER, REPO, TAG) == Digest.of(data)
+    assert registry.trees.workload(USER, REPO, TAG) == Digest.of(data)
     assert put_node(registry, TreePath.of("f"), Meta.of(b"data", "a/b"), b"data") is CREATED
 
 
@@ -254,11 +254,11 @@ def test_the_workload_digest_is_known_even_if_it_was_not_sent(registry: Registry
     """A publisher who sends SHA-512 alone gets back what was sent; the registry knows SHA-256 once the root is here."""
     tree = Tree.from_files({"main.wasm": b"\0asm"}, algorithms=["sha-512"])
     put_tag(registry, Tag(entry=tree.root))
-    assert registry.workload(USER, REPO, TAG) is None
+    assert registry.trees.workload(USER, REPO, TAG) is None
     publish(registry, tree)
-    assert registry.workload(USER, REPO, TAG) == tree.workload
-    assert list(registry.tag(USER, REPO, TAG).entry.meta.digests) == ["sha-512"]
-    assert list(registry.node(USER, REPO, TAG, TreePath.of("main.wasm")).meta.digests) == ["sha-512"]
+    assert registry.trees.workload(USER, REPO, TAG) == tree.workload
+    assert list(registry.versions.find(USER, REPO, TAG).entry.meta.digests) == ["sha-512"]
+    assert list(registry.trees.find(USER, REPO, TAG, TreePath.of("main.wasm")).meta.digests) == ["sha-512"]
 
 
 def test_a_lone_file_is_also_there_as_main_wasm(registry: Registry) -> None:
@@ -272,7 +272,7 @@ def test_a_lone_file_is_also_there_as_main_wasm(registry: Registry) -> None:
     put_tag(registry, Tag(entry=text), other)
     put_node(registry, TreePath(), text.meta, b"text", other)
     with pytest.raises(NotFoundError):
-        registry.node(USER, REPO, other, TreePath.of("main.wasm"))
+        registry.trees.find(USER, REPO, other, TreePath.of("main.wasm"))
 
 
 def test_tags_are_listed_in_the_order_of_versions(registry: Registry) -> None:
@@ -280,7 +280,7 @@ def test_tags_are_listed_in_the_order_of_versions(registry: Registry) -> None:
     entry = Entry.of(b"x", "a/b")
     for name in ("10.0.0", "2.0.0", "2.0.0-rc.1"):
         put_tag(registry, Tag(entry=entry), TagName(name))
-    assert [tag.text for tag in registry.tags(USER, REPO)] == ["2.0.0-rc.1", "2.0.0", "10.0.0"]
+    assert [tag.text for tag in registry.versions.names(USER, REPO)] == ["2.0.0-rc.1", "2.0.0", "10.0.0"]
 
 
 def test_the_type_of_a_tag_is_what_it_is(registry: Registry) -> None:
@@ -288,7 +288,7 @@ def test_the_type_of_a_tag_is_what_it_is(registry: Registry) -> None:
     body = Entry.of(b"x", "a/b").encode()
     for kind in ("application/json", "application/jose+json", f"{ENTRY_TYPE}; charset=utf-8"):
         with pytest.raises(MalformedError, match="Invalid content type"):
-            registry.put_tag(USER, REPO, TAG, body, Meta.of(body, kind), by="x")
+            registry.versions.put(USER, REPO, TAG, body, Meta.of(body, kind), by="x")
 
 
 def test_content_is_stored_once(registry: Registry, store: Store) -> None:
@@ -321,11 +321,11 @@ def test_large_content_passes_through(tmp_path: Path) -> None:
     put_tag(registry, Tag(entry=Entry(meta=meta)))
     tracemalloc.start()
     try:
-        with registry.put_node(USER, REPO, TAG, TreePath(), meta, by="x") as upload:
+        with registry.trees.put(USER, REPO, TAG, TreePath(), meta, by="x") as upload:
             for _ in range(count):
                 upload.write(piece)
             upload.finish()
-        assert all(data == piece * 2 for data in registry.node(USER, REPO, TAG, TreePath()).read())
+        assert all(data == piece * 2 for data in registry.trees.find(USER, REPO, TAG, TreePath()).read())
         peak = tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -352,7 +352,7 @@ def test_damage_is_an_error_never_wrong_bytes(
         store.delete(layout.sums(Digest.of(data)))
     received = bytearray()
     with caplog.at_level(logging.WARNING), pytest.raises(DamagedError, match="is damaged"):
-        drain(registry.node(USER, REPO, TAG, TreePath.of("f")), received)
+        drain(registry.trees.find(USER, REPO, TAG, TreePath.of("f")), received)
     assert len(received) < len(data)
     assert data.startswith(bytes(received))
     assert any(layout.blob(Digest.of(data)).text in str(record.__dict__.get("fields")) for record in caplog.records)
@@ -384,10 +384,10 @@ def test_content_of_another_length_is_damaged(
     publish(registry, Tree.from_files({"f": b"data"}))
     damage(store, Digest.of(b"data"), change)
     with pytest.raises(DamagedError, match="expected 4 bytes"):
-        registry.node(USER, REPO, TAG, TreePath.of("f")).read()
+        registry.trees.find(USER, REPO, TAG, TreePath.of("f")).read()
     store.delete(layout.blob(Digest.of(b"data")))
     with pytest.raises(DamagedError, match="is missing"):
-        registry.node(USER, REPO, TAG, TreePath.of("f")).read()
+        registry.trees.find(USER, REPO, TAG, TreePath.of("f")).read()
 
 
 def test_a_damaged_record_is_an_error(registry: Registry, store: Store) -> None:
@@ -402,16 +402,16 @@ def test_a_damaged_record_is_an_error(registry: Registry, store: Store) -> None:
         store.delete(key)
         store.create(key, changed)
         with pytest.raises(DamagedError, match=because):
-            registry.tag(USER, REPO, TAG)
+            registry.versions.find(USER, REPO, TAG)
 
 
 def test_history_says_who_did_what_when(registry: Registry) -> None:
     """Creation, publication, yanking: in order, chained, checkable from its lines alone."""
     publish(registry, Tree.from_files({"f": b""}))
-    registry.yank(USER, REPO, TAG, "broken", by="somebody")
-    registry.unyank(USER, REPO, TAG, by="somebody")
-    registry.record(USER, REPO, "policy-set", {"policy": "strict"}, by="owner")
-    changes = list(registry.history(USER, REPO))
+    registry.versions.yank(USER, REPO, TAG, "broken", by="somebody")
+    registry.versions.unyank(USER, REPO, TAG, by="somebody")
+    registry.histories.append(USER, REPO, by="owner", event="policy-set", detail={"policy": "strict"})
+    changes = list(registry.spaces.history(USER, REPO))
     assert [(change.by, change.event) for change in changes] == [
         ("test|subject", "repository-created"), ("test|subject", "tag-published"), ("somebody", "tag-yanked"),
         ("somebody", "tag-unyanked"), ("owner", "policy-set")]  # fmt: skip
@@ -435,42 +435,42 @@ def test_the_end_of_a_history_is_found(store: Store) -> None:
 def test_a_rewritten_history_is_damaged(registry: Registry, store: Store) -> None:
     """A change that was replaced by another, well formed, breaks the chain."""
     publish(registry, Tree.from_files({"f": b""}))
-    registry.yank(USER, REPO, TAG, "x", by="y")
+    registry.versions.yank(USER, REPO, TAG, "x", by="y")
     first = layout.number(layout.history(USER, REPO), 1)
     values: Mapping[str, object] = Change.parse(b"".join(store.get(first)).split(b"\n", 1)[1].replace(
         b'"key":"history/user/repo/000000000001",', b"")).to_json()  # fmt: skip
     changed = Change.from_json({**values, "by": "somebody else"})
     store.delete(first)
-    registry._records.create(first, changed.to_json())
+    Records(registry.store).create(first, changed.to_json())
     with pytest.raises(DamagedError, match="change 2 does not follow"):
-        list(registry.history(USER, REPO))
+        list(registry.spaces.history(USER, REPO))
 
 
 def test_a_yanked_tag_says_why(registry: Registry) -> None:
     """It can be read, with the reason; twice is once; back again it is as before."""
     put_tag(registry, Tag(entry=Entry.of(b"x", "a/b")))
-    assert registry.tag(USER, REPO, TAG).yanked is None
-    assert registry.yank(USER, REPO, TAG, "leaks", by="x") is CREATED
-    assert registry.yank(USER, REPO, TAG, "leaks", by="x") is EXISTS
-    assert registry.tag(USER, REPO, TAG).yanked == "leaks"
-    assert registry.unyank(USER, REPO, TAG, by="x") is CREATED
-    assert registry.unyank(USER, REPO, TAG, by="x") is EXISTS
-    assert registry.tag(USER, REPO, TAG).yanked is None
+    assert registry.versions.find(USER, REPO, TAG).yanked is None
+    assert registry.versions.yank(USER, REPO, TAG, "leaks", by="x") is CREATED
+    assert registry.versions.yank(USER, REPO, TAG, "leaks", by="x") is EXISTS
+    assert registry.versions.find(USER, REPO, TAG).yanked == "leaks"
+    assert registry.versions.unyank(USER, REPO, TAG, by="x") is CREATED
+    assert registry.versions.unyank(USER, REPO, TAG, by="x") is EXISTS
+    assert registry.versions.find(USER, REPO, TAG).yanked is None
     with pytest.raises(NotFoundError):
-        registry.yank(USER, REPO, TagName("9.9.9"), "", by="x")
+        registry.versions.yank(USER, REPO, TagName("9.9.9"), "", by="x")
     with pytest.raises(MalformedError, match="reason"):
-        registry.yank(USER, REPO, TAG, "a\nb", by="x")
+        registry.versions.yank(USER, REPO, TAG, "a\nb", by="x")
 
 
 def test_a_yank_that_was_not_recorded_is_recorded_later(registry: Registry, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who died in between yanks again, and history says so once."""
     put_tag(registry, Tag(entry=Entry.of(b"x", "a/b")))
     with monkeypatch.context() as patch:
-        patch.setattr(registry._histories, "append", lambda *_, **__: None)
-        registry.yank(USER, REPO, TAG, "leaks", by="x")
+        patch.setattr(registry.histories, "append", lambda *_, **__: None)
+        registry.versions.yank(USER, REPO, TAG, "leaks", by="x")
     for _ in range(2):
-        assert registry.yank(USER, REPO, TAG, "leaks", by="x") is EXISTS
-    assert [change.event for change in registry.history(USER, REPO)][2:] == ["tag-yanked"]
+        assert registry.versions.yank(USER, REPO, TAG, "leaks", by="x") is EXISTS
+    assert [change.event for change in registry.spaces.history(USER, REPO)][2:] == ["tag-yanked"]
 
 
 def private_key(name: str) -> SigningKey:
@@ -482,9 +482,9 @@ def test_a_repository_can_require_a_signature(registry: Registry) -> None:
     """By named keys, for every new tag; what was there before stays, and nobody's private key is kept."""
     entry, release, stranger = Entry.of(b"x", "a/b"), private_key("release"), private_key("stranger")
     put_tag(registry, Tag(entry=entry))
-    registry.set_signers(USER, REPO, (release,), by="owner")
-    assert [key.name for key in registry.signers(USER, REPO)] == ["release"]
-    assert not registry.signers(USER, REPO)[0].is_private
+    registry.versions.set_signers(USER, REPO, (release,), by="owner")
+    assert [key.name for key in registry.versions.signers(USER, REPO)] == ["release"]
+    assert not registry.versions.signers(USER, REPO)[0].is_private
     for tag in (
         Tag(entry=entry),
         sign(entry, "user/repo:2.0.0", [stranger]),
@@ -493,39 +493,39 @@ def test_a_repository_can_require_a_signature(registry: Registry) -> None:
         with pytest.raises(UntrustedError, match="expected a signature by 'release'"):
             put_tag(registry, tag, TagName("2.0.0"))
     with pytest.raises(NotFoundError):
-        registry.tag(USER, REPO, TagName("2.0.0"))
+        registry.versions.find(USER, REPO, TagName("2.0.0"))
     signed = sign(entry, "user/repo:2.0.0", [release])
     assert put_tag(registry, signed, TagName("2.0.0")) is CREATED
-    assert registry.tag(USER, REPO, TagName("2.0.0")).tag == signed
-    assert list(registry.history(USER, REPO))[-1].detail["signed-by"] == ["release"]
-    assert list(registry.history(USER, REPO))[2].detail == {"keys": {"release": release.key_id}}
-    registry.set_signers(USER, REPO, (), by="owner")
+    assert registry.versions.find(USER, REPO, TagName("2.0.0")).tag == signed
+    assert list(registry.spaces.history(USER, REPO))[-1].detail["signed-by"] == ["release"]
+    assert list(registry.spaces.history(USER, REPO))[2].detail == {"keys": {"release": release.key_id}}
+    registry.versions.set_signers(USER, REPO, (), by="owner")
     assert put_tag(registry, Tag(entry=entry), TagName("3.0.0")) is CREATED
 
 
 def test_documents_have_versions(registry: Registry) -> None:
     """The last one counts, a withdrawn one is gone, and a counter loses no step."""
-    assert registry.document(USER, REPO, "policy", "release") is None
-    assert registry.put_document(USER, REPO, "policy", "release", b"1", by="x") == 1
-    assert registry.put_document(USER, REPO, "policy", "release", b"2", by="y", replaces=1) == 2
+    assert registry.documents.find(USER, REPO, "policy", "release") is None
+    assert registry.documents.put(USER, REPO, "policy", "release", b"1", by="x") == 1
+    assert registry.documents.put(USER, REPO, "policy", "release", b"2", by="y", replaces=1) == 2
     with pytest.raises(ConflictError, match="expected version 1 to be the last, found 2"):
-        registry.put_document(USER, REPO, "policy", "release", b"3", by="x", replaces=1)
-    found = registry.document(USER, REPO, "policy", "release")
+        registry.documents.put(USER, REPO, "policy", "release", b"3", by="x", replaces=1)
+    found = registry.documents.find(USER, REPO, "policy", "release")
     assert found is not None
     assert (found.body, found.by, found.version) == (b"2", "y", 2)
-    registry.put_document(USER, None, "member", "a", b"m", by="x")
-    assert [name for name, _ in registry.documents(USER, None, "member")] == ["a"]
-    assert list(registry.documents(USER, REPO, "member")) == []
-    registry.put_document(USER, REPO, "policy", "release", None, by="x")
-    assert registry.document(USER, REPO, "policy", "release") is None
+    registry.documents.put(USER, None, "member", "a", b"m", by="x")
+    assert [name for name, _ in registry.documents.all(USER, None, "member")] == ["a"]
+    assert list(registry.documents.all(USER, REPO, "member")) == []
+    registry.documents.put(USER, REPO, "policy", "release", None, by="x")
+    assert registry.documents.find(USER, REPO, "policy", "release") is None
     with pytest.raises(NotFoundError):
-        registry.put_document(UserName("absent"), None, "member", "a", b"", by="x")
+        registry.documents.put(UserName("absent"), None, "member", "a", b"", by="x")
 
 
 def test_a_subject_may_have_several_names_or_only_one(registry: Registry) -> None:
     """Several by default; one where the older generation's rule is asked for."""
     assert put_user(registry, UserName("second")) is CREATED
-    assert registry.users_of("test|subject") == (UserName("second"), USER)
+    assert registry.spaces.users_of("test|subject") == (UserName("second"), USER)
     assert put_user(registry, UserName("lone"), "other", only_one=True) is CREATED
     assert put_user(registry, UserName("lone"), "other", only_one=True) is EXISTS
     with pytest.raises(ConflictError, match="User already associated with OpenID Connect subject"):
@@ -533,10 +533,10 @@ def test_a_subject_may_have_several_names_or_only_one(registry: Registry) -> Non
     with pytest.raises(ConflictError, match="Already exists"):
         put_user(registry, USER, "third", only_one=True)
     assert put_user(registry, UserName("third"), "third", only_one=True) is CREATED
-    assert list(registry.users()) == [UserName("lone"), UserName("second"), UserName("third"), USER]
-    assert list(registry.users(after=UserName("second"))) == [UserName("third"), USER]
-    assert list(registry.repositories(USER)) == [REPO]
-    assert registry.users_of("nobody") == ()
+    assert list(registry.spaces.users()) == [UserName("lone"), UserName("second"), UserName("third"), USER]
+    assert list(registry.spaces.users(after=UserName("second"))) == [UserName("third"), USER]
+    assert list(registry.spaces.repositories(USER)) == [REPO]
+    assert registry.spaces.users_of("nobody") == ()
 
 
 @pytest.mark.parametrize("goes_on_with", ["tag", "root"])
@@ -546,11 +546,11 @@ def test_a_publication_that_was_not_recorded_is_recorded_later(
     """Who died between the record and the history publishes again, or finds the tag and goes on: it is there once."""
     tree = Tree.from_files({"f": b"x"})
     with monkeypatch.context() as patch:
-        patch.setattr(registry._histories, "append", lambda *_, **__: None)
+        patch.setattr(registry.histories, "append", lambda *_, **__: None)
         put_tag(registry, Tag(entry=tree.root))
     if goes_on_with == "tag":
         assert put_tag(registry, Tag(entry=tree.root)) is EXISTS
     else:
         put_node(registry, TreePath(), tree.root.meta, tree.nodes[0].open().read())
     assert put_tag(registry, Tag(entry=tree.root)) is EXISTS
-    assert [change.event for change in registry.history(USER, REPO)] == ["repository-created", "tag-published"]
+    assert [change.event for change in registry.spaces.history(USER, REPO)] == ["repository-created", "tag-published"]

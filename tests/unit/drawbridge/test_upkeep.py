@@ -14,7 +14,8 @@ import pytest
 from enarx.digest import Digest, Digests
 from enarx.drawbridge import layout
 from enarx.drawbridge.names import TagName, TreePath
-from enarx.drawbridge.registry import Outcome, Registry, ResumableUpload, require_not_collected
+from enarx.drawbridge.registry import Outcome, Registry, ResumableUpload
+from enarx.drawbridge.registry.trees import require_not_collected
 from enarx.drawbridge.store import FilesystemStore, Item, Key, MemoryStore, Store
 from enarx.drawbridge.tag import Tag
 from enarx.drawbridge.tree import Entry, Meta, Tree
@@ -74,7 +75,7 @@ def findings(registry: Registry, **options: bool) -> list[tuple[str, str]]:
 
 def test_nothing_is_wrong_with_what_was_published(registry: Registry, clock: Clock) -> None:
     """A whole registry has no findings, and nothing to collect however old it is."""
-    registry.yank(USER, REPO, TAG, "x", by="y")
+    registry.versions.yank(USER, REPO, TAG, "x", by="y")
     assert findings(registry) == []
     clock.now += timedelta(days=2)
     assert gc(registry).removed == ()
@@ -135,7 +136,7 @@ def test_fsck_records_what_history_lacks(registry: Registry, store: Store) -> No
     fresh = Registry(store)
     assert findings(fresh, repair=True) == [("unfinished", "tags")]
     assert findings(fresh) == []
-    assert list(fresh.history(USER, REPO))[-1].by == "drawbridge fsck"
+    assert list(fresh.spaces.history(USER, REPO))[-1].by == "drawbridge fsck"
 
 
 def test_gc_removes_what_nothing_refers_to(registry: Registry, store: Store, clock: Clock) -> None:
@@ -188,7 +189,7 @@ def test_who_publishes_garbage_while_it_is_marked_waits(clock: Clock, monkeypatc
     meta = Entry.of(b"orphan", "a/b").meta
     put_tag(registry, Tag(entry=Entry(meta=meta)))
     registry.contents.put(b"orphan")
-    monkeypatch.setattr("enarx.drawbridge.registry.COLLECTED_WAIT", 0)
+    monkeypatch.setattr("enarx.drawbridge.registry.trees.COLLECTED_WAIT", 0)
     clock.now += timedelta(days=2)
     looks = []
 
@@ -317,7 +318,7 @@ def upload(registry: Registry) -> ResumableUpload:
 
 
 def resume(registry: Registry, meta: Meta) -> ResumableUpload:
-    return registry.resume_node(USER, REPO, TagName("2.0.0"), TreePath(), meta, by="x")
+    return registry.trees.resume(USER, REPO, TagName("2.0.0"), TreePath(), meta, by="x")
 
 
 def test_an_upload_goes_on_where_it_broke_off(
@@ -331,7 +332,7 @@ def test_an_upload_goes_on_where_it_broke_off(
     again = resume(Registry(store), Entry.of(BIG, "application/wasm").meta)
     assert again.offset == 1_000_001
     with pytest.raises(NotFoundError):
-        registry.node(USER, REPO, TagName("2.0.0"), TreePath())
+        registry.trees.find(USER, REPO, TagName("2.0.0"), TreePath())
     with pytest.raises(ConflictError, match="expected 2000000 bytes to have arrived, found 1000001"):
         again.finish()
     with again.append(again.offset, len(BIG) - again.offset) as writer:

@@ -134,19 +134,20 @@ class _Pages:
             return _missing()
 
     def _user(self, user: UserName) -> Response:
-        names = [name for name in self._registry.repositories(user) if self._governance.is_public(user, name)]
+        names = [name for name in self._registry.spaces.repositories(user) if self._governance.is_public(user, name)]
         if not names:
             return _missing()
         return _page(str(user), tag("ul", [tag("li", _repository_link(user, name)) for name in names], class_="names"))
 
     def _repository(self, user: UserName, repository: RepositoryName) -> Response:
         facts = self._governance.facts(user, repository)
-        tags = self._registry.tags(user, repository)
+        tags = self._registry.versions.names(user, repository)
         title = f"{user}/{repository}"
         if not tags:
             return _page(title, tag("p", "No version was published yet."), trail=_trail(user))
         newest = next(
-            (name for name in reversed(tags) if self._registry.tag(user, repository, name).yanked is None), tags[-1]
+            (name for name in reversed(tags) if self._registry.versions.find(user, repository, name).yanked is None),
+            tags[-1],
         )
         body = [
             self._deploy(user, repository, newest),
@@ -158,7 +159,7 @@ class _Pages:
         return _page(title, body, trail=_trail(user))
 
     def _version(self, user: UserName, repository: RepositoryName, name: TagName) -> Content:
-        found = self._registry.tag(user, repository, name)
+        found = self._registry.versions.find(user, repository, name)
         published = tag("time", f"{found.stored.at:%Y-%m-%d}", datetime=f"{found.stored.at:%Y-%m-%dT%H:%M:%SZ}")
         said: list[Content] = [tag("a", str(name), href=f"/u/{user}/{repository}/{name}"), " ", published]
         if found.tag.is_signed:
@@ -168,7 +169,7 @@ class _Pages:
         return said
 
     def _deploy(self, user: UserName, repository: RepositoryName, name: TagName) -> Markup:
-        workload = self._registry.workload(user, repository, name)
+        workload = self._registry.trees.workload(user, repository, name)
         host = self._site.origin().partition("://")[2]
         slug = f"{host}/{user}/{repository}:{name}" + ("" if workload is None else f"@{workload}")
         return tag(
@@ -191,7 +192,7 @@ class _Pages:
     def _readme(self, user: UserName, repository: RepositoryName, name: TagName) -> Content:
         for file in READMES:
             try:
-                node = self._registry.node(user, repository, name, TreePath.of(file))
+                node = self._registry.trees.find(user, repository, name, TreePath.of(file))
                 text = _text(node, MAX_SIZE)
             except (NotFoundError, MalformedError):
                 continue
@@ -201,8 +202,8 @@ class _Pages:
         return None
 
     def _node(self, user: UserName, repository: RepositoryName, name: TagName, path: TreePath) -> Response:
-        found = self._registry.tag(user, repository, name)
-        node = self._registry.node(user, repository, name, path)
+        found = self._registry.versions.find(user, repository, name)
+        node = self._registry.trees.find(user, repository, name, path)
         where = f"/u/{user}/{repository}/{name}"
         body: list[Content] = [_yanked(found)]
         if path.is_root:
@@ -217,7 +218,7 @@ class _Pages:
         return _page(title, body, trail=[*_trail(user, repository), *_path_trail(where, str(name), path)])
 
     def _listing(self, node: StoredNode, where: str, path: TreePath) -> Markup:
-        listing = self._registry.listing(node)
+        listing = self._registry.trees.listing(node)
         rows = []
         for name, entry in list(listing.items())[:MAX_LISTED]:
             href = f"{where}/{(path / name).url}"
