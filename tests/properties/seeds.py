@@ -4,6 +4,7 @@ import base64
 import json
 from collections.abc import Iterator
 from datetime import timedelta
+from urllib.parse import quote
 
 from enarx import cbor
 from enarx.attested.claims import RuntimeClaims, SealingKey
@@ -26,7 +27,7 @@ from enarx.tee.snp.report import parse
 from enarx.tee.tdx import report as tdx
 from tests.properties.parsers import AT
 from tests.unit.tee.azure import test_azure as azure
-from tests.unit.tee.dcap import support
+from tests.unit.tee.dcap import peer, support
 from tests.unit.tee.dcap import support as intel
 from tests.unit.tee.snp import support as amd
 
@@ -46,15 +47,15 @@ def _intel() -> Iterator[Seed]:
     enclave, domain, vendor = intel.enclave(), intel.domain(), intel.vendor()
     sgx_quote, old = enclave.quote(DATA), Endorsements(crls=vendor.crls(AT))
     for version in (3, 5):
-        quote = enclave.quote(DATA, version=3 if version == 3 else 5)
-        yield "quote", f"sgx-v{version}", quote
-        yield "sgx-bare", f"v{version}", quote
+        bare = enclave.quote(DATA, version=3 if version == 3 else 5)
+        yield "quote", f"sgx-v{version}", bare
+        yield "sgx-bare", f"v{version}", bare
     for version, body_type in ((4, 2), (5, 2), (5, 3), (5, 4)):
-        quote = domain.quote(
+        bare = domain.quote(
             DATA, version=4 if version == 4 else 5, body_type=2 if body_type == 2 else 3 if body_type == 3 else 4
         )
-        yield "quote", f"tdx-v{version}-{body_type}", quote
-        yield "tdx-bare", f"v{version}-{body_type}", quote
+        yield "quote", f"tdx-v{version}-{body_type}", bare
+        yield "tdx-bare", f"v{version}-{body_type}", bare
     yield "sgx-ours-5", "whole", enclave.evidence(DATA).body
     yield (
         "sgx-original-2",
@@ -94,6 +95,11 @@ def _intel() -> Iterator[Seed]:
     )
     yield "collateral", "crl.der", vendor.crl("root", AT)
     yield "collateral", "certificate.hex", leaf.hex().encode()
+    yield "collateral", "certificate.base64", base64.encodebytes(leaf)
+    chain = pem("CERTIFICATE", vendor.signer.certificate) + pem("CERTIFICATE", vendor.root.certificate)
+    head = f"HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: {quote(chain, safe='')}\r\n\r\n"
+    yield "collateral", "answer.http", head.encode() + vendor.tcb_info(AT, "SGX").body
+    yield "collateral", "qvl.json", peer.collateral_of(intel.case()).encode()
 
 
 def _amd() -> Iterator[Seed]:
@@ -179,6 +185,7 @@ def _requests() -> Iterator[Seed]:
     yield "detect", "csr.der", small
     yield "detect", "csr.pem", pem("CERTIFICATE REQUEST", small)
     yield "detect", "quote.hex", support.case().quote.hex().encode()
+    yield "detect", "quote.base64", base64.encodebytes(support.case().quote)
     assert EXTENSION_REQUEST
 
 

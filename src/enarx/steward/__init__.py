@@ -8,6 +8,7 @@ nonce       freshness without memory
 revocation  what the operator took back, and the list that says so
 authority   request → appraisal → profile → issuer: the spine
 collateral  vendors' documents in a directory
+written     bytes that travelled as text
 highest     the highest numbers of vendors' documents, so that a rollback is refused
 ledger      what was issued and taken back, in a directory
 config      steward.toml and flags

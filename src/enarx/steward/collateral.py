@@ -1,9 +1,10 @@
 """Vendors' documents in files and directories, detected by content, as `Endorsements`.
 
-What is understood: certificates and chains, and CRLs (DER, PEM, or either in hexadecimal); AMD's certificate tables
-(GHCB, extended guest request); Intel's TCB info and QE identity (the JSON of its PCS, kept byte for byte, with or
-without an issuer chain beside them); and the collateral JSON of Intel's QVL as dcap-qvl writes it. Everything else is
-passed over and listed. Nothing is believed here: endorsements are never anchors, and every signature is checked by
+What is understood: certificates and chains, and CRLs (DER or PEM); AMD's certificate tables (GHCB, extended guest
+request); Intel's TCB info and QE identity (the JSON of its PCS, kept byte for byte, with or without an issuer chain
+beside them); the collateral JSON of Intel's QVL as dcap-qvl writes it, and as others do; the headers of Intel's
+services and whole answers of theirs, as `curl -i` keeps them; and all of these in hexadecimal or base64. Everything
+else is passed over and listed. Nothing is believed here: endorsements are never anchors, and every signature is checked by
 whoever uses them. A directory is looked at before every judgement, so a CRL that was just published counts at once.
 """
 
@@ -12,7 +13,7 @@ import math
 import os
 import re
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -23,6 +24,7 @@ from enarx.binary import Reader
 from enarx.errors import MalformedError, NotFoundError
 from enarx.pki.certificate import Certificate, describe_name, pem_blocks
 from enarx.pki.crl import Crl
+from enarx.steward.written import below_head, unwritten, without_percent
 from enarx.tee.model import Endorsements, SignedJson
 
 MAX_FILE: Final = 4 * 1024 * 1024  # bytes; the largest document in the field, a CRL, has some tens of thousands
@@ -31,6 +33,7 @@ MAX_DEPTH: Final = 4  # directories below the one that was named
 MAX_ITEMS: Final = 64  # certificates and lists in one file
 
 _PEM: Final = re.compile(rb"-----BEGIN (CERTIFICATE|X509 CRL)-----.*?-----END \1-----", re.DOTALL)
+_IN_PERCENT: Final = re.compile(rb"(?:-|%2D){5}BEGIN%20", re.IGNORECASE)
 _TEXT: Final = bytes((9, 10, 13, *range(32, 127)))
 _TABLE_END: Final = bytes(16)
 _ENTRY: Final = 24  # bytes
@@ -42,7 +45,7 @@ _TABLE: Final = {
     bytes.fromhex("a8074bc2a25a483eaae639c045a0b8a1"): "VLEK",
     bytes.fromhex("92f81bc358114d3d97ffd19f88dc67ea"): "CRL",
 }
-_QVL_KEYS: Final = ("tcb_info", "tcb_info_signature", "qe_identity", "qe_identity_signature")
+_QVL_KEYS: Final = frozenset({"tcb_info", "tcb_info_issuer_chain", "qe_identity", "qe_identity_issuer_chain"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,15 +112,18 @@ class Directory:
 
 def recognise(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
     """The documents in one file's bytes. Raises MalformedError when they are none."""
-    if data[:1] == b"{":
-        return _from_json(data, source)
+    data = unwritten(data)
+    if data.startswith(b"HTTP/"):
+        return _from_answer(data, source)
+    if data.lstrip()[:1] == b"{":
+        return _from_json(data.lstrip(), source)
     if b"-----BEGIN " in data and _is_text(data):
         return _from_pem(data, source)
+    if _IN_PERCENT.search(data) and _is_text(data):
+        return _from_pem(without_percent(data), source)
     if data[:1] == b"\x30":
         return _from_der(data, source)
-    if re.fullmatch(rb"\s*(?:[0-9a-fA-F]{2}\s*)+", data):
-        return _from_der(bytes.fromhex(data.decode()), source)
-    if _is_table(data):
+    if is_table(data):
         return _from_table(data, source)
     raise MalformedError("not a certificate, CRL, certificate table, TCB info, QE identity or collateral JSON")
 
@@ -179,8 +185,8 @@ def _from_json(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, 
         return _signed(data, source, "TCB info", ())
     if "enclaveIdentity" in members:
         return _signed(data, source, "QE identity", ())
-    if all(isinstance(members.get(key), str) for key in _QVL_KEYS):
-        return _from_qvl({name: str(value) for name, value in members.items()}, source)
+    if members.keys() >= _QVL_KEYS:
+        return _from_qvl(members, source)
     raise MalformedError("a JSON object, but neither TCB info, QE identity nor collateral")
 
 
@@ -202,28 +208,70 @@ def _signed(body: bytes, source: str, kind: str, chain: tuple[bytes, ...]) -> tu
     return endorsements, (document,)
 
 
-def _from_qvl(members: dict[str, str], source: str) -> tuple[Endorsements, tuple[Document, ...]]:
-    """The nine members of dcap-qvl's collateral: chains in PEM, lists in hexadecimal, documents without their frame."""
+def _from_qvl(members: Mapping[str, object], source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """The nine members of dcap-qvl's collateral: chains in PEM, lists in hexadecimal, documents without their frame.
+
+    Others write the same members in other ways: lists in PEM or base64, bytes as an array of numbers, documents within
+    the frame that has their signature, as Intel's library hands them out.
+    """
     found, documents = Endorsements(), list[Document]()
+
+    def take(more: tuple[Endorsements, tuple[Document, ...]]) -> None:
+        nonlocal found
+        found |= more[0]
+        documents.extend(more[1])
+
     for key, outer, kind in (("tcb_info", "tcbInfo", "TCB info"), ("qe_identity", "enclaveIdentity", "QE identity")):
-        chain = tuple(pem_blocks(members.get(f"{key}_issuer_chain", "").encode(), "CERTIFICATE", source, limit=8))
-        body = f'{{"{outer}":{members[key]},"signature":"{members[f"{key}_signature"]}"}}'.encode()
-        endorsements, more = _signed(body, source, kind, chain)
-        found, documents = found | endorsements, documents + list(more)
+        chain = tuple(pem_blocks(_text(members, f"{key}_issuer_chain").encode(), "CERTIFICATE", source, limit=8))
+        take(_signed(_framed(members, key, outer), source, kind, chain))
         for item in chain:
-            endorsements, more = _from_der(item, source)
-            found, documents = found | endorsements, documents + list(more)
+            take(_from_der(item, source))
     for key in ("root_ca_crl", "pck_crl"):
-        try:
-            endorsements, more = _from_der(bytes.fromhex(members.get(key, "")), source)
-        except ValueError as error:
-            raise MalformedError(f"{key}: expected hexadecimal") from error
-        found, documents = found | endorsements, documents + list(more)
+        take(recognise(_octets(members, key), source))
     for key in ("pck_crl_issuer_chain", "pck_certificate_chain"):
         if members.get(key):
-            endorsements, more = _from_pem(members[key].encode(), source)
-            found, documents = found | endorsements, documents + list(more)
+            take(_from_pem(_text(members, key).encode(), source))
     return found, tuple(documents)
+
+
+def _framed(members: Mapping[str, object], key: str, outer: str) -> bytes:
+    """A document of Intel's PCS as its service sends it, frame and signature around the exact text of the member."""
+    body = _text(members, key).strip("\0 \r\n\t")
+    if outer in _members(body.encode()):
+        return body.encode()
+    return f'{{"{outer}":{body},"signature":"{_octets(members, f"{key}_signature").hex()}"}}'.encode()
+
+
+def _text(members: Mapping[str, object], key: str) -> str:
+    value = members.get(key)
+    if not isinstance(value, str):
+        raise MalformedError(f"collateral: {key}: expected text, found {'nothing' if value is None else 'no text'}")
+    return value
+
+
+def _octets(members: Mapping[str, object], key: str) -> bytes:
+    """Bytes in hexadecimal, in base64, in PEM, or as an array of numbers."""
+    value = members.get(key)
+    if isinstance(value, list):
+        try:
+            return bytes(value)
+        except (TypeError, ValueError) as error:
+            raise MalformedError(f"collateral: {key}: expected numbers from 0 to 255") from error
+    return unwritten(_text(members, key).rstrip("\0").encode())
+
+
+def _from_answer(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
+    """A whole HTTP answer: Intel's services send a document in the body and who signed it in a header."""
+    head, body = below_head(data)
+    found, documents = Endorsements(), tuple[Document, ...]()
+    if _IN_PERCENT.search(head):
+        found, documents = _from_pem(without_percent(head), source)
+    if not body.strip():
+        if not documents:
+            raise MalformedError("an HTTP answer without a document")
+        return found, documents
+    endorsements, more = recognise(body, source)
+    return found | endorsements, (*documents, *more)
 
 
 def _from_pem(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, ...]]:
@@ -305,7 +353,7 @@ def _entries(data: bytes) -> list[tuple[bytes, int, int]]:
     raise MalformedError(f"certificate table: more than {MAX_ITEMS} entries")
 
 
-def _is_table(data: bytes) -> bool:
+def is_table(data: bytes) -> bool:
     """Whether one of the first entries is of a kind that is known, in either writing of its GUID."""
     guids = [data[at : at + 16] for at in range(0, min(len(data), _ENTRY * MAX_ITEMS), _ENTRY)]
     return any(guid in _TABLE or _swapped(guid) in _TABLE for guid in guids)

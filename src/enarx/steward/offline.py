@@ -1,12 +1,12 @@
 """The judge without the server: one file, endorsements beside it, a moment, and the verdict.
 
-The file is told by its content: a certification request (PKCS#10 in DER, PEM or hexadecimal), or a bare report or
-quote of a technology that recognises it. It is judged by the same functions that a Steward uses. What a Steward asks
-beyond them, that claims name it and carry its nonce, cannot be asked here, and the verdict says so; as it says when
-nothing was bound, no measurement was compared, revocation was left out, or the anchor was somebody's own.
+The file is told by its content: a certification request (PKCS#10 in DER, PEM, hexadecimal or base64), or a bare
+report or quote of a technology that recognises it, which may stand in hexadecimal or base64 too. It is judged by the
+same functions that a Steward uses. What a Steward asks beyond them, that claims name it and carry its nonce, cannot be
+asked here, and the verdict says so; as it says when nothing was bound, no measurement was compared, revocation was left
+out, or the anchor was somebody's own.
 """
 
-import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -15,17 +15,19 @@ from typing import Any, Final
 from enarx.errors import EnarxError, MalformedError
 from enarx.pki.certificate import pem_blocks
 from enarx.steward.authority import NO_EVIDENCE, require_key_type, worst_of
+from enarx.steward.collateral import is_table, recognise
 from enarx.steward.policy import Policy
 from enarx.steward.request import Request
+from enarx.steward.written import unwritten
 from enarx.tee import TECHNOLOGIES
 from enarx.tee.model import Appraisal, Binding, Check, Checks, Endorsements, Evidence, Outcome, Technology, Verdict
+from enarx.tee.snp.report import SIZE as SNP_REPORT
 
 CSR: Final = "csr"
 FORMATS: Final = (CSR, *(technology.name for technology in TECHNOLOGIES if technology.name != "nil"))
 MAX_FILE: Final = 2 * 1024 * 1024  # bytes: hexadecimal doubles the largest request
 
 _PEM_LABELS: Final = (b"NEW CERTIFICATE REQUEST", b"CERTIFICATE REQUEST")
-_HEX: Final = re.compile(rb"\s*(?:0[xX])?[0-9a-fA-F\s]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,7 @@ def judge_file(
         form, body = detect(data, form)
         if form == CSR:
             return _judge_request(body, policy, collateral, at, compared=compared)
+        body, beside = _beside(body)
     except MalformedError as error:
         reason = str(error)
         return Judgement(
@@ -82,19 +85,15 @@ def judge_file(
             at=at,
         )
     technology = next(item for item in TECHNOLOGIES if item.name == form)
-    appraisal = policy.judges[min(technology.oids)](Evidence(oid="", body=body), binding, collateral, at)
+    appraisal = policy.judges[min(technology.oids)](Evidence(oid="", body=body), binding, collateral | beside, at)
     return _judgement(form, (appraisal,), at, compared=compared)
 
 
 def detect(data: bytes, form: str | None = None) -> tuple[str, bytes]:
-    """What the bytes are, one of FORMATS, and the bytes without PEM or hexadecimal. Raises MalformedError."""
+    """What the bytes are, one of FORMATS, and the bytes without PEM, hexadecimal or base64. Raises MalformedError."""
     if len(data) > MAX_FILE:
         raise MalformedError(f"expected at most {MAX_FILE} bytes, found {len(data)}")
-    if _HEX.fullmatch(data):
-        digits = re.sub(rb"\s|0[xX]", b"", data)
-        if len(digits) % 2:
-            raise MalformedError(f"hexadecimal text with an odd number of digits, {len(digits)}: is it cut off?")
-        data = bytes.fromhex(digits.decode())
+    data = unwritten(data)
     for label in _PEM_LABELS:
         if b"-----BEGIN " + label + b"-----" in data:
             data = pem_blocks(data[data.index(b"-----BEGIN ") :], label.decode(), "request", limit=1)[0]
@@ -106,6 +105,14 @@ def detect(data: bytes, form: str | None = None) -> tuple[str, bytes]:
     if found is None:
         raise MalformedError("neither a certification request nor a report or quote of a technology that is known")
     return found.name, data
+
+
+def _beside(body: bytes) -> tuple[bytes, Endorsements]:
+    """The report and what its host handed out with it: AMD's extended request is answered with a certificate table."""
+    table = body[SNP_REPORT:]
+    if not is_table(table):
+        return body, Endorsements()
+    return body[:SNP_REPORT], recognise(table, "the certificate table behind the report")[0]
 
 
 def _recognised(data: bytes) -> Technology[Any, Any] | None:  # Any: as in TECHNOLOGIES

@@ -100,6 +100,18 @@ def test_endorsements_in_every_form(
     assert verdict["claims"]["tcb"]["reported"] == {"bootloader": 9, "tee": 0, "snp": 27, "microcode": 80}
 
 
+def test_a_report_with_the_table_that_its_host_handed_out(
+    folder: Folder, vendor: Vendor, machine: SnpMachine, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """AMD's extended request gives both at once; the root in the table is no more an anchor than elsewhere."""
+    given = table(swapped=False, vcek=machine.certificate, ask=vendor.ask.certificate, ark=vendor.ark.certificate)
+    (folder.path / "extended.bin").write_bytes(machine.report(DATA) + given)
+    code, verdict = folder.verify(capsys, "--without-crl", file="extended.bin")
+    assert (code, verdict["verdict"], verdict["reasons"]) == (0, "accepted", [])
+    (folder.path / "extended.bin").write_bytes(machine.report(DATA) + given[:-101])
+    assert folder.verify(capsys, "--without-crl", file="extended.bin")[0] == 65
+
+
 def test_a_vlek_and_its_intermediate(tmp_path: Path, vendor: Vendor, capsys: pytest.CaptureFixture[str]) -> None:
     """A cloud's key, from the table that its host hands out."""
     cloud = SnpMachine.create(vendor, AT, measurement=bytes(48), kind="VLEK", version=3)

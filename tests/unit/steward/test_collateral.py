@@ -1,6 +1,9 @@
 """Vendors' documents are told by their content, and what is none is passed over."""
 
+import base64
+import json
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from hypothesis import given
@@ -8,6 +11,7 @@ from hypothesis import strategies as st
 
 from enarx.binary import Writer
 from enarx.errors import MalformedError, NotFoundError
+from enarx.pki.certificate import pem
 from enarx.steward import collateral
 from enarx.steward.collateral import Directory, recognise
 from enarx.steward.issuer import development
@@ -15,6 +19,18 @@ from enarx.tee.dcap.simulator import Vendor
 from tests.unit.steward import support
 
 AT = support.AT
+
+
+def qvl(vendor: Vendor) -> dict[str, str]:
+    """What dcap-qvl would keep of this vendor's documents for SGX."""
+    published = vendor.publish(AT)
+    chain = published["tcb-signing-chain.pem"].decode()
+    members = {"root_ca_crl": published["root.crl"].hex(), "pck_crl": published["platform.crl"].hex()}
+    for key, name, outer in (("tcb_info", "tcb-info", "tcbInfo"), ("qe_identity", "qe-identity", "enclaveIdentity")):
+        body = published[f"{name}-sgx.json"].decode()
+        inner, signature = body.removeprefix(f'{{"{outer}":').removesuffix('"}').rsplit(',"signature":"', 1)
+        members |= {f"{key}_issuer_chain": chain, key: inner, f"{key}_signature": signature}
+    return {**members, "pck_crl_issuer_chain": chain}
 
 
 def test_everything_a_vendor_publishes_is_recognised(tmp_path: Path) -> None:
@@ -32,7 +48,7 @@ def test_everything_a_vendor_publishes_is_recognised(tmp_path: Path) -> None:
 
 
 def test_every_writing_of_certificates_is_read() -> None:
-    """PEM with text between, several DER after each other, a SEQUENCE of them, hexadecimal, and AMD's table."""
+    """PEM with text between, several DER after each other, a SEQUENCE of them, hexadecimal, base64, and AMD's table."""
     one = development("One", AT).certificate
     two = development("Two", AT).certificate
     both = (one.der, two.der)
@@ -42,7 +58,64 @@ def test_every_writing_of_certificates_is_read() -> None:
 
     assert recognise(der.wrap(0x30, one.der + two.der), "x")[0].certificates == both
     assert recognise(one.der.hex().encode(), "x")[0].certificates == (one.der,)
+    assert recognise(base64.encodebytes(one.der), "x")[0].certificates == (one.der,)
     assert recognise(_table(one.der, two.der), "x")[0].certificates == both
+
+
+def test_answers_of_intels_services_are_read_with_their_headers() -> None:
+    """A body below its head, headers alone, and a chain in percent signs: each gives the signer that it names."""
+    vendor = Vendor.create(AT)
+    published = vendor.publish(AT)
+    info = published["tcb-info-sgx.json"]
+    chain = published["tcb-signing-chain.pem"]
+    head = b"HTTP/1.1 200 OK\r\nTCB-Info-Issuer-Chain: " + quote(chain, safe="").encode()
+    found, documents = recognise(head + b"\r\n\r\n" + info, "x")
+    assert [item.body for item in found.tcb_infos] == [info]
+    assert [document.kind for document in documents] == ["certificate", "certificate", "TCB info"]
+    for text in (head, quote(chain).encode(), head.replace(b"HTTP/1.1 200 OK\r\n", b"")):
+        assert recognise(text, "x")[0].certificates == found.certificates
+    with pytest.raises(MalformedError, match="an HTTP answer without a document"):
+        recognise(b"HTTP/1.1 200 OK\r\n\r\n", "x")
+
+
+def test_collateral_json_is_read_however_its_members_are_written() -> None:
+    """Lists in hexadecimal, base64, PEM or numbers; documents bare or in their frame; nothing where nothing is needed."""
+    members = qvl(Vendor.create(AT))
+    wanted = recognise(json.dumps(members).encode(), "x")[0]
+    assert len(wanted.crls) == 2
+    crls = {key: bytes.fromhex(members[key]) for key in ("root_ca_crl", "pck_crl")}
+    writings = (
+        {key: base64.b64encode(crl).decode() for key, crl in crls.items()},
+        {key: list(crl) for key, crl in crls.items()},
+        {key: pem("X509 CRL", crl).decode() + "\0" for key, crl in crls.items()},
+        {f"{key}_signature": list(bytes.fromhex(members[f"{key}_signature"])) for key in ("tcb_info", "qe_identity")},
+        {"pck_certificate_chain": None, "tcb_info": members["tcb_info"] + "\n"},
+    )
+    for changed in writings:
+        assert recognise(json.dumps({**members, **changed}, indent=2).encode(), "x")[0] == wanted
+    framed = {
+        key: f'{{"{outer}":{members[key]},"signature":"{members[f"{key}_signature"]}"}}'
+        for key, outer in (("tcb_info", "tcbInfo"), ("qe_identity", "enclaveIdentity"))
+    }
+    bare = {key: value for key, value in members.items() if not key.endswith("_signature")}
+    assert recognise(json.dumps({**bare, **framed}).encode(), "x")[0] == wanted
+
+
+@pytest.mark.parametrize(
+    ("changed", "why"),
+    [
+        ({"root_ca_crl": [1, 256]}, "root_ca_crl: expected numbers from 0 to 255"),
+        ({"root_ca_crl": {}}, "root_ca_crl: expected text, found no text"),
+        ({"tcb_info": {}}, "tcb_info: expected text, found no text"),
+        ({"pck_crl": None}, "pck_crl: expected text, found nothing"),
+        ({"qe_identity_signature": None}, "qe_identity_signature: expected text, found nothing"),
+        ({"tcb_info": "[]"}, "JSON, but no object"),
+    ],
+)
+def test_collateral_json_with_a_wrong_member_names_it(changed: dict[str, object], why: str) -> None:
+    """A document that was parsed and written again could not be verified; it has to come as the text it was."""
+    with pytest.raises(MalformedError, match=why):
+        recognise(json.dumps({**qvl(Vendor.create(AT)), **changed}).encode(), "x")
 
 
 @pytest.mark.parametrize(("position", "value"), [(20, 1 << 20), (16, 0), (16, 24), (16, 0xFFFFFFFF), (20, 0xFFFFFFFF)])

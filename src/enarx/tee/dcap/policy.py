@@ -206,7 +206,9 @@ def _accept_evaluation_set(platform: Platform, checks: Checks) -> None:
     if info != identity and platform.skew_allowed:
         checks.skip("policy.evaluation_set", f"{found}: different numbers are allowed here")
     else:
-        checks.check("policy.evaluation_set", info == identity, found=found, expected="the same tcbEvaluationDataNumber")
+        checks.check(
+            "policy.evaluation_set", info == identity, found=found, expected="the same tcbEvaluationDataNumber"
+        )
 
 
 def accept_flag(name: str, *, allowed: bool, has: bool | None, checks: Checks) -> None:

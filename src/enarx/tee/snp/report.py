@@ -3,7 +3,8 @@
 The report is the ATTESTATION_REPORT of AMD 56860 (SEV-SNP firmware ABI), 1184 bytes, little-endian, of version 2, 3, 4
 or 5. Which bytes are reserved depends on the version; every one of them has to be zero, and nothing may follow.
 Version 4 is not public: its bytes where version 5 has the mitigation vectors are recorded and mean nothing here.
-Evidence is one of these (flow.md 3, protocol.md 1.7); without an OID it is the bare report:
+Evidence is one of these (flow.md 3, protocol.md 1.7); without an OID it is the bare report, or the firmware's response
+around it (MSG_REPORT_RSP: status, size, 24 reserved bytes, report), which Linux fills with zeros up to its buffer's end:
     SEQUENCE { crts SEQUENCE { vcek Certificate, crl CrlList }, report OCTET STRING }          the originals
     SEQUENCE { vcek Certificate, report OCTET STRING }                                         theirs, from before CRLs
     SEQUENCE { report OCTET STRING, certs SEQUENCE OF Certificate, crl CrlList }               ours
@@ -33,6 +34,8 @@ VCEK: Final = 0  # SIGNING_KEY
 VLEK: Final = 1
 NONE: Final = 7
 
+BUFFER: Final = 4000  # bytes of Linux's `snp_report_resp`
+
 MAX_EVIDENCE: Final = 256 * 1024  # bytes; the originals' have about 4,400, with the CRLs of two products
 MAX_CERTIFICATES: Final = 8  # leaf, intermediate and root; hosts hand out those of both kinds of keys
 
@@ -40,6 +43,7 @@ _WHAT: Final = "SNP report"
 _SCALAR: Final = 48  # bytes of r and of s on P-384; each stands in a field of 72
 _FIELD: Final = 72
 _TAIL: Final = 368
+_RESPONSE: Final = bytes(4) + SIZE.to_bytes(4, "little") + bytes(24)  # the head of MSG_REPORT_RSP: STATUS is 0
 _POLICY_ONE: Final = 1 << 17
 
 
@@ -241,7 +245,7 @@ def parse(evidence: Evidence) -> Parsed[Report]:
     if len(evidence.body) > MAX_EVIDENCE:
         raise MalformedError(f"{what}: expected at most {MAX_EVIDENCE} bytes, found {len(evidence.body)}")
     if evidence.oid == "":
-        return Parsed(report=Report.parse(evidence.body))
+        return Parsed(report=Report.parse(unwrap(evidence.body)))
     if evidence.oid == OID_WITH_CHAIN:
         ours = der.decode(_WithChain, evidence.body, what)
         certificates = _certificates([der.raw(certificate) for certificate in ours.certs], what)
@@ -270,8 +274,16 @@ def encode(report: bytes, endorsements: Endorsements, oid: str = OID_WITH_CHAIN)
 
 def recognise(data: bytes) -> bool:
     """Whether bare bytes look like a report: of its size with a small version, or beginning as one does."""
+    data = unwrap(data)
     begins = int.from_bytes(data[:4], "little") in VERSIONS and data[0x34:0x38] == b"\1\0\0\0"
     return (len(data) == SIZE and data[1:4] == bytes(3)) or (len(data) > SIGNED and begins)
+
+
+def unwrap(data: bytes) -> bytes:
+    """The report in the firmware's response; anything else as it is, and a report alone may not be followed by zeros."""
+    end = len(_RESPONSE) + SIZE
+    whole = len(data) == end or (len(data) == BUFFER and not any(data[end:]))
+    return data[len(_RESPONSE) : end] if whole and data.startswith(_RESPONSE) else data
 
 
 def _certificates(certificates: list[bytes], what: str) -> tuple[bytes, ...]:

@@ -244,3 +244,25 @@ def test_a_bare_report_is_recognised() -> None:
     assert not recognise(GOOD[: layout.SIGNED])
     assert not recognise(GOOD[:64])
     assert not recognise(pem("CERTIFICATE", support.machine().certificate))
+
+
+RESPONSE = bytes(4) + (1184).to_bytes(4, "little") + bytes(24)
+
+
+@pytest.mark.parametrize("written", [RESPONSE + GOOD, (RESPONSE + GOOD).ljust(4000, b"\0")])
+def test_a_bare_report_is_found_in_what_devices_write(written: bytes) -> None:
+    """Behind the head of the firmware's response, alone or in Linux's buffer that is zero behind it."""
+    assert recognise(written)
+    assert parse(Evidence(oid="", body=written)).report.encode() == GOOD
+    wrong = written[:-1] + bytes((written[-1] ^ 1,)) if written[-1] == 0 else written + b"\0"
+    with pytest.raises(MalformedError):
+        parse(Evidence(oid="", body=wrong))
+
+
+@pytest.mark.parametrize(
+    "head", [b"\x16" + RESPONSE[1:], RESPONSE[:31] + b"\1", RESPONSE[:4] + bytes(4) + RESPONSE[8:]]
+)
+def test_a_response_of_the_firmware_that_is_none_is_malformed(head: bytes) -> None:
+    """Its status says success, its size is a report's, and what is reserved is zero."""
+    with pytest.raises(MalformedError):
+        parse(Evidence(oid="", body=head + GOOD))
