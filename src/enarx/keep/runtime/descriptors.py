@@ -5,11 +5,13 @@ data in `package`. Buffers are views of the program's memory, already checked; t
 `Refused` with the errno that wasmtime's own WASI gives in the same case, where there is such a case.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
-from enarx.keep.runtime.abi import NONBLOCK, Errno, FileType, Refused, Right
+from enarx.keep.runtime.abi import FD_READ, FD_WRITE, NONBLOCK, Errno, FileType, Refused, Right
+
+_NOTHING = memoryview(b"")
 
 Stat = tuple[int, int, int, int, int, int, int, int]  # dev, ino, filetype, nlink, size, atim, mtim, ctim
 
@@ -33,6 +35,7 @@ class Descriptor:
     rights: int = 0
     inheriting: int = 0
     settable: int = NONBLOCK  # the fdflags that a program may change
+    polled: Collection[int] = (FD_READ, FD_WRITE)  # what poll_oneoff may ask about
 
     def __init__(self, flags: int = 0) -> None:
         self.flags = flags
@@ -55,7 +58,7 @@ class Descriptor:
 
     def writev(self, buffers: Sequence[memoryview]) -> int:
         taken = 0
-        for buffer in buffers:
+        for buffer in buffers or (_NOTHING,):
             taken += self.write(buffer)
             if taken and len(buffers) > 1 and self.flags & NONBLOCK:
                 break
@@ -128,7 +131,16 @@ class Descriptor:
             raise Refused(Errno.INVAL)
         self.flags = flags
 
+    def set_rights(self) -> None:
+        """Rights are told, and never taken away."""
+        raise Refused(Errno.NOTSUP)
+
     # -- directories
+
+    def require_directory(self) -> None:
+        """Asked before anything else of whatever something is to be found in."""
+        if self.filetype is not FileType.DIRECTORY:
+            raise Refused(Errno.NOTDIR)
 
     def preopened_as(self) -> str | None:
         """The path under which a directory is given to the program at its start."""

@@ -114,6 +114,8 @@ class OpenFile(Descriptor):
         return count
 
     def pread(self, buffers: Sequence[memoryview], offset: int) -> int:
+        if offset < 0:
+            raise Refused(Errno.INVAL)
         content, start = self._file.content, offset
         for buffer in buffers:
             count = max(0, min(len(buffer), len(content) - offset))

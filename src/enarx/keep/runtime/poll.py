@@ -2,6 +2,9 @@
 
 A subscription to something that never blocks is an event at once. The others are asked of the operating system, and
 what it says is confirmed by the descriptor: half a TLS record makes a socket readable, but not for the program.
+
+What cannot be waited for fails the call as a whole, as in wasmtime; where a socket is waited for as well, which
+wasmtime does not know, it is an event of its own (libc's POLLNVAL), and a server goes on with its other clients.
 """
 
 import select
@@ -22,6 +25,7 @@ from enarx.keep.runtime.abi import (
     SUBSCRIPTION,
     U32,
     Errno,
+    FileType,
     Refused,
 )
 from enarx.keep.runtime.descriptors import Descriptor
@@ -69,6 +73,7 @@ def _sort(
 ) -> tuple[list[Event], list[tuple[float, Event]], list[Watch]]:
     """What is true already, what becomes true at a monotonic time, and what has to be waited for."""
     events: list[Event] = []
+    sockets, bad = False, False
     clocks: list[tuple[float, Event]] = []
     watches: list[Watch] = []
     for userdata, kind, first, timeout, _, flags in SUBSCRIPTION.iter_unpack(subscriptions):
@@ -80,7 +85,9 @@ def _sort(
                 clocks.append((at, (userdata, Errno.SUCCESS, kind, 0, 0)))
         elif kind in {FD_READ, FD_WRITE}:
             descriptor = find(first & 0xFFFFFFFF)
-            if descriptor is None:
+            sockets |= isinstance(descriptor, Descriptor) and descriptor.filetype is FileType.SOCKET_STREAM
+            if descriptor is None or (isinstance(descriptor, Descriptor) and kind not in descriptor.polled):
+                bad = True
                 events.append((userdata, Errno.BADF, kind, 0, 0))
             elif isinstance(descriptor, str):
                 events.append((userdata, Errno.SUCCESS, kind, 1, 0))
@@ -90,6 +97,8 @@ def _sort(
                 watches.append(Watch(userdata, kind, descriptor))
         else:
             raise Refused(Errno.INVAL)
+    if bad and not sockets:
+        raise Refused(Errno.BADF)
     return events, clocks, watches
 
 

@@ -3,8 +3,8 @@
 The SHIM gives the program its imports: trampolines through a table that is filled later, for the ROUTER needs the
 program's memory, which does not exist before the program does. The ROUTER owns the descriptor table. An entry is
 
-    0              closed: answers BADF without leaving WebAssembly
     n > 0          descriptor n-1 of wasmtime's own WASI: called directly, at native speed
+    0              closed: descriptor -1 of wasmtime's own WASI, which refuses it in its own words and order
     n < 0          token n & 0x7fffffff of a descriptor that Python serves
 
 A call to Python takes no arguments: they lie in the mailbox, u64 words at the start of the router's own memory,
@@ -20,7 +20,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from enarx.keep.runtime.abi import MODULE, SIGNATURES, Errno
+from enarx.keep.runtime.abi import CLOCK, MODULE, SIGNATURES, SUBSCRIPTION, Errno
 
 MAX_DESCRIPTORS: Final = 16384
 PYTHON: Final = 0x8000_0000  # set in the entry of a descriptor that Python serves
@@ -36,10 +36,10 @@ NATIVE: Final = frozenset({  # served by wasmtime alone
     "proc_raise", "random_get", "sched_yield",
 })  # fmt: skip
 
-# Operations that Python serves, by number: the first four have arguments of their own, the others those of WASI.
+# Operations that Python serves, by number: the first five have arguments of their own, the others those of WASI.
 READ, WRITE, READV, WRITEV = range(4)
 OPERATIONS: Final[tuple[str, ...]] = (
-    "read", "write", "readv", "writev",
+    "read", "write", "readv", "writev", "cross",
     *(name for name in SIGNATURES if name not in NATIVE and name not in {"fd_read", "fd_write", "fd_renumber"}),
 )  # fmt: skip
 
@@ -47,6 +47,10 @@ _DESCRIPTOR_AT: Final = {"path_symlink": 2}  # position of the descriptor, where
 _SECOND_DESCRIPTOR_AT: Final = {"path_link": 4, "path_rename": 3}
 _NEW_DESCRIPTOR_AT: Final = {"path_open": 8, "sock_accept": 2}  # position of the address that receives one
 _SOCKETS: Final = frozenset({"sock_accept", "sock_recv", "sock_send", "sock_shutdown"})
+_ENUMERATED: Final = frozenset({  # have flags, rights or choices: what has no meaning there, wasmtime refuses for us
+    "fd_advise", "fd_fdstat_set_flags", "fd_fdstat_set_rights", "fd_filestat_set_times", "fd_seek",
+    "path_filestat_get", "path_filestat_set_times", "path_link", "path_open",
+})  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,7 +98,7 @@ def router(names: Sequence[str], shape: Shape) -> str:
         ),
     ]
     functions = [
-        f"(func $f{index} {_parameters(name)} {_result(name)} {_body(name)})" for index, name in enumerate(names)
+        f"(func $f{index} {_parameters(name)} {_result(name)} {_body(name, shape)})" for index, name in enumerate(names)
     ]
     entries = " ".join(f"$f{index}" for index in range(len(names)))
     return "\n".join(
@@ -104,7 +108,7 @@ def router(names: Sequence[str], shape: Shape) -> str:
 
 def natives(names: Iterable[str]) -> list[str]:
     """What of wasmtime's own WASI the router imports: everything but what has no native counterpart here."""
-    return sorted({*names, "fd_close"} - {"poll_oneoff", "proc_exit", *_SOCKETS})
+    return sorted({*names, "fd_close"} - {"proc_exit", *_SOCKETS})
 
 
 def _parameters(name: str) -> str:
@@ -115,13 +119,13 @@ def _result(name: str) -> str:
     return "" if name == "proc_exit" else "(result i32)"
 
 
-def _body(name: str) -> str:
+def _body(name: str, shape: Shape) -> str:
     if name in NATIVE:
         return _native(name)
     if name == "proc_exit":
         return f"{_arguments(name)} (drop {_host(name, '(i32.const 0)')}) (unreachable)"
     if name == "poll_oneoff":
-        return f"{_arguments(name)} {_host(name, '(i32.const 0)')}"
+        return _poll(shape)
     if name == "fd_renumber":
         return _RENUMBER
     if name in {"fd_read", "fd_write"}:
@@ -134,21 +138,17 @@ def _by_descriptor(name: str) -> str:
     parts = [
         "(local $entry i32) (local $second i32) (local $answer i32)",
         f"(local.set $entry (call $lookup (local.get $p{position})))",
-        f"(if (i32.eqz (local.get $entry)) (then (return (i32.const {Errno.BADF:d}))))",
+        f"(if (i32.lt_s (local.get $entry) (i32.const 0)) (then {_python(name)}))",
     ]
     moved = {position: "(i32.sub (local.get $entry) (i32.const 1))"}
     if name in _SECOND_DESCRIPTOR_AT:
-        second = _SECOND_DESCRIPTOR_AT[name]
-        parts.append(f"(local.set $second (call $lookup (local.get $p{second})))")
-        parts.append(f"(if (i32.eqz (local.get $second)) (then (return (i32.const {Errno.BADF:d}))))")
-        moved[second] = "(i32.sub (local.get $second) (i32.const 1))"
-    parts.append(f"(if (i32.lt_s (local.get $entry) (i32.const 0)) (then {_arguments(name)} {_python(name)}))")
-    if name in _SECOND_DESCRIPTOR_AT:  # between a directory of the host and one of the Keep there is no way
-        parts.append(f"(if (i32.lt_s (local.get $second) (i32.const 0)) (then (return (i32.const {Errno.XDEV:d}))))")
+        parts.append(_crossing(name, moved))
+        moved[_SECOND_DESCRIPTOR_AT[name]] = "(i32.sub (local.get $second) (i32.const 1))"
     if name in _SOCKETS:
+        parts.append(f"(if (i32.eqz (local.get $entry)) (then (return (i32.const {Errno.BADF:d}))))")
         parts.append(f"(i32.const {Errno.NOTSOCK:d})")
     elif name == "fd_close":
-        parts.append(f"(drop (call $take (local.get $p0))) {_native(name, moved)}")
+        parts.append(f"(if (local.get $entry) (then (drop (call $take (local.get $p0))))) {_native(name, moved)}")
     elif name in _NEW_DESCRIPTOR_AT:
         parts.append(_native_open(name, moved))
     else:
@@ -156,13 +156,30 @@ def _by_descriptor(name: str) -> str:
     return "\n  ".join(parts)
 
 
+def _crossing(name: str, moved: dict[int, str]) -> str:
+    """From a directory of the host to what Python serves there is no way; whose fault that is, both are asked."""
+    second = _SECOND_DESCRIPTOR_AT[name]
+    return f"""(local.set $second (call $lookup (local.get $p{second})))
+  (if (i32.lt_s (local.get $second) (i32.const 0)) (then
+    (local.set $answer {_native(name, moved | {second: "(i32.const -1)"})})
+    (if (i32.ne (local.get $answer) (i32.const {Errno.BADF:d})) (then (return (local.get $answer))))
+    (if (i32.eqz (local.get $entry)) (then (return (local.get $answer))))
+    (return {_host("cross", "(local.get $second)")})))"""
+
+
 def _python(name: str) -> str:
     call = _host(name, "(local.get $entry)")
+    before = _arguments(name)
+    if name in _ENUMERATED:
+        position = _DESCRIPTOR_AT.get(name, 0)
+        nobody = dict.fromkeys((position, _SECOND_DESCRIPTOR_AT.get(name, position)), "(i32.const -1)")
+        before = f"""(local.set $answer {_native(name, nobody)})
+    (if (i32.ne (local.get $answer) (i32.const {Errno.BADF:d})) (then (return (local.get $answer)))) {before}"""
     if name == "fd_close":
         call = _host(name, "(local.get $second)")
         return f"(local.set $second (call $take (local.get $p0))) (if (i32.lt_s (local.get $second) (i32.const 0)) (then (return {call}))) (return (i32.const {Errno.BADF:d}))"
     if name in _NEW_DESCRIPTOR_AT:
-        return f"""
+        return f"""{before}
     (local.set $answer {call})
     (if (local.get $answer) (then (return (local.get $answer))))
     (local.set $second (call $allocate (i32.or (i32.const {PYTHON}) (i32.wrap_i64 (i64.load $own offset=24 (i32.const 0))))))
@@ -171,7 +188,7 @@ def _python(name: str) -> str:
       (return (i32.const {Errno.MFILE:d}))))
     (call $put (local.get $p{_NEW_DESCRIPTOR_AT[name]}) (i64.extend_i32_u (local.get $second)))
     (return (i32.const 0))"""
-    return f"(return {call})"
+    return f"{before} (return {call})"
 
 
 def _native_open(name: str, moved: dict[int, str]) -> str:
@@ -191,8 +208,7 @@ def _transfer(name: str) -> str:
     one, many = (READ, READV) if name == "fd_read" else (WRITE, WRITEV)
     return f"""(local $entry i32) (local $answer i32)
   (local.set $entry (call $lookup (local.get $p0)))
-  (if (i32.eqz (local.get $entry)) (then (return (i32.const {Errno.BADF:d}))))
-  (if (i32.gt_s (local.get $entry) (i32.const 0)) (then (return {_native(name, {0: "(i32.sub (local.get $entry) (i32.const 1))"})})))
+  (if (i32.ge_s (local.get $entry) (i32.const 0)) (then (return {_native(name, {0: "(i32.sub (local.get $entry) (i32.const 1))"})})))
   (if (i32.or (call $outside (local.get $p3) (i64.const 4))
               (call $outside (local.get $p1) (i64.shl (i64.extend_i32_u (local.get $p2)) (i64.const 3))))
     (then (return (i32.const {Errno.FAULT:d}))))
@@ -208,6 +224,29 @@ def _transfer(name: str) -> str:
   (if (i32.eqz (local.get $answer)) (then
     (call $put (local.get $p3) (i64.load $own offset=24 (i32.const 0)))))
   (local.get $answer)"""
+
+
+def _poll(shape: Shape) -> str:
+    """What is wasmtime's own never blocks, or cannot be waited for: it is asked which, one subscription at a time.
+
+    For that its number stands in the subscription for a moment; threads, which might look there, do without.
+    """
+    look = f"""(local $i i32) (local $at i32) (local $fd i32) (local $entry i32) (local $answer i32)
+  (local.set $at (local.get $p0))
+  (if (i32.eqz (i32.or (call $outside (local.get $p0) (i64.mul (i64.extend_i32_u (local.get $p2)) (i64.const {SUBSCRIPTION.size})))
+                       (i32.eqz (local.get $p2)))) (then (loop $next
+    (if (i32.ne (i32.and (i32.wrap_i64 (call $get (i32.add (local.get $at) (i32.const 8)))) (i32.const 255)) (i32.const {CLOCK})) (then
+      (local.set $fd (i32.wrap_i64 (call $get (i32.add (local.get $at) (i32.const 16)))))
+      (local.set $entry (call $lookup (local.get $fd)))
+      (if (i32.gt_s (local.get $entry) (i32.const 0)) (then
+        (call $put (i32.add (local.get $at) (i32.const 16)) (i64.extend_i32_u (i32.sub (local.get $entry) (i32.const 1))))
+        (local.set $answer (call $native_poll_oneoff (local.get $at) (local.get $p1) (i32.const 1) (local.get $p3)))
+        (call $put (i32.add (local.get $at) (i32.const 16)) (i64.extend_i32_u (local.get $fd)))
+        (if (local.get $answer) (then (return (local.get $answer))))))))
+    (local.set $i (i32.add (local.get $i) (i32.const 1)))
+    (local.set $at (i32.add (local.get $at) (i32.const {SUBSCRIPTION.size})))
+    (br_if $next (i32.lt_u (local.get $i) (local.get $p2))))))"""
+    return f"{'' if shape.shared else look} {_arguments('poll_oneoff')} {_host('poll_oneoff', '(i32.const 0)')}"
 
 
 def _arguments(name: str) -> str:

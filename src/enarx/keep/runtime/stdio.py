@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from signal import SIGXFSZ
 from typing import Final, Self
 
-from enarx.keep.runtime.abi import FD_READ, NONBLOCK, Errno, FileType, Refused, Right
+from enarx.keep.runtime.abi import FD_READ, FD_WRITE, NONBLOCK, Errno, FileType, Refused, Right
 from enarx.keep.runtime.descriptors import Descriptor
 from enarx.keep.runtime.waiting import Interrupted, Waiter
 
@@ -58,11 +58,50 @@ class Meter:
         return taken
 
 
-class Input(Descriptor):
+class StandardStream(Descriptor):
+    """A standard stream answers as wasmtime's own do: nothing but reading or writing makes sense to it.
+
+    It can be made non-blocking all the same, which wasmtime does not offer.
+    """
+
+    __slots__ = ()
+
+    def readv(self, buffers: Sequence[memoryview]) -> int:
+        del buffers
+        raise Refused(Errno.BADF)
+
+    def require_directory(self) -> None:
+        raise Refused(Errno.BADF)
+
+    def advise(self) -> None:
+        raise Refused(Errno.BADF)
+
+    def sync(self) -> None:
+        raise Refused(Errno.BADF)
+
+    def pread(self, buffers: Sequence[memoryview], offset: int) -> int:
+        del buffers, offset
+        raise Refused(Errno.SPIPE if self.rights & Right.FD_READ else Errno.BADF)
+
+    def pwrite(self, buffers: Sequence[memoryview], offset: int) -> int:
+        del buffers, offset
+        raise Refused(Errno.SPIPE if self.rights & Right.FD_WRITE else Errno.BADF)
+
+    def set_flags(self, flags: int) -> None:
+        if flags & ~self.settable:
+            raise Refused(Errno.BADF)
+        self.flags = flags
+
+    def set_rights(self) -> None:
+        raise Refused(Errno.BADF)
+
+
+class Input(StandardStream):
     """Standard input over a descriptor of this process."""
 
     __slots__ = ("_fd", "_regular", "_waiter", "filetype")
-    rights = Right.FD_READ | Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE
+    rights = inheriting = Right.FD_READ
+    polled = (FD_READ,)
 
     def __init__(self, fd: int, waiter: Waiter) -> None:
         super().__init__()
@@ -96,18 +135,20 @@ class Input(Descriptor):
         return self._fd
 
     def wants(self, kind: int) -> int:
-        return select.POLLIN if kind == FD_READ else select.POLLOUT
+        del kind
+        return select.POLLIN
 
     def confirm(self, kind: int) -> int | None:
         del kind
         return available(self._fd)
 
 
-class FileOutput(Descriptor):
+class FileOutput(StandardStream):
     """Standard output or error over a descriptor of this process."""
 
     __slots__ = ("_fd", "_meter", "_piece", "_waiter", "filetype")
-    rights = Right.FD_WRITE | Right.FD_FDSTAT_SET_FLAGS | Right.FD_FILESTAT_GET | Right.POLL_FD_READWRITE
+    rights = inheriting = Right.FD_WRITE
+    polled = (FD_WRITE,)
 
     def __init__(self, fd: int, waiter: Waiter, meter: Meter | None = None) -> None:
         super().__init__()
@@ -142,14 +183,16 @@ class FileOutput(Descriptor):
         return self._fd
 
     def wants(self, kind: int) -> int:
-        return select.POLLIN if kind == FD_READ else select.POLLOUT
+        del kind
+        return select.POLLOUT
 
 
-class FunctionOutput(Descriptor):
+class FunctionOutput(StandardStream):
     """Standard output or error that a function takes: the Keep's channel, a test."""
 
     __slots__ = ("_meter", "_take")
-    rights = FileOutput.rights
+    rights = inheriting = FileOutput.rights
+    polled = FileOutput.polled
 
     def __init__(self, take: Callable[[bytes], object], meter: Meter | None = None) -> None:
         super().__init__()

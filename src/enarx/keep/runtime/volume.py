@@ -178,6 +178,8 @@ class OpenFile(Descriptor):
     def pread(self, buffers: Sequence[memoryview], offset: int) -> int:
         if not self._readable:
             raise Refused(Errno.BADF)
+        if offset < 0:
+            raise Refused(Errno.INVAL)
         start, content = offset, self._file.content
         for buffer in buffers:
             count = max(0, min(len(buffer), len(content) - offset))
@@ -198,6 +200,8 @@ class OpenFile(Descriptor):
     def pwrite(self, buffers: Sequence[memoryview], offset: int) -> int:
         if not self._writable:
             raise Refused(Errno.BADF)
+        if offset < 0:
+            raise Refused(Errno.INVAL)
         start, content = offset, self._file.content
         total = sum(map(len, buffers))
         if total and offset + total > len(content):

@@ -33,6 +33,7 @@ from enarx.keep.runtime.waiting import Waiter
 
 _WITHOUT_DESCRIPTOR: Final = frozenset({"poll_oneoff", "proc_exit"})
 _LAST_ADVICE: Final = 5  # noreuse
+_FIRST_PREOPEN: Final = 3  # where programs begin to look for directories
 _DESCRIPTOR_LATER: Final = frozenset({"path_symlink"})  # the descriptor stands between the other arguments
 
 
@@ -115,6 +116,8 @@ class Wasi:
     def _adapt(self, name: str) -> Callable[[], int]:
         """Call the method of that name with the descriptor and the arguments that are in the mailbox."""
         method: Callable[..., None] = getattr(self, name)
+        if name.startswith("path_"):
+            method = _within(method)
         end = 3 + len(SIGNATURES[name])
         start = 3 if name in _WITHOUT_DESCRIPTOR or name in _DESCRIPTOR_LATER else 4
         has_descriptor = name not in _WITHOUT_DESCRIPTOR
@@ -164,6 +167,11 @@ class Wasi:
         descriptor.close()
         return 0
 
+    def _cross(self) -> int:
+        """Something is to go from a directory of the host to this descriptor."""
+        self.get(self.mailbox[1]).require_directory()
+        return Errno.XDEV
+
     # -- everything else
 
     def poll_oneoff(self, source: int, target: int, count: int, result: int) -> None:
@@ -173,14 +181,12 @@ class Wasi:
         raise Exit(status)
 
     def fd_advise(self, file: Descriptor, offset: int, length: int, advice: int) -> None:
+        file.advise()
         if advice > _LAST_ADVICE or signed(offset) < 0 or signed(length) < 0:
             raise Refused(Errno.INVAL)
-        file.advise()
 
     def fd_allocate(self, file: Descriptor, offset: int, length: int) -> None:
-        if signed(offset) < 0 or signed(length) < 0:
-            raise Refused(Errno.INVAL)
-        file.allocate(offset, length)
+        file.allocate(signed(offset), signed(length))
 
     def fd_datasync(self, file: Descriptor) -> None:
         file.sync()
@@ -195,8 +201,8 @@ class Wasi:
         file.set_flags(flags)
 
     def fd_fdstat_set_rights(self, file: Descriptor, rights: int, inheriting: int) -> None:
-        del file, rights, inheriting
-        raise Refused(Errno.NOTSUP)
+        del rights, inheriting
+        file.set_rights()
 
     def fd_filestat_get(self, file: Descriptor, target: int) -> None:
         self.memory.pack(FILESTAT, target, *file.stat())
@@ -209,17 +215,11 @@ class Wasi:
 
     def fd_pread(self, file: Descriptor, iovecs: int, count: int, offset: int, result: int) -> None:
         self.memory.slice(result, 4)
-        buffers = self.memory.iovecs(iovecs, count)
-        if signed(offset) < 0:
-            raise Refused(Errno.INVAL)
-        self.memory.pack(U32, result, file.pread(buffers, offset))
+        self.memory.pack(U32, result, file.pread(self.memory.iovecs(iovecs, count), signed(offset)))
 
     def fd_pwrite(self, file: Descriptor, iovecs: int, count: int, offset: int, result: int) -> None:
         self.memory.slice(result, 4)
-        buffers = self.memory.iovecs(iovecs, count)
-        if signed(offset) < 0:
-            raise Refused(Errno.INVAL)
-        self.memory.pack(U32, result, file.pwrite(buffers, offset))
+        self.memory.pack(U32, result, file.pwrite(self.memory.iovecs(iovecs, count), signed(offset)))
 
     def fd_seek(self, file: Descriptor, offset: int, whence: int, result: int) -> None:
         self.memory.slice(result, 8)
@@ -230,6 +230,8 @@ class Wasi:
 
     def fd_prestat_get(self, file: Descriptor, target: int) -> None:
         name = file.preopened_as()
+        if name is None and self.mailbox[3] < _FIRST_PREOPEN:
+            raise Refused(Errno.BADF)
         if name is None:
             self.memory.pack(PRESTAT, target, PRESTAT_OTHER, 0)
         else:
@@ -244,6 +246,7 @@ class Wasi:
         self.memory.write(target, name.encode())
 
     def fd_readdir(self, file: Descriptor, target: int, length: int, cookie: int, result: int) -> None:
+        file.require_directory()
         buffer = self.memory.slice(target, length)
         self.memory.slice(result, 4)
         used = 0
@@ -320,10 +323,13 @@ class Wasi:
         directory.unlink(self.memory.path(path, length))
 
     def _other(self, number: int) -> Descriptor:
-        """The second descriptor of a function; the router has seen that it is open."""
+        """The second descriptor of a function, a directory of ours."""
         found = self.find(number)
+        if found is None:
+            raise Refused(Errno.BADF)
         if not isinstance(found, Descriptor):  # one of wasmtime's own: between the two there is no way
             raise Refused(Errno.XDEV)
+        found.require_directory()
         return found
 
     def sock_accept(self, listener: Descriptor, flags: int, result: int) -> None:
@@ -332,11 +338,12 @@ class Wasi:
 
     def sock_recv(self, sock: Descriptor, iovecs: int, count: int, flags: int, result: int, result_flags: int) -> None:
         self.memory.slice(result, 4)
-        self.memory.pack(U16, result_flags, 0)
+        self.memory.slice(result_flags, 2)
         buffers = self.memory.iovecs(iovecs, count)
         if flags & ~(PEEK | WAITALL):
             raise Refused(Errno.NOTSUP)
         received = sock.receive(buffers, peek=bool(flags & PEEK), wait_all=bool(flags & WAITALL))
+        self.memory.pack(U16, result_flags, 0)
         self.memory.pack(U32, result, received)
 
     def sock_send(self, sock: Descriptor, iovecs: int, count: int, flags: int, result: int) -> None:
@@ -348,3 +355,13 @@ class Wasi:
 
     def sock_shutdown(self, sock: Descriptor, how: int) -> None:
         sock.shutdown(how)
+
+
+def _within(method: Callable[..., None]) -> Callable[..., None]:
+    """Whatever is done to a path is done in a directory: that is looked at first, as wasmtime does."""
+
+    def checked(*arguments: object) -> None:
+        next(found for found in arguments if isinstance(found, Descriptor)).require_directory()
+        method(*arguments)
+
+    return checked

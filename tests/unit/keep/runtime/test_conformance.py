@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 import wasmtime
 
+from . import calls
 from .conftest import Runner
 
 # Behaviours of the probe that need nothing but streams and a directory, with what they say of themselves.
@@ -40,6 +41,27 @@ except wasmtime.ExitTrap as leave: sys.exit(leave.code)
     command = [sys.executable, "-c", code, str(wasm), str(directory), *arguments]
     done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=120)
     return done.returncode, done.stdout
+
+
+def _called(wasm: bytes, root: Path) -> tuple[int, bytes]:
+    """wasmtime-py with nothing of ours, for a program of `calls`: what it said, and how it ended."""
+    engine = wasmtime.Engine()
+    store, linker, wasi = wasmtime.Store(engine), wasmtime.Linker(engine), wasmtime.WasiConfig()
+    linker.define_wasi()
+    wasi.argv, wasi.stderr_file = ["main.wasm"], str(root / "stderr")
+    for directory in calls.directories(root):
+        wasi.preopen_dir(str(directory), f"/{directory.name}")
+    store.set_wasi(wasi)
+    code = 0
+    try:
+        linker.instantiate(store, wasmtime.Module(engine, wasm)).exports(store)["_start"](store)  # type: ignore[operator]  # a function
+    except wasmtime.WasmtimeError:
+        code = 1  # what the command line makes of arguments without meaning
+    del store, linker, wasi
+    report = root / "stderr"
+    said = report.read_bytes()
+    report.unlink()
+    return code, said
 
 
 def _cli() -> str | None:
@@ -96,3 +118,16 @@ def test_an_argument_without_meaning_ends_a_program_as_it_ends_there(run_guest: 
         done = subprocess.run([cli, "run", str(guest)], capture_output=True, check=False, timeout=120)
         assert done.returncode == 1
         assert b"Invalid enum value Clockid" in done.stderr
+
+
+@pytest.mark.parametrize("seed", range(24))
+def test_calls_that_nobody_thought_of_are_answered_alike(run_guest: Runner, tmp_path: Path, seed: int) -> None:
+    """Forty calls drawn at random: the same errnos and results, the same numbers for what is opened, the same files."""
+    wasm = bytes(wasmtime.wat2wasm(calls.program(seed, 40)))
+    (tmp_path / "bare").mkdir()
+    code, said = _called(wasm, tmp_path / "bare")
+    preopens = [(directory, f"/{directory.name}") for directory in calls.directories(tmp_path / "ours")]
+    ours = run_guest(wasm, preopens=preopens, fd_env=False)
+    assert ours.code == code
+    assert code or ours.stderr == said
+    assert calls.listing(tmp_path / "ours") == calls.listing(tmp_path / "bare")
