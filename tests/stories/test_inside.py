@@ -2,13 +2,16 @@
 
 import os
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from enarx.keep import launch
-from enarx.keep.backends.api import Wishes
+from enarx.keep import launch, measurement
+from enarx.keep.backends.api import Keep, Wishes
 from enarx.keep.backends.inside import Inside
+from enarx.keep.backends.process import spawn
 from enarx.keep.backends.tsm import Tsm
 from enarx.keep.channel import Hello, Phase
 from enarx.keep.deployment import Order
@@ -24,7 +27,17 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
-def deploy(world: World, root: Path) -> tuple[int, bytes, list[Hello], list[Phase]]:
+@dataclass(frozen=True, kw_only=True)
+class Apart(Inside):
+    """As a virtual machine has it: the Keep sees no directory of the host's."""
+
+    def launch(self, wishes: Wishes) -> Keep:
+        return spawn(["inside", str(self.tsm.root)])
+
+
+def deploy(
+    world: World, root: Path, backend: type[Inside] = Inside, documents: Path | None = None
+) -> tuple[int, bytes, list[Hello], list[Phase]]:
     """Run the program; returns its exit code, its output, and what was told."""
     order = Order(
         slug=f"localhost:{world.port}/user/program:1.0.0",
@@ -40,7 +53,8 @@ def deploy(world: World, root: Path) -> tuple[int, bytes, list[Hello], list[Phas
     terminal = Terminal(stdin=None, stdout=into, stderr=into)
     with os.fdopen(out, "rb") as reading:
         try:
-            code = launch.deploy(lambda: order, Inside(tsm=Tsm(root=root)), Wishes(), terminal, watcher)
+            wishes = Wishes(documents=None if documents is None else str(documents))
+            code = launch.deploy(lambda: order, backend(tsm=Tsm(root=root)), wishes, terminal, watcher)
         finally:
             os.close(into)
         return code, reading.read(), hellos, phases
@@ -55,6 +69,19 @@ def test_a_guest_is_certified_and_runs(world: World, tmp_path: Path, provider: s
     assert hello.technology == technology
     certified = next(phase.facts for phase in phases if phase.phase == "certified")
     assert (certified["technology"], certified["measurement"]) == (technology, hello.measurement)
+
+
+def test_a_guest_uses_the_documents_that_its_host_offers(world: World, tmp_path: Path) -> None:
+    """The host gave the kernel no table, but has the certificate of the chip in its cache."""
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    machine: Any = world.machine.attester("snp", measurement.of_agent).machine  # Any: each simulator's own type
+    with configfs_tsm.mounted(tmp_path, "sev_guest", world.machine.path, "no-table") as root:
+        with pytest.raises(RefusalError, match="VCEK"):
+            deploy(world, root, Apart, cache)
+        (cache / "vcek.der").write_bytes(machine.certificate)
+        code, output, *_ = deploy(world, root, Apart, cache)
+    assert (code, output) == (42, b"from the Keep\n")
 
 
 def test_a_host_that_answers_for_the_tsm_is_refused(world: World, tmp_path: Path) -> None:

@@ -48,7 +48,7 @@ _FOR: Final[Mapping[str, Sequence[str]]] = {  # which backends an option means s
     "--machine": (SIMULATED,),
     "--image": (GRAMINE, *_MACHINES),
     "--accel": _MACHINES,
-    "--collateral": (INSIDE,),
+    "--collateral": (INSIDE, GRAMINE, QEMU_TEES["snp"], QEMU_TEES["tdx"]),
 }
 _NEEDS: Final[Mapping[str, Mapping[str, str]]] = {  # what a backend has to be told, and how to come by it
     SIMULATED: {"--tee": "", "--machine": "; `enarx platform simulate DIR` makes one"},
@@ -103,7 +103,7 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     type=click.Path(path_type=Path, file_okay=False),
     envvar="ENARX_CACHE",
     show_envvar=True,
-    help="Vendors' documents to send with the evidence of `inside`, as `enarx update-cache` keeps them.",
+    help="Vendors' documents for the evidence of a real TEE, as `enarx update-cache` keeps them. Default: its cache.",
 )
 @click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
 @click.option(
@@ -213,7 +213,7 @@ def deploy(
             machine=None if machine is None else str(machine),
             image=None if image is None else str(image),
             accel=accel,
-            documents=str(collateral) if collateral is not None and place.name == INSIDE else None,
+            documents=str(collateral) if collateral is not None and place.name in _FOR["--collateral"] else None,
         )
         slug = parse_package(package)
         host, token = store.host(slug.host), _token(token_file)
@@ -438,11 +438,13 @@ def _require_wishes(
 ) -> None:
     """Options that would do nothing are a mistake, variables are not; and what a backend needs has to be named."""
     given = {"--tee": tee, "--machine": machine, "--image": image, "--accel": accel, "--collateral": collateral}
-    for option, value in given.items():
-        backends, source = _FOR[option], click.get_current_context().get_parameter_source(option.removeprefix("--"))
-        if value is not None and backend not in backends and source is ParameterSource.COMMANDLINE:
-            names = ", ".join(dict.fromkeys(QEMU if name in QEMU_TEES.values() else name for name in backends))
-            raise click.UsageError(f"{option} is for --backend {names}")
+    source = click.get_current_context().get_parameter_source
+    said = {name for name in given if source(name.removeprefix("--")) is ParameterSource.COMMANDLINE}
+    for option in given:
+        if option in said and backend not in _FOR[option]:
+            raise click.UsageError(f"{option} is for --backend {', '.join(_FOR[option])}")
+    if "--collateral" in said and collateral is not None and not collateral.is_dir():
+        raise NotFoundError(f"--collateral: {collateral}: no such directory; `enarx update-cache` fills one")
     for option, advice in _NEEDS.get(backend, {}).items():
         if given[option] is None:
             raise click.UsageError(f"--backend {backend} needs {option}{advice}")

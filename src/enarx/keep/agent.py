@@ -32,6 +32,7 @@ from urllib.parse import urlsplit
 from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
 from enarx.keep import measurement
 from enarx.keep.backends import sandbox
+from enarx.keep.backends.api import Attester, Learning
 from enarx.keep.backends.attesters import attester as choose
 from enarx.keep.channel import (
     CHUNK,
@@ -39,6 +40,7 @@ from enarx.keep.channel import (
     VERSION,
     WINDOW,
     Channel,
+    Collateral,
     Exit,
     Frame,
     Hello,
@@ -50,7 +52,7 @@ from enarx.keep.channel import (
     Want,
 )
 from enarx.keep.config import Config, Connect, Listen
-from enarx.keep.deployment import Order
+from enarx.keep.deployment import Order, offered
 from enarx.keep.identity import Identity
 from enarx.keep.provision import Provisioned, provision
 from enarx.keep.refusal import RefusalError, gate
@@ -67,7 +69,8 @@ BUG: Final = "bug"
 class Inbox:
     """What the host sends after `start`: input for the program, and signals. Ends the process when it has to."""
 
-    def __init__(self, channel: Channel) -> None:
+    def __init__(self, channel: Channel, attester: Attester) -> None:
+        self._attester = attester
         self.interrupt = Interrupt()
         self.stdin, self._writer = os.pipe2(os.O_CLOEXEC)
         self._channel = channel
@@ -111,6 +114,8 @@ class Inbox:
                 if self._allowed < 0:
                     raise MalformedError("channel: stdin: more than was asked for")
             self._pieces.put(frame.body)
+        elif frame.kind is Kind.COLLATERAL:
+            learn(self._attester, frame.read(Collateral))
         else:
             raise MalformedError(f"channel: {frame.kind.name.lower()}: not now")
 
@@ -157,8 +162,11 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     channel.send(Kind.HELLO, Hello(version=VERSION, technology=technology, measurement=attester.measurement().hex()))
     channel.send(Kind.PHASE, Phase(phase="sandboxed", facts=dict(done)))
     with gate("channel"):
-        order = Order.parse(channel.expect(Kind.START, Start))
-    inbox = Inbox(channel)
+        start = channel.expect(Kind.START, Start)
+        order = Order.parse(start)
+        if start.collateral:
+            learn(attester, channel.expect(Kind.COLLATERAL, Collateral))
+    inbox = Inbox(channel, attester)
     inbox.start()
 
     # 3
@@ -170,6 +178,13 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     code = execute(channel, order, provisioned, inbox, attester.sealing_secret)
     # 5
     finish(channel, code)
+
+
+def learn(attester: Attester, collateral: Collateral) -> None:
+    """Take vendors' documents for the evidence to come. Raises MalformedError where it has no room for any."""
+    if not isinstance(attester, Learning):
+        raise MalformedError(f"channel: collateral: evidence of {attester.technology.name} has no room for documents")
+    attester.learn(offered(collateral))
 
 
 def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox, sealing: bytes | None) -> int:

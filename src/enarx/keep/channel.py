@@ -2,13 +2,13 @@
 
 The length counts the body, at most 1 MiB. Control bodies are strict JSON: unknown members, wrong
 types and trailing bytes are errors. Host → Keep: `start` (once, first), `stdin`, `signal`, `time`,
-`collateral`. Keep → host: `hello`, `phase`, `want`, `stdout`, `stderr`, `refused`, `exit` (last). There
+`collateral` (vendors' documents for the evidence, untrusted as everything here). Keep → host: `hello`, `phase`, `want`, `stdout`, `stderr`, `refused`, `exit` (last). There
 is no reconnect; an unknown type, a type of the wrong direction, or the end of the stream ends the
 Keep. Everything that arrives here from the other side is untrusted.
 
 A program that does not read its input must not hold up the signals behind it, nor let the host fill
 the Keep's memory. So the host may send `WINDOW` bytes of `stdin` and then as much as `want` asks for.
-`time` and `collateral` are reserved for Keeps without a clock or documents of their own; today's refuse them.
+`time` is reserved for Keeps without a clock of their own; today's refuse it.
 """
 
 import socket
@@ -62,7 +62,8 @@ class Start(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What the host tells an empty Keep. Nothing of it is trusted but by its consequences.
 
     `digest` is the workload's; `steward` and `drawbridge` are origins, each bundle the roots (PEM) to trust for it;
-    `steward_ca` are the CAs (PEM) whose certificates the user accepts; `config` is the deploy configuration.
+    `steward_ca` are the CAs (PEM) whose certificates the user accepts; `config` is the deploy configuration. With
+    `collateral` such a frame follows at once, and no evidence is made before it.
     """
 
     version: int
@@ -75,6 +76,23 @@ class Start(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
     steward_ca: str | None = None
     token: str | None = None
     config: str | None = None
+    collateral: bool = False
+
+
+class Signed(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """A vendor's JSON as it came, and its issuer's chain (DER), all in base64."""
+
+    body: bytes
+    chain: list[bytes] = []
+
+
+class Collateral(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What the host has of vendors' documents now, in place of what it had: DER and JSON, all in base64."""
+
+    certificates: list[bytes] = []
+    crls: list[bytes] = []
+    tcb_infos: list[Signed] = []
+    qe_identities: list[Signed] = []
 
 
 class Hello(Body, frozen=True, kw_only=True, forbid_unknown_fields=True):

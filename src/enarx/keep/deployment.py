@@ -8,12 +8,15 @@ from dataclasses import dataclass, field, replace
 from hashlib import sha256
 from typing import Self
 
+import msgspec
+
 from enarx.digest import Digest
 from enarx.drawbridge.tag import Tag
 from enarx.errors import MalformedError
-from enarx.keep.channel import VERSION, Start
+from enarx.keep.channel import MAX_BODY, VERSION, Collateral, Signed, Start
 from enarx.keep.overrides import DeployConfig, apply
 from enarx.keep.workload import Workload
+from enarx.tee.model import Endorsements, SignedJson
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,9 +56,10 @@ class Order:
             config=config,
         )
 
-    def start(self) -> Start:
-        """The inverse: what the host sends."""
+    def start(self, *, collateral: bool = False) -> Start:
+        """The inverse: what the host sends. With `collateral` vendors' documents follow."""
         return Start(
+            collateral=collateral,
             version=VERSION,
             slug=self.slug,
             digest=str(self.digest),
@@ -83,6 +87,34 @@ class Order:
         if self.config is None:
             return workload
         return replace(workload, config=apply(workload.config, DeployConfig.parse(self.config)))
+
+
+def collateral_frame(documents: Endorsements) -> bytes:
+    """The body that offers these documents to a Keep. Raises MalformedError when they are too many for one frame."""
+    body = msgspec.json.encode(
+        Collateral(
+            certificates=list(documents.certificates),
+            crls=list(documents.crls),
+            tcb_infos=[Signed(body=item.body, chain=list(item.chain)) for item in documents.tcb_infos],
+            qe_identities=[Signed(body=item.body, chain=list(item.chain)) for item in documents.qe_identities],
+        )
+    )
+    if len(body) > MAX_BODY:
+        raise MalformedError(
+            f"collateral: expected documents that fit into {MAX_BODY} bytes, found {len(body)}; "
+            "offer a directory that holds those of this machine alone"
+        )
+    return body
+
+
+def offered(collateral: Collateral) -> Endorsements:
+    """The inverse. Nothing is read here: what is no document is passed over where it would be used."""
+    return Endorsements(
+        certificates=tuple(collateral.certificates),
+        crls=tuple(collateral.crls),
+        tcb_infos=tuple(SignedJson(body=item.body, chain=tuple(item.chain)) for item in collateral.tcb_infos),
+        qe_identities=tuple(SignedJson(body=item.body, chain=tuple(item.chain)) for item in collateral.qe_identities),
+    )
 
 
 def _bytes(text: str | None) -> bytes | None:

@@ -11,8 +11,9 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from types import FrameType
-from typing import Final
+from typing import TYPE_CHECKING, Final
 
 from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
 from enarx.keep.backends import BACKENDS, Backend, Keep, Standing, Wishes
@@ -32,12 +33,16 @@ from enarx.keep.channel import (
     Want,
     pump,
 )
-from enarx.keep.deployment import Order
+from enarx.keep.deployment import Order, collateral_frame
 from enarx.keep.refusal import GATES, Gate, RefusalError, gate
 from enarx.web.problems import FAMILIES
 
+if TYPE_CHECKING:
+    from enarx.steward.collateral import Directory
+
 HELLO_SECONDS: Final = 60.0  # a Keep that says nothing for so long has not started
 END_SECONDS: Final = 10.0  # between its last word and its end
+REFRESH_SECONDS: Final = 3600.0  # between two looks at the vendors' documents; they are renewed once in some days
 MAX_SENTENCE: Final = 2000  # characters of the Keep's that are repeated
 MAX_CODE: Final = 255
 RUNNING: Final = "running"  # the phase whose facts are the listeners: `prot addr port` by name
@@ -113,21 +118,34 @@ def deploy(ask: Callable[[], Order], backend: Backend, wishes: Wishes, terminal:
     The empty Keep is started first, for it needs nothing of the order to begin with: while it comes up, we ask.
     """
     with gate("backend"):
+        documents = _directory(wishes.documents)
         keep = backend.launch(wishes)
     try:
-        return attend(ask(), keep, terminal, watcher)
+        return attend(ask(), keep, terminal, watcher, documents)
     finally:
         keep.kill()
 
 
-def attend(order: Order, keep: Keep, terminal: Terminal, watcher: Watcher) -> int:
-    """Be the host of a Keep that was just launched, until its last word."""
+def _directory(path: str | None) -> "Directory | None":
+    """The vendors' documents there; a cache that nobody has filled yet is none."""
+    if path is None or not Path(path).is_dir():
+        return None
+    from enarx.steward.collateral import Directory  # noqa: PLC0415 - most have none, and it takes its time
+
+    return Directory(Path(path))
+
+
+def attend(order: Order, keep: Keep, terminal: Terminal, watcher: Watcher, documents: "Directory | None" = None) -> int:
+    """Be the host of a Keep that was just launched, until its last word. `documents` are offered for its evidence."""
     channel = Channel(keep.stream, receives=TO_HOST)
     credit = Credit()
     with gate("backend"):
         watcher.hello(_hello(channel, keep))
-        channel.send(Kind.START, order.start())
-    with _signals(channel, keep) as told:
+        offer = None if documents is None else collateral_frame(documents.current())
+        channel.send(Kind.START, order.start(collateral=offer is not None))
+        if offer is not None:
+            channel.send(Kind.COLLATERAL, offer)
+    with _signals(channel, keep) as told, _refreshing(documents, offer, channel, watcher):
         threading.Thread(target=_feed, args=(terminal.stdin, channel, credit), name="stdin", daemon=True).start()
         try:
             with gate("channel"):
@@ -252,6 +270,40 @@ def _signals(channel: Channel, keep: Keep) -> Iterator[Sequence[int]]:
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
+
+
+@contextmanager
+def _refreshing(
+    documents: "Directory | None", offer: bytes | None, channel: Channel, watcher: Watcher
+) -> Iterator[None]:
+    """Documents that others renew are offered again when they changed, for the evidence of the next certificate."""
+    over = threading.Event()
+    if documents is not None:
+        arguments = (documents, offer, channel, watcher, over)
+        threading.Thread(target=_refresh, args=arguments, name="documents", daemon=True).start()
+    try:
+        yield
+    finally:
+        over.set()
+
+
+def _refresh(
+    documents: "Directory", offer: bytes | None, channel: Channel, watcher: Watcher, over: threading.Event
+) -> None:
+    while not over.wait(REFRESH_SECONDS):
+        try:
+            now = collateral_frame(documents.current())
+        except (EnarxError, OSError) as error:
+            watcher.phase(
+                Phase(phase="warning", facts={"collateral": f"{error}; the Keep has what it was given before"})
+            )
+            continue
+        if now != offer:
+            try:
+                channel.send(Kind.COLLATERAL, now)
+            except UnavailableError:
+                return  # the Keep is gone; the receiving side reports it
+            offer = now
 
 
 def _feed(stdin: int | None, channel: Channel, credit: Credit) -> None:

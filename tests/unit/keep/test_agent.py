@@ -109,6 +109,7 @@ def test_a_host_that_breaks_the_rules_is_told_so_and_left(keep: KeepProcess, dat
     [
         (FIRST, "start: not now"),
         (encode(Kind.TIME, b"{}"), "time: not now"),
+        (encode(Kind.COLLATERAL, b"{}"), "evidence of nil has no room for documents"),
         (encode(Kind.SIGNAL, b'{"name":"KILL"}'), "expected INT or TERM"),
         (encode(Kind.STDIN, b"x" * MAX_BODY), "more than was asked for"),
     ],

@@ -5,6 +5,9 @@ import socket
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Protocol
 
 import pytest
 
@@ -15,6 +18,7 @@ from enarx.keep.channel import (
     MAX_BODY,
     TO_KEEP,
     Channel,
+    Collateral,
     Exit,
     Hello,
     Kind,
@@ -27,6 +31,8 @@ from enarx.keep.channel import (
 from enarx.keep.deployment import Order
 from enarx.keep.launch import Terminal, Watcher
 from enarx.keep.refusal import RefusalError
+from enarx.steward.collateral import Directory
+from enarx.tee.snp.simulator import Vendor
 
 ORDER = Order(
     slug="localhost/u/r:1.0.0", digest=Digest.of(b""), steward="https://s.example", drawbridge="https://d.example"
@@ -63,7 +69,10 @@ class Heard:
 
 
 Play = Callable[[Channel, socket.socket], None]
-Attend = Callable[[Play], int]
+
+
+class Attend(Protocol):
+    def __call__(self, play: Play, documents: Directory | None = None, /) -> int: ...
 
 
 @pytest.fixture
@@ -75,7 +84,7 @@ def heard() -> Heard:
 def attend(heard: Heard) -> Attend:
     """Attend a Keep that plays its part; returns the exit code."""
 
-    def run(play: Play, stdin: bytes | None = None) -> int:
+    def run(play: Play, documents: Directory | None = None) -> int:
         host, keep = socket.socketpair()
         keep.settimeout(30)
         thread = threading.Thread(target=_play, args=(play, keep))
@@ -83,7 +92,8 @@ def attend(heard: Heard) -> Attend:
         (out, into), (err, also) = os.pipe(), os.pipe()
         watcher = Watcher(hello=heard.hellos.append, phase=heard.phases.append)
         try:
-            return launch.attend(ORDER, Played(stream=host), Terminal(stdin=None, stdout=into, stderr=also), watcher)
+            terminal = Terminal(stdin=None, stdout=into, stderr=also)
+            return launch.attend(ORDER, Played(stream=host), terminal, watcher, documents)
         finally:
             host.close()
             thread.join()
@@ -125,6 +135,33 @@ def test_streams_phases_and_the_exit_code_come_through(attend: Attend, heard: He
     assert attend(play) == 255
     assert (heard.out, heard.err) == (b"out\0", b"err")
     assert (heard.hellos, [phase.phase for phase in heard.phases]) == ([HELLO], ["running"])
+
+
+def test_vendors_documents_follow_the_order_and_again_when_they_change(
+    attend: Attend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The Keep is told that they come; a file that somebody renews is offered to the running Keep, and only then."""
+    monkeypatch.setattr(launch, "REFRESH_SECONDS", 0.05)
+    vendor, at = Vendor.create(datetime.now(UTC)), datetime.now(UTC)
+    lists = [vendor.crl(at, number=number) for number in (1, 2)]
+    (tmp_path / "ark.crl").write_bytes(lists[0])
+    offers: list[bytes] = []
+
+    def play(channel: Channel, _: socket.socket) -> None:
+        assert begun(channel).collateral
+        offers.extend(channel.expect(Kind.COLLATERAL, Collateral).crls)
+        fresh = tmp_path / "ark.new"
+        fresh.write_bytes(b"not a document")
+        fresh.write_bytes(lists[1])
+        fresh.replace(tmp_path / "ark.crl")
+        while (frame := channel.receive()) is not None and frame.kind is not Kind.COLLATERAL:
+            pass
+        assert frame is not None
+        offers.extend(frame.read(Collateral).crls)
+        channel.send(Kind.EXIT, Exit(code=0))
+
+    assert attend(play, Directory(tmp_path)) == 0
+    assert offers == lists
 
 
 def test_a_refusal_keeps_its_gate_its_family_and_its_reasons(attend: Attend) -> None:

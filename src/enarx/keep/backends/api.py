@@ -10,12 +10,12 @@ import socket
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from enarx.digest import HashName
 
 if TYPE_CHECKING:
-    from enarx.tee.model import Evidence, Technology
+    from enarx.tee.model import Endorsements, Evidence, Technology
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +59,15 @@ class Attester(Protocol):
 
     def evidence(self, report_data: bytes) -> "Evidence":
         """Evidence over 64 bytes. Raises UnavailableError when the hardware does not answer, MalformedError."""
+        ...
+
+
+@runtime_checkable
+class Learning(Protocol):
+    """An attester whose evidence has room for vendors' documents."""
+
+    def learn(self, documents: "Endorsements") -> None:
+        """What the host offers from now on, in place of what it offered before. Believed by nobody."""
         ...
 
 

@@ -13,18 +13,19 @@ import base64
 import binascii
 import http.client
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Final
 
 from enarx.errors import MalformedError, UnavailableError
+from enarx.keep.backends.documents import Shelf
 from enarx.keep.backends.vtpm import HCL_INDEX, Vtpm
 from enarx.pki.certificate import Certificate
 from enarx.tee import azure
 from enarx.tee.azure.hcl import HclReport
 from enarx.tee.azure.report import encode
-from enarx.tee.model import Evidence, Technology
+from enarx.tee.model import Endorsements, Evidence, Technology
 
 METADATA: Final = "169.254.169.254"
 TDX_QUOTE: Final = "/acc/tdquote"
@@ -35,12 +36,13 @@ TIMEOUT: Final = 10.0  # seconds of a connect and of every wait
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AzureAttester:
-    """The paravisor of this VM. `hardware` is the body of the hardware's own evidence."""
+    """The paravisor of this VM. `hardware` gives the body of the hardware's own evidence, with what is on the shelf."""
 
     vtpm: Vtpm
     hcl: HclReport
     raw: bytes
-    hardware: bytes
+    hardware: Callable[[], bytes]
+    shelf: Shelf
     measured: bytes
     writable: tuple[Path, ...] = ()
     sealing_secret: None = None  # a TPM would seal to its registers, which is not the same
@@ -52,9 +54,12 @@ class AzureAttester:
     def measurement(self) -> bytes:
         return self.measured
 
+    def learn(self, documents: Endorsements) -> None:
+        self.shelf.offer(documents)
+
     def evidence(self, report_data: bytes) -> Evidence:
         message, signature, registers = self.vtpm.quote(report_data)
-        return encode(self.hcl.kind, self.raw, message, signature, registers, self.hardware)
+        return encode(self.hcl.kind, self.raw, message, signature, registers, self.hardware())
 
 
 def paravisor(vtpm: Vtpm) -> tuple[HclReport, bytes]:

@@ -17,6 +17,7 @@ from typing import Any, Final
 
 from enarx.attested.claims import REPORT_DATA_SIZE
 from enarx.errors import MalformedError, UnavailableError
+from enarx.keep.backends.documents import Shelf, of_intel
 from enarx.tee import sgx
 from enarx.tee.model import Endorsements, Evidence, Technology
 from enarx.tee.sgx.report import Report, encode
@@ -72,6 +73,7 @@ class EnclaveAttester:
 
     interface: Attestation
     measured: bytes
+    shelf: Shelf = field(default_factory=lambda: Shelf(own=Endorsements()))
     writable: tuple[Path, ...] = ()
     sealing_secret: bytes | None = field(default=None, repr=False)
 
@@ -82,9 +84,13 @@ class EnclaveAttester:
     def measurement(self) -> bytes:
         return self.measured
 
+    def learn(self, documents: Endorsements) -> None:
+        self.shelf.offer(documents)
+
     def evidence(self, report_data: bytes) -> Evidence:
-        """Quote and PCK chain; Intel's documents are the Steward's business."""
-        return encode(self.interface.quote(report_data), Endorsements())
+        """Quote and PCK chain, and of Intel's documents those that the host offered; the Steward may have others."""
+        quote = self.interface.quote(report_data)
+        return encode(quote, of_intel(Report.parse(quote).quoted.pck, "SGX", "QE", self.shelf.all()))
 
 
 def attester(interface: Attestation | None = None) -> EnclaveAttester:

@@ -26,6 +26,7 @@ from enarx.attested.claims import REPORT_DATA_SIZE
 from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError
 from enarx.keep.backends.azure import METADATA, AzureAttester, fetch_quote, paravisor
 from enarx.keep.backends.azure import fetch_vcek as fetch_vcek_of_azure
+from enarx.keep.backends.documents import Shelf, fits, of_chip, of_intel
 from enarx.keep.backends.inside import PROVIDERS, found_paravisor
 from enarx.keep.backends.nsm import DEVICE as NSM
 from enarx.keep.backends.nsm import Nsm
@@ -51,7 +52,6 @@ from enarx.tee.tdx.report import encode as encode_tdx
 from enarx.web.client import Client
 
 QUERY: Final = {"fmc": "fmcSPL", "bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL"}
-MAX_CERTIFICATES: Final = 8  # as evidence may carry
 PATIENCE: Final = 20.0  # seconds that AMD's service may ask us to wait; a start must not hang on it
 
 
@@ -67,7 +67,8 @@ class GuestAttester:
 
     technology: Technology[Any, Any]  # Any: as in Attester
     source: Source
-    documents: Endorsements = field(default_factory=Endorsements)
+    shelf: Shelf
+    fetch: Callable[[Report], bytes] | None = None  # the certificate of the chip's key, if it is still missing
     writable: tuple[Path, ...] = ()
     measured: bytes = b""
     sealing_secret: bytes | None = field(default=None, repr=False)
@@ -75,9 +76,14 @@ class GuestAttester:
     def measurement(self) -> bytes:
         return self.measured
 
+    def learn(self, documents: Endorsements) -> None:
+        self.shelf.offer(documents)
+
     def evidence(self, report_data: bytes) -> Evidence:
         body, beside = self.source(report_data)
-        return compose(self.technology.name, body, beside, self.documents)
+        if self.fetch is not None:
+            self.shelf.own |= _certificate_of_chip(Report.parse(body), beside, self.shelf.all(), None, self.fetch)
+        return compose(self.technology.name, body, beside, self.shelf.all())
 
 
 def attester(
@@ -91,8 +97,9 @@ def attester(
 ) -> GuestAttester | AzureAttester:
     """The TEE of this VM, asked once: what it measured, and whether the certificate of its key is at hand.
 
-    `documents` is a directory of vendors' documents. Raises UnavailableError without a TEE, MalformedError for a report
-    that cannot be read.
+    `documents` is a directory of vendors' documents; without one the host may still offer some, and what is missing
+    then is fetched when evidence is made. Raises UnavailableError without a TEE, MalformedError for a report that
+    cannot be read.
     """
     interface = interface or Tsm()
     try:
@@ -103,12 +110,14 @@ def attester(
         return azure_attester(Vtpm.open(tpm), documents, fetch=fetch)
     body, beside = source(bytes(REPORT_DATA_SIZE))
     held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
-    if name == "snp":
-        held |= _certificate_of_chip(Report.parse(body), beside, held, documents, fetch or fetch_vcek)
+    ask = (fetch or fetch_vcek) if name == "snp" else None
+    if ask is not None and documents is not None:
+        held |= _certificate_of_chip(Report.parse(body), beside, held, documents, ask)
     return GuestAttester(
         technology=next(item for item in TECHNOLOGIES if item.name == name),
         source=source,
-        documents=held,
+        shelf=Shelf(own=held),
+        fetch=ask if documents is None else None,
         writable=writable,
         measured=measurement(name, body),
         sealing_secret=_sealing_secret(device) if name == "snp" else None,
@@ -137,11 +146,13 @@ def azure_attester(
                 return (fetch or fetch_vcek)(report)
 
         held |= _certificate_of_chip(Report.parse(body), b"", held, documents, ask)
+    shelf = Shelf(own=held)
     return AzureAttester(
         vtpm=vtpm,
         hcl=hcl,
         raw=raw,
-        hardware=compose(hcl.kind, body, b"", held).body,
+        hardware=lambda: compose(hcl.kind, body, b"", shelf.all()).body,
+        shelf=shelf,
         measured=measurement(hcl.kind, body),
     )
 
@@ -190,18 +201,13 @@ def measurement(technology: str, body: bytes) -> bytes:
 def compose(technology: str, body: bytes, beside: bytes, documents: Endorsements) -> Evidence:
     """Evidence as the Steward reads it."""
     if technology == "tdx":
-        both = documents.tcb_infos and documents.qe_identities
-        return encode_tdx(body, documents if both else Endorsements(crls=documents.crls))
+        platform = TdxReport.parse(body).quoted.pck
+        return encode_tdx(body, of_intel(platform, "TDX", "TD_QE", documents))
     if technology == "cca":
         return Evidence(oid=CCA_OID, body=der.wrap(0x04, body))
     if technology == "nitro":
         return Evidence(oid=NITRO_OID, body=der.wrap(0x04, body))
-    found = documents | _table(beside)
-    certificates = sorted(
-        (item for item in found.certificates if _is_amds(item)),
-        key=lambda item: Certificate.parse(item).common_name not in vek.NAMES,  # the key's own first
-    )
-    return encode(body, Endorsements(certificates=tuple(certificates[:MAX_CERTIFICATES]), crls=found.crls))
+    return encode(body, of_chip(Report.parse(body), documents | _table(beside)))
 
 
 def fetch_vcek(report: Report) -> bytes:
@@ -225,7 +231,7 @@ def _certificate_of_chip(
     Nothing, when AMD does not answer: the Steward may have it, and says so if not.
     """
     certificates = (held | _table(beside)).certificates
-    at_hand = any(_fits(item, report) for item in certificates)
+    at_hand = any(fits(item, report) for item in certificates)
     if at_hand or report.signing_key != SIGNED_BY_VCEK or not any(report.chip_id):
         return Endorsements()
     try:
@@ -236,17 +242,6 @@ def _certificate_of_chip(
     if documents is not None:
         _keep(documents, fetched)
     return Endorsements(certificates=(fetched,))
-
-
-def _fits(certificate: bytes, report: Report) -> bool:
-    """Whether this is the certificate of the key that signs the chip's reports, as far as it says."""
-    try:
-        known = vek.read_vek(certificate)
-    except EnarxError:
-        return False
-    if known.tcb.encode() != report.reported_tcb:
-        return False  # from before the last firmware, or after one that was taken back
-    return known.hwid is None or report.chip_id.startswith(known.hwid)
 
 
 def _keep(directory: Path, certificate: bytes) -> None:
@@ -268,8 +263,3 @@ def _table(data: bytes) -> Endorsements:
         return recognise(data, "certificate table")[0] if data else Endorsements()
     except MalformedError:
         return Endorsements()
-
-
-def _is_amds(certificate: bytes) -> bool:
-    name = Certificate.parse(certificate).common_name
-    return name in vek.NAMES or name.startswith(("ARK-", "SEV-"))
