@@ -32,7 +32,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from enarx.digest import Digests
+from enarx.drawbridge.access import Identity, Person
 from enarx.drawbridge.client import Registry as Remote
+from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, UserName
 from enarx.drawbridge.registry import JSON_TYPE, Registry, RepositoryRecord
 from enarx.drawbridge.store import FilesystemStore
@@ -298,15 +300,15 @@ def growing(folder: Path, most: int) -> None:
     """What listing and publishing cost when there are many other repositories. In this process, without a network."""
     registry = Registry(FilesystemStore(folder))
     body = b'{"subject":"x"}'
-    registry.spaces.put_user(USER, body, Meta.of(body, JSON_TYPE), by="x")
-    made = 0
+    registry.spaces.put_user(USER, body, Meta.of(body, JSON_TYPE), by="x x")
+    theirs, made = b'{"subject":"y"}', 0
     for step in sorted({min(count, most) for count in (10, 1000, 100_000)}):
         with patch("enarx.drawbridge.store.filesystem.os.fsync"):  # of those that are only there to be many
             for number in range(made, step):
                 owner = UserName(f"u{number // 1000}")
                 if number % 1000 == 0:
-                    registry.spaces.put_user(owner, body, Meta.of(body, JSON_TYPE), by="x")
-                _repository(registry, owner, RepositoryName(f"r{number}"))
+                    registry.spaces.put_user(owner, theirs, Meta.of(theirs, JSON_TYPE), by="x y")
+                _repository(registry, owner, RepositoryName(f"r{number}"), public=number % 2 == 0)
         made = step
         os.sync()
         costs(registry, made)
@@ -318,24 +320,26 @@ def costs(registry: Registry, others: int) -> None:
     publishing = _median(lambda at: _publish(registry, name, TagName(f"1.{at}.0")))
     listing = _median(lambda _: len(registry.versions.names(USER, name)))
     mine = _median(lambda _: len(list(registry.spaces.repositories(USER))))
+    anybody, governance = Person(identity=Identity(issuer="x", subject="x"), scopes=None), Governance(registry)
+    searching = _median(lambda _: len(governance.search(anybody, "own", after="", limit=100)[0]))
     print(
         f"with {others:>7} other repositories       publish {publishing * 1000:6.2f} ms   "
-        f"list tags {listing * 1e6:6.0f} us   list own repositories {mine * 1e6:6.0f} us",
+        f"list tags {listing * 1e6:6.0f} us   list own repositories {mine * 1e6:6.0f} us   search {searching * 1e6:6.0f} us",
         flush=True,
     )
 
 
-def _repository(registry: Registry, owner: UserName, name: RepositoryName) -> None:
-    body = RepositoryRecord(public=False).encode()
-    registry.spaces.put_repository(owner, name, body, Meta.of(body, JSON_TYPE), by="x")
+def _repository(registry: Registry, owner: UserName, name: RepositoryName, *, public: bool = False) -> None:
+    body = RepositoryRecord(public=public).encode()
+    registry.spaces.put_repository(owner, name, body, Meta.of(body, JSON_TYPE), by="x x")
 
 
 def _publish(registry: Registry, name: RepositoryName, tag: TagName) -> None:
     tree = Tree.from_files({"main.wasm": b"\0asm"}, algorithms=["sha-256"])
     body = Tag(entry=tree.root).encode()
-    registry.versions.put(USER, name, tag, body, Meta.of(body, Tag(entry=tree.root).media_type), by="x")
+    registry.versions.put(USER, name, tag, body, Meta.of(body, Tag(entry=tree.root).media_type), by="x x")
     for node in tree.nodes:
-        with registry.trees.put(USER, name, tag, node.path, node.entry.meta, by="x") as upload:
+        with registry.trees.put(USER, name, tag, node.path, node.entry.meta, by="x x") as upload:
             upload.write(node.open().read())
             upload.finish()
 

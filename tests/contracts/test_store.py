@@ -170,7 +170,11 @@ def test_a_listing_has_all_under_its_prefix(store: Store) -> None:
     assert [item.key.name for item in store.list(Key("flat"), Key("flat/n0027"))] == names[28:]
     for text in ("deep/a/b/c", "deep/a/d", "deep/e", "deeper/x"):
         store.create(Key(text), b"x")
-    assert sorted(keys(store, "deep")) == ["deep/a/b/c", "deep/a/d", "deep/e"]
+    assert keys(store, "deep") == ["deep/a/b/c", "deep/a/d", "deep/e"]
+    names = ["deep/a/b/c", "deep/a/d", "deep/e"]
+    for number, name in enumerate(names):
+        assert [item.key.text for item in store.list(Key("deep"), Key(name))] == names[number + 1 :]
+    assert [item.key.text for item in store.list(Key("deep"), Key("deep/a0"))] == names[2:]
     assert keys(store, "absent") == []
     assert {item.size for item in store.list(Key("deep"))} == {1}
 

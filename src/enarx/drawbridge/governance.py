@@ -34,6 +34,7 @@ from enarx.drawbridge.access import (
 from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
 from enarx.drawbridge.registry import Registry, UserRecord
+from enarx.drawbridge.registry.catalogue import Place
 from enarx.errors import ConflictError, DeniedError, MalformedError, NotFoundError, UntrustedError
 from enarx.toml import Table
 
@@ -47,7 +48,9 @@ ALPHABET: Final = "0123456789abcdefghijklmnopqrstuvwxyz"
 DEFAULT_LIFETIME: Final = timedelta(minutes=10)
 MAX_LIFETIME: Final = timedelta(days=366)
 MAX_USES: Final = 1_000
-SEARCHED: Final = 1000  # repositories that one search looks at before it hands on where to go on
+PRIVATE: Final = "private"  # the first stage of a search
+PUBLIC: Final = "public"  # the second
+SEARCHED: Final = 10_000  # names that one search looks at before it hands on where to go on
 REMEMBERED: Final = 10_000  # repositories of which it is remembered whether they are public
 MAX_LABEL: Final = 200  # characters
 _ATTEMPTS: Final = 20  # to take a use while others do
@@ -160,24 +163,47 @@ class Governance:
 
     # -- search
 
-    def search(
-        self, person: Person | None, words: str, *, after: str, limit: int
-    ) -> tuple[list[tuple[UserName, RepositoryName]], str | None]:
-        """What is public, and what the person may read, whose names hold the words, in their order.
+    def search(self, person: Person | None, words: str, *, after: str, limit: int) -> tuple[list[Place], str | None]:
+        """What is public, and what the person may read, whose names hold the words; what is theirs alone comes first.
 
-        At most SEARCHED repositories are looked at; the second answer is where to go on, None at the end.
+        At most SEARCHED names are looked at. The second answer is where to go on, None at the end: it holds no name
+        but one that the person may know.
         """
-        begin_user, _, begin_name = after.partition("/")
-        begin = (UserName(begin_user), RepositoryName(begin_name)) if begin_name else None
-        wanted, last = words.lower().split(), None
-        found: list[tuple[UserName, RepositoryName]] = []
-        for count, (user, name) in enumerate(self._all_repositories(begin)):
-            if count >= SEARCHED or len(found) >= limit:
-                return found, last
-            last = f"{user}/{name}"
-            if all(word in last.lower() for word in wanted) and self.may_see(person, user, name):
-                found.append((user, name))
+        wanted, stop = words.lower().split(), None
+        found: list[Place] = []
+        for looked, (stage, place) in enumerate(self._places(person, *_after(after)), start=1):
+            if stop is not None:
+                return found, stop
+            matches = all(word in f"{place[0]}/{place[1]}".lower() for word in wanted)
+            if matches and self._is_shown(person, stage, place):
+                found.append(place)
+            enough = looked >= SEARCHED or len(found) >= limit
+            if enough and self._is_shown(person, stage, place):  # else its name would be told
+                stop = f"{stage}:{place[0]}/{place[1]}"
         return found, None
+
+    def _places(self, person: Person | None, begin: str, after: Place | None) -> Iterator[tuple[str, Place]]:
+        """Where to look: for what is private among what is the person's, then for what is public."""
+        if person is not None and begin == PRIVATE:
+            yield from ((PRIVATE, place) for place in self._places_of(person) if after is None or place > after)
+        for place in self._registry.catalogue.public(after if begin == PUBLIC else None):
+            yield PUBLIC, place
+
+    def _is_shown(self, person: Person | None, stage: str, place: Place) -> bool:
+        public = self.is_public(*place)
+        return public if stage == PUBLIC else not public and self.may_see(person, *place)
+
+    def _places_of(self, person: Person) -> list[Place]:
+        """Where to look for what is private and somebody's: under their names, and where they are members."""
+        spaces, places = set(self.names_of(person.identity)), set[Place]()
+        for user, repository in self._registry.catalogue.memberships(_named(person.identity)):
+            if repository is None:
+                spaces.add(user)
+            else:
+                places.add((user, repository))
+        return sorted(
+            places.union((user, name) for user in spaces for name in self._registry.spaces.repositories(user))
+        )
 
     def may_see(self, person: Person | None, user: UserName, name: RepositoryName) -> bool:
         """Whether somebody may know of a repository."""
@@ -187,14 +213,6 @@ class Governance:
             return False
         facts = self.facts(user, name)
         return facts.public is not None and role_of(person, facts.namespace, facts.members) is not None
-
-    def _all_repositories(
-        self, after: tuple[UserName, RepositoryName] | None
-    ) -> Iterator[tuple[UserName, RepositoryName]]:
-        if after is not None:
-            yield from ((after[0], name) for name in self._registry.spaces.repositories(*after))
-        for user in self._registry.spaces.users(None if after is None else after[0]):
-            yield from ((user, name) for name in self._registry.spaces.repositories(user))
 
     # -- members
 
@@ -218,6 +236,9 @@ class Governance:
     ) -> bool:
         """Whether it is new. Raises NotFoundError when there is none to remove."""
         known = self._registry.documents.find(user, repository, MEMBER, label)
+        if member is not None and member.subject is not None:
+            somebody = Identity(issuer=member.issuer, subject=member.subject)
+            self._registry.catalogue.list_member(_named(somebody), user, repository)
         if member is None and known is None:
             raise NotFoundError(f"member {label}: there is none")
         body = None if member is None else canonical.encode(member.to_json())
@@ -335,6 +356,21 @@ def read_policy(values: Mapping[str, Any]) -> ReleasePolicy:  # Any: parsed JSON
     policy = ReleasePolicy.from_table(table)
     table.end()
     return policy
+
+
+def _named(identity: Identity) -> str:
+    return f"{identity.issuer} {identity.subject}"  # an issuer's name has no space
+
+
+def _after(text: str) -> tuple[str, Place | None]:
+    """Where a search goes on. Raises MalformedError for what no search ever answered."""
+    if not text:
+        return PRIVATE, None
+    stage, colon, place = text.partition(":")
+    user, slash, name = place.partition("/")
+    if stage not in {PRIVATE, PUBLIC} or not colon or not slash:
+        raise MalformedError(f"after: expected what the last answer said, found {text[:80]!r}")
+    return stage, (UserName(user), RepositoryName(name))
 
 
 def _member(value: Any) -> Member:  # Any: parsed JSON, checked here

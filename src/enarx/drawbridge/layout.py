@@ -3,6 +3,8 @@
     users/<user>                                      the record of a user
     subjects/<SHA-256 of the subject>/<user>          which name spaces a subject has
     repositories/<user>/<repository>                  the record of a repository
+    public/<user>/<repository>                        which of them are public
+    memberships/<SHA-256 of issuer and subject>/<user>/<repository>  of what somebody is, or was, a member
     tags/<user>/<repository>/<tag>                    the record of a tag
     nodes/<user>/<repository>/<tag>/<SHA-256 of path> the record of a node: its meta, and which blob it is
     blobs/<xx>/<SHA-256>                              content, once however many nodes have it
@@ -34,6 +36,8 @@ DOCUMENTS: Final = Key("documents")
 PARTS: Final = Key("parts")
 GARBAGE: Final = Key("garbage")
 SUBJECTS: Final = Key("subjects")
+PUBLIC: Final = Key("public")
+MEMBERSHIPS: Final = Key("memberships")
 
 _KEPT: Final = 4096  # keys of each kind that every request asks for again
 
@@ -56,6 +60,19 @@ def repositories(name: UserName) -> Key:
 @lru_cache(_KEPT)
 def repository(owner: UserName, name: RepositoryName) -> Key:
     return repositories(owner) / name.text
+
+
+def public(owner: UserName, name: RepositoryName) -> Key:
+    return PUBLIC / owner.text / name.text
+
+
+def memberships(member: str) -> Key:
+    return MEMBERSHIPS / sha256(member.encode()).hexdigest()
+
+
+def membership(member: str, owner: UserName, name: RepositoryName | None) -> Key:
+    """No repository is called `_`, which is the whole name space."""
+    return memberships(member) / owner.text / ("_" if name is None else name.text)
 
 
 @lru_cache(_KEPT)

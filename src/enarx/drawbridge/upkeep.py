@@ -69,7 +69,7 @@ def fsck(registry: Registry, *, contents: bool = True, repair: bool = False) -> 
     """Everything that is wrong. Without `contents`, blobs are not read, only counted and measured.
 
     With `repair`, checksums of pieces that are missing are made anew from content that is whole, and publications
-    that are not in the history are recorded.
+    that are not in the history are recorded, and public repositories that searches do not find are listed.
     """
     check = _Check(registry, contents=contents, repair=repair)
     yield from check.names()
@@ -182,6 +182,7 @@ class _Check:
             user, repository = UserName(item.key.segments[1]), RepositoryName(item.key.name)
             yield from self._try(item.key, self._registry.spaces.repository, user, repository)
             yield from self._parent(item.key, layout.user(user))
+            yield from self._listed(item.key, user, repository)
             yield from self._history(user, repository)
 
     def trees(self) -> Iterator[Finding]:
@@ -265,6 +266,19 @@ class _Check:
                 self._registry.contents.rebuild_sums(digest)
             detail = "made anew" if self._repair else "readings of it hash the whole first; --repair makes it anew"
             yield Finding(kind="unfinished", key=layout.sums(digest), detail=f"no checksums of its pieces: {detail}")
+
+    def _listed(self, key: Key, user: UserName, repository: RepositoryName) -> Iterator[Finding]:
+        """A public repository is where searches look."""
+        catalogue = self._registry.catalogue
+        try:
+            listed = not self._registry.spaces.repository(user, repository).public
+        except EnarxError:
+            return  # told already
+        if not (listed or catalogue.lists_public(user, repository)):
+            if self._repair:
+                catalogue.list_public(user, repository)
+            detail = "listed now" if self._repair else "--repair lists it"
+            yield Finding(kind="unfinished", key=key, detail=f"public, but searches do not find it: {detail}")
 
     def _history(self, user: UserName, repository: RepositoryName) -> Iterator[Finding]:
         key = layout.history(user, repository)

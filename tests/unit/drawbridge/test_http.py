@@ -18,9 +18,11 @@ from enarx.attested.claims import RuntimeClaims
 from enarx.attested.result import AttestationResult
 from enarx.attested.sealing import Opener, SealingPrivateKey
 from enarx.digest import Digest, Digests
-from enarx.drawbridge.access import HIDDEN, Leave
+from enarx.drawbridge.access import HIDDEN, Leave, RepositoryFacts
 from enarx.drawbridge.auth.mtls import CrlSource
+from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.http import build
+from enarx.drawbridge.names import RepositoryName, UserName
 from enarx.drawbridge.tag import SigningKey, sign
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Meta, Tree
 from tests.unit.conftest import Authority, Issued
@@ -642,6 +644,53 @@ def test_yanked_tags_say_so(bench: Bench) -> None:
     assert "enarx-yanked" not in bench.ask("GET", "/user/repo/_tag/1.0.0").headers
 
 
+def names(bench: Bench, query: str, token: str | None = None) -> tuple[list[str], str | None]:
+    answer = bench.ask("GET", f"/_search?{query}", token=token).json()
+    return [f"{found['user']}/{found['name']}" for found in answer["repositories"]], answer["after"]
+
+
+def test_search_finds_what_one_is_a_member_of(bench: Bench) -> None:
+    """Of a repository, or of a name space, as long as one is; a subject of the same name elsewhere is nobody."""
+    token = bench.claim(alpha=False, beta=False)
+    bench.claim("other", "other", theirs=False)
+    friend = bench.token("friend")
+    assert names(bench, "", friend) == ([], None)
+    bench.put("/user/alpha/_member/friend", {"role": "reader", "subject": "friend"}, token=token)
+    assert names(bench, "", friend) == (["user/alpha"], None)
+    bench.put("/user/_member/friend", {"role": "reader", "subject": "friend"}, token=token)
+    assert names(bench, "q=b", friend) == (["user/beta"], None)
+    bench.ask("DELETE", "/user/_member/friend", token=token)
+    bench.put("/user/alpha/_member/friend", {"role": "reader", "issuer": "x", "subject": "friend"}, token=token)
+    assert names(bench, "", friend) == ([], None)
+
+
+def test_a_search_costs_and_tells_nothing_of_what_is_hidden(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few names one answer looks at: no page ends at a private name, and strangers' are not looked at."""
+    token = bench.claim(a=False, b=True, c=False, d=True, e=False)
+    bench.claim("else", "else", hidden=False)
+    monkeypatch.setattr("enarx.drawbridge.governance.SEARCHED", 1)
+    asked: list[str] = []
+    plain = Governance.facts
+
+    def facts(governance: Governance, user: UserName, name: RepositoryName) -> RepositoryFacts:
+        asked.append(f"{user}/{name}")
+        return plain(governance, user, name)
+
+    monkeypatch.setattr(Governance, "facts", facts)
+    assert names(bench, "q=nothing") == ([], "public:user/b")
+    assert names(bench, "q=nothing&after=public:user/b") == ([], None)
+    assert asked == []
+    found, after = [], ""
+    for _ in range(9):
+        page, following = names(bench, f"after={after}", token)
+        found += page
+        if following is None:
+            break
+        after = following
+    assert found == ["user/a", "user/c", "user/e", "user/b", "user/d"]
+    assert set(asked) <= {f"user/{name}" for name in "ace"}
+
+
 def test_search_shows_what_may_be_seen(bench: Bench) -> None:
     """Public ones to everybody, private ones to their members, page by page; lists of a name space alike."""
     token = bench.claim(alpha=True, beta=False, gamma=True)
@@ -654,6 +703,7 @@ def test_search_shows_what_may_be_seen(bench: Bench) -> None:
     assert [found["name"] for found in rest["repositories"]] == ["gamma"]
     assert rest["after"] is None
     assert bench.ask("GET", "/_search?limit=0").status_code == 400
+    assert bench.ask("GET", "/_search?after=user/alpha").status_code == 400
     assert [found["name"] for found in bench.ask("GET", "/user/_repo").json()["repositories"]] == ["alpha", "gamma"]
     assert len(bench.ask("GET", "/user/_repo", token=token).json()["repositories"]) == 3
     assert bench.ask("GET", "/nobody/_repo").text == HIDDEN

@@ -13,8 +13,8 @@ import pytest
 
 from enarx.digest import Digest, Digests
 from enarx.drawbridge import layout
-from enarx.drawbridge.names import TagName, TreePath
-from enarx.drawbridge.registry import Outcome, Registry, ResumableUpload
+from enarx.drawbridge.names import RepositoryName, TagName, TreePath
+from enarx.drawbridge.registry import JSON_TYPE, Outcome, Registry, RepositoryRecord, ResumableUpload
 from enarx.drawbridge.registry.trees import require_not_collected
 from enarx.drawbridge.store import FilesystemStore, Item, Key, MemoryStore, Store
 from enarx.drawbridge.tag import Tag
@@ -137,6 +137,19 @@ def test_fsck_records_what_history_lacks(registry: Registry, store: Store) -> No
     assert findings(fresh, repair=True) == [("unfinished", "tags")]
     assert findings(fresh) == []
     assert list(fresh.spaces.history(USER, REPO))[-1].by == "drawbridge fsck"
+
+
+def test_fsck_lists_public_repositories_anew(registry: Registry, store: Store) -> None:
+    """Where searches look may have got lost; what is private is never put there."""
+    for name, public in (("shown", True), ("hidden", False)):
+        body = RepositoryRecord(public=public).encode()
+        registry.spaces.put_repository(USER, RepositoryName(name), body, Meta.of(body, JSON_TYPE), by="x")
+    assert findings(registry) == []
+    store.delete(layout.public(USER, RepositoryName("shown")))
+    assert findings(registry) == [("unfinished", "repositories")]
+    assert findings(registry, repair=True) == [("unfinished", "repositories")]
+    assert findings(registry) == []
+    assert list(registry.catalogue.public()) == [(USER, REPO), (USER, RepositoryName("shown"))]
 
 
 def test_gc_removes_what_nothing_refers_to(registry: Registry, store: Store, clock: Clock) -> None:

@@ -12,6 +12,7 @@ Rooms, each with what it may touch:
   spaces      users and repositories
   versions    tags, signers, yanking; the histories of both
   trees       nodes, content, uploads in parts
+  catalogue   where a search has to look
   documents   what may change: the highest number counts
 
 Everything here is synchronous and may be called from several threads and processes. Who may do what is decided before
@@ -25,6 +26,7 @@ from typing import Final
 from enarx.drawbridge.content import Contents
 from enarx.drawbridge.history import Histories
 from enarx.drawbridge.registry.bodies import Bodies
+from enarx.drawbridge.registry.catalogue import Catalogue
 from enarx.drawbridge.registry.documents import MAX_DOCUMENT, Documents
 from enarx.drawbridge.registry.spaces import Spaces
 from enarx.drawbridge.registry.stored import (
@@ -68,6 +70,7 @@ class Registry:
         self.contents: Final = Contents(store)
         self.histories: Final = Histories(store, now)
         self.documents: Final = Documents(store, now)
-        self.spaces: Final = Spaces(store, bodies, self.histories)
+        self.catalogue: Final = Catalogue(store)
+        self.spaces: Final = Spaces(store, bodies, self.histories, self.catalogue)
         self.versions: Final = Versions(store, bodies, self.documents, self.histories)
         self.trees: Final = Trees(store, self.contents, self.versions, now)

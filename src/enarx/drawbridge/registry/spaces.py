@@ -7,6 +7,7 @@ from enarx.drawbridge.history import Change, Histories
 from enarx.drawbridge.names import RepositoryName, UserName
 from enarx.drawbridge.records import Records
 from enarx.drawbridge.registry.bodies import MAX_RECORD_BODY, Bodies, bounded, choose, require_there
+from enarx.drawbridge.registry.catalogue import Catalogue
 from enarx.drawbridge.registry.stored import Outcome, RepositoryRecord, Stored, UserRecord
 from enarx.drawbridge.store.api import Key, Store
 from enarx.drawbridge.tree import Meta
@@ -14,13 +15,14 @@ from enarx.errors import ConflictError
 
 
 class Spaces:
-    """Who has which name, and what is under it. May create records of users and repositories, and nothing else."""
+    """Who has which name, and what is under it. May create records of users and repositories, and list them."""
 
-    def __init__(self, store: Store, bodies: Bodies, histories: Histories) -> None:
+    def __init__(self, store: Store, bodies: Bodies, histories: Histories, catalogue: Catalogue) -> None:
         self._store = store
         self._records = Records(store)
         self._bodies = bodies
         self._histories = histories
+        self._catalogue = catalogue
 
     # -- users
 
@@ -37,7 +39,7 @@ class Spaces:
             if only_one:
                 self._store.delete(subject / "_")  # the name is somebody else's: the subject has none yet
             raise
-        self._mark(subject / user.text)
+        self._catalogue.list_name(record.subject, user)
         return outcome
 
     def user(self, user: UserName) -> UserRecord:
@@ -54,8 +56,7 @@ class Spaces:
 
     def users_of(self, subject: str) -> tuple[UserName, ...]:
         """The name spaces of a subject."""
-        names = [UserName(item.key.name) for item in self._store.list(layout.subject(subject)) if item.key.name != "_"]
-        return tuple(name for name in names if self._store.stat(layout.user(name)) is not None)
+        return tuple(name for name in self._catalogue.names(subject) if self._store.stat(layout.user(name)) is not None)
 
     # -- repositories
 
@@ -65,7 +66,10 @@ class Spaces:
         require_there(self._store, layout.user(user), f"user {user}")
         record = RepositoryRecord.parse(bounded(body, MAX_RECORD_BODY))
         stored, meta = choose(body, record.encode(), meta)
-        outcome = self._bodies.create(layout.repository(user, repository), stored, meta, by)
+        key = layout.repository(user, repository)
+        if record.public and (self._store.stat(key) is None or self.repository(user, repository).public):
+            self._catalogue.list_public(user, repository)
+        outcome = self._bodies.create(key, stored, meta, by)
         if outcome is Outcome.CREATED or not self._has_history(user, repository):
             self._histories.append(
                 user, repository, by=by, event="repository-created", detail={"public": record.public}
@@ -103,10 +107,3 @@ class Spaces:
             claimed = UserName(str(self._records.read(subject / "_").get("user")))
             if claimed != user and self._store.stat(layout.user(claimed)) is not None:
                 raise ConflictError("User already associated with OpenID Connect subject") from None
-
-    def _mark(self, key: Key) -> None:
-        if self._store.stat(key) is None:
-            try:
-                self._records.create(key, {})
-            except ConflictError:
-                return

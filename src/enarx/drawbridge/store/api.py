@@ -107,10 +107,11 @@ class Store(Protocol):
     def stat(self, key: Key) -> Item | None: ...
 
     def list(self, prefix: Key, after: Key | None = None) -> Iterator[Item]:
-        """What is under `prefix`, at any depth. Objects right under it come in the order of their names.
+        """What is under `prefix`, at any depth, in the order of keys as text.
 
-        `after` leaves out what comes up to that key, under a prefix that has objects right under it alone. An object
-        that is created or deleted meanwhile may be missing or not; every other is there.
+        `after` leaves out what comes up to that key, which is an object's, there or not; segments between it and
+        `prefix` have letters and digits alone, for services differ in what sorts before a slash. An object that is created or deleted meanwhile may be missing or
+        not; every other is there.
         """
         ...
 

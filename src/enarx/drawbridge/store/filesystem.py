@@ -67,7 +67,7 @@ class FilesystemStore:
         return Item(key=key, size=status.st_size, modified=datetime.fromtimestamp(status.st_mtime, UTC))
 
     def list(self, prefix: Key, after: Key | None = None) -> Iterator[Item]:
-        for key in self._walk(prefix.text, self._path(prefix)):
+        for key in self._walk(prefix.text, self._path(prefix), "" if after is None else after.text):
             if after is None or key > after:
                 item = self.stat(key)
                 if item is not None:
@@ -163,7 +163,7 @@ class FilesystemStore:
             self._known.clear()
         self._known.add(path)
 
-    def _walk(self, prefix: str, folder: Path) -> Iterator[Key]:
+    def _walk(self, prefix: str, folder: Path, after: str) -> Iterator[Key]:
         try:
             with _translated("list"), os.scandir(folder) as entries:
                 names = sorted(entry.name + "/" * entry.is_dir(follow_symlinks=False) for entry in entries)
@@ -171,7 +171,9 @@ class FilesystemStore:
             return
         for name in names:  # a directory sorts as its objects do, with a slash behind its name
             if name.endswith("/"):
-                yield from self._walk(f"{prefix}/{name[:-1]}", folder / name[:-1])
+                beginning = f"{prefix}/{name}"
+                if beginning > after or after.startswith(beginning):  # else all of it comes before
+                    yield from self._walk(beginning[:-1], folder / name[:-1], after)
             else:
                 yield Key(f"{prefix}/{name}")
 
