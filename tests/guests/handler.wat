@@ -1,26 +1,35 @@
 ;; A wasi:http handler that answers STATUS with the body "hello\n", or does BEHAVIOUR instead.
+;; BEHAVIOUR may hoard: read the whole body, keep a mebibyte for each piece of it, and give no handle back.
+;; It may call `nothing`, which no host has.
 (component
   (import "wasi:io/error@0.2.0" (instance $error (export "error" (type (sub resource)))))
   (alias export $error "error" (type $e))
   (import "wasi:io/streams@0.2.0" (instance $streams
     (export "error" (type $e2 (eq $e)))
     (export "output-stream" (type $out (sub resource)))
+    (export "input-stream" (type $in (sub resource)))
     (type $failure (variant (case "last-operation-failed" (own $e2)) (case "closed")))
     (export "stream-error" (type $failed (eq $failure)))
+    (export "[method]input-stream.blocking-read"
+      (func (param "self" (borrow $in)) (param "len" u64) (result (result (list u8) (error $failed)))))
     (export "[method]output-stream.blocking-write-and-flush"
       (func (param "self" (borrow $out)) (param "contents" (list u8)) (result (result (error $failed)))))))
-  (alias export $streams "output-stream" (type $out))
+  (alias export $streams "output-stream" (type $out)) (alias export $streams "input-stream" (type $in))
   (import "wasi:http/types@0.2.0" (instance $http
-    (export "output-stream" (type $o (eq $out)))
+    (export "output-stream" (type $o (eq $out))) (export "input-stream" (type $i (eq $in)))
     (export "fields" (type $fields (sub resource)))
     (export "headers" (type $headers (eq $fields)))
     (export "trailers" (type $trailers (eq $fields)))
-    (export "incoming-request" (type $request (sub resource)))
+    (export "incoming-request" (type $request (sub resource))) (export "incoming-body" (type $incoming (sub resource)))
     (export "outgoing-response" (type $response (sub resource)))
     (export "outgoing-body" (type $body (sub resource)))
     (export "response-outparam" (type $outparam (sub resource)))
     (type $code (variant (case "internal-error" (option string))))
     (export "error-code" (type $error-code (eq $code)))
+    (export "[method]incoming-request.consume"
+      (func (param "self" (borrow $request)) (result (result (own $incoming)))))
+    (export "[method]incoming-body.stream" (func (param "self" (borrow $incoming)) (result (result (own $i)))))
+    (export "nothing" (func))
     (export "[constructor]fields" (func (result (own $fields))))
     (export "[constructor]outgoing-response" (func (param "headers" (own $headers)) (result (own $response))))
     (export "[method]outgoing-response.set-status-code"
@@ -33,6 +42,9 @@
     (export "[static]response-outparam.set"
       (func (param "param" (own $outparam)) (param "response" (result (own $response) (error $error-code)))))))
   (alias export $http "incoming-request" (type $request)) (alias export $http "response-outparam" (type $outparam))
+  (alias export $http "[method]incoming-request.consume" (func $consume))
+  (alias export $http "[method]incoming-body.stream" (func $stream)) (alias export $http "nothing" (func $nothing))
+  (alias export $streams "[method]input-stream.blocking-read" (func $read))
   (alias export $http "[constructor]fields" (func $fields))
   (alias export $http "[constructor]outgoing-response" (func $response))
   (alias export $http "[method]outgoing-response.set-status-code" (func $status))
@@ -53,6 +65,10 @@
   (core func $finish' (canon lower (func $finish) (memory $m) (realloc $r)))
   (core func $set' (canon lower (func $set) (memory $m) (realloc $r)))
   (core func $write' (canon lower (func $write) (memory $m) (realloc $r)))
+  (core func $consume' (canon lower (func $consume) (memory $m)))
+  (core func $stream' (canon lower (func $stream) (memory $m)))
+  (core func $read' (canon lower (func $read) (memory $m) (realloc $r)))
+  (core func $nothing' (canon lower (func $nothing)))
   (core func $drop' (canon resource.drop $out))
   (core module $main
     (import "h" "memory" (memory 1))
@@ -62,7 +78,18 @@
     (import "h" "finish" (func $finish (param i32 i32 i32 i32)))
     (import "h" "set" (func $set (param i32 i32 i32 i32 i32 i32)))
     (import "h" "write" (func $write (param i32 i32 i32 i32))) (import "h" "drop" (func $drop (param i32)))
+    (import "h" "consume" (func $consume (param i32 i32))) (import "h" "stream" (func $stream (param i32 i32)))
+    (import "h" "read" (func $read (param i32 i64 i32))) (import "h" "nothing" (func $nothing))
     (data (i32.const 64) "hello\0a")
+    (func $hoard (param $request i32) (local $stream i32)
+      (call $consume (local.get $request) (i32.const 0))
+      (call $stream (i32.load (i32.const 4)) (i32.const 0))
+      (local.set $stream (i32.load (i32.const 4)))
+      (loop $more
+        (call $read (local.get $stream) (i64.const 65536) (i32.const 0))
+        (if (i32.eqz (i32.load8_u (i32.const 0))) (then
+          (memory.fill (i32.mul (memory.grow (i32.const 16)) (i32.const 65536)) (i32.const 1) (i32.const 0x100000))
+          (br $more)))))
     (func (export "handle") (param $request i32) (param $outparam i32) (local $answer i32) (local $body i32) (local $to i32)
       BEHAVIOUR
       (local.set $answer (call $response (call $fields)))
@@ -79,7 +106,9 @@
     (export "memory" (memory $m)) (export "fields" (func $fields')) (export "response" (func $response'))
     (export "status" (func $status')) (export "body" (func $body')) (export "open" (func $open'))
     (export "finish" (func $finish')) (export "set" (func $set')) (export "write" (func $write'))
-    (export "drop" (func $drop'))))))
+    (export "drop" (func $drop'))
+    (export "consume" (func $consume')) (export "stream" (func $stream')) (export "read" (func $read'))
+    (export "nothing" (func $nothing'))))))
   (func $handle (param "request" (own $request)) (param "response-out" (own $outparam))
     (canon lift (core func $main "handle")))
   (component $export

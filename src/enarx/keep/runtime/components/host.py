@@ -133,12 +133,18 @@ class Host:
             answer = action()
         except (wasmtime.Trap, wasmtime.WasmtimeError):
             failure, self.failure = self.failure, None
-            if failure is not None:
+            if failure is None:
+                raise
+            try:
                 raise failure from None
-            raise
+            finally:
+                del failure  # its traceback has this frame, and through it the store: nobody else would part them
         late, self.failure = self.failure, None  # of something that was dropped
         if late is not None:
-            raise late
+            try:
+                raise late
+            finally:
+                del late  # as above
         return answer
 
     def lower(self, store: wasmtime.Store, kinds: Sequence[Any], values: Sequence[Any]) -> Any:  # Any: as in Codec

@@ -87,6 +87,7 @@ class Worker:
             raise TrapError(str(error)) from None
         finally:
             table.close()
+            store.close()  # now, with all that the instance had grown to, and not when the last frame has forgotten it
 
 
 def _handler(store: wasmtime.Store, instance: wasm.Instance, component: wasm.Component) -> wasm.Func:
