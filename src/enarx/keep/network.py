@@ -107,6 +107,11 @@ class Network:
         here = self.outgoing is None or any(endpoint.allows(host, port) for endpoint in self.outgoing)
         return here and (self.narrowed is None or self.narrowed.allows_outgoing(host, port))
 
+    def names(self, host: str) -> bool:
+        """Whether `host` is meant by every list that there is, whatever the port."""
+        here = self.outgoing is None or any(endpoint.names(host) for endpoint in self.outgoing)
+        return here and (self.narrowed is None or self.narrowed.names(host))
+
     def narrow(self, other: "Network") -> "Network":
         """Both have to allow from now on."""
         if self.narrowed is not None:

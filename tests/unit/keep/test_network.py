@@ -51,6 +51,8 @@ def test_narrowing_only_takes_away() -> None:
     assert not narrow.allows_outgoing("b.org", 443)
     assert not narrow.allows_outgoing("b.com", 443)
     assert not narrow.allows_outgoing("a.org", 80)
+    assert narrow.names("a.org")
+    assert not narrow.names("b.org")
     assert narrow.allows_incoming(8001)
     twice = narrow.narrow(Network(incoming=(Ports.parse(8001),)))
     assert twice.allows_incoming(8001)

@@ -1,13 +1,14 @@
 """Programs that were not written for a Keep.
 
 Those that only large tools can build are looked for where ENARX_TEST_PROGRAMS says, by name, and skipped elsewhere:
-`python-command.wasm` and `python-web.wasm` of componentize-py, `javascript-web.wasm` and `javascript-outgoing.wasm` of
+`python-command.wasm`, `python-web.wasm` and `python-udp.wasm` of componentize-py, `javascript-web.wasm` and `javascript-outgoing.wasm` of
 componentize-js. Their sources are in tests/guests/components; the worlds are wasi:cli/command and wasi:http/proxy.
 """
 
 import http.client
 import http.server
 import os
+import socket
 import ssl
 import threading
 from collections.abc import Callable
@@ -97,6 +98,18 @@ def test_other_languages_behind_wasi_http(start_guest: Starter, identity: TlsIde
         assert answer.status == 200
         assert b"/some/path" in answer.read()
     client.close()
+
+
+def test_datagrams_of_python(run_guest: Runner) -> None:
+    """CPython's socket module sends to whom the list names, and gets PermissionError elsewhere."""
+    program = _program("python-udp.wasm")
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
+        peer.bind(("127.0.0.1", 0))
+        port = peer.getsockname()[1]
+        toml = STDIO + f'[network]\noutgoing = ["127.0.0.1:{port}"]\n'
+        assert run_guest(program, str(port), toml=toml).stdout == b"sent\n"
+        assert peer.recv(100) == b"hello"
+        assert run_guest(program, str(port + 1), toml=toml).stdout == b"PermissionError\n"
 
 
 class _Upstream(http.server.BaseHTTPRequestHandler):

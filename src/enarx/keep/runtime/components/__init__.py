@@ -8,7 +8,7 @@ Whatever touches wasi:io has to be hosted as a whole or not at all: its resource
 not in the wheel; a component that asks for it is refused by name.
 
     values    between a component's values and Python's        files     wasi:filesystem
-    host      the imports of a component, from its own types   sockets   wasi:sockets
+    host      the imports of a component, from its own types   sockets   wasi:sockets; options and udp beside it
     io        wasi:io                                          messages  HTTP/1.1 on a connection
     system    wasi:cli, wasi:clocks, wasi:random               http      wasi:http/types and outgoing-handler
                                                                serve     wasi:http/incoming-handler
@@ -202,7 +202,7 @@ class _Run:
 
     def _host(self, waiter: Waiter) -> "Host":
         """A host with every implementation, for the thread of that waiter."""
-        from enarx.keep.runtime.components import files, http, io, sockets, system  # noqa: PLC0415 - as above
+        from enarx.keep.runtime.components import files, http, io, sockets, system, udp  # noqa: PLC0415 - as above
         from enarx.keep.runtime.components.host import Host  # noqa: PLC0415 - as above
 
         if self._settings.preopens:
@@ -225,6 +225,7 @@ class _Run:
                 **system.implementations(self._argv, self._env, streams, waiter),
                 **files.implementations(directories, waiter),
                 **sockets.implementations(world),
+                **udp.implementations(world),
                 **http.implementations(http.Sender(world, self._interrupt, waiter)),
             },
         )

@@ -132,20 +132,19 @@ class Host:
         try:
             answer = action()
         except (wasmtime.Trap, wasmtime.WasmtimeError):
-            failure, self.failure = self.failure, None
-            if failure is None:
-                raise
-            try:
-                raise failure from None
-            finally:
-                del failure  # its traceback has this frame, and through it the store: nobody else would part them
-        late, self.failure = self.failure, None  # of something that was dropped
-        if late is not None:
-            try:
-                raise late
-            finally:
-                del late  # as above
+            self._raise_failure()
+            raise
+        self._raise_failure()  # of something that was dropped
         return answer
+
+    def _raise_failure(self) -> None:
+        failure, self.failure = self.failure, None
+        if failure is None:
+            return
+        try:
+            raise failure from None
+        finally:
+            del failure  # its traceback has this frame, and through it the store: nobody else would part them
 
     def lower(self, store: wasmtime.Store, kinds: Sequence[Any], values: Sequence[Any]) -> Any:  # Any: as in Codec
         """Arguments for a call from our side, as an array of C structures."""

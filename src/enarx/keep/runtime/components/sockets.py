@@ -1,16 +1,17 @@
-"""wasi:sockets for components: TCP within the network lists of the package, TLS where a file says so.
+"""wasi:sockets for components: what all sockets share, name lookup, and TCP with TLS where a file says so.
 
 The lists decide at the moment at which an address is named: `start-bind` and `start-connect`. A component names
 addresses; where a list allows a name, the addresses that the Keep itself found for that name, when the component asked
 for it, are what that name means. Only names that may be reached are resolved at all. An endpoint that an entry of
-`files` describes with prot = "tls" is TLS, as that entry says, and the component sees plain bytes. UDP is not offered.
+`files` describes with prot = "tls" is TLS, as that entry says, and the component sees plain bytes. UDP has a module of
+its own, `enarx.keep.runtime.components.udp`.
 """
 
 import errno
 import select
 import socket
 import ssl
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from enarx.errors import EnarxError
@@ -19,6 +20,7 @@ from enarx.keep.config import Config, Connect, Listen
 from enarx.keep.runtime.abi import FD_WRITE, Errno, Refused
 from enarx.keep.runtime.components.host import Implementation
 from enarx.keep.runtime.components.io import Input, Output, Pollable, Readiness, When
+from enarx.keep.runtime.components.options import TCP, options
 from enarx.keep.runtime.components.values import Err, Own
 from enarx.keep.runtime.log import Log
 from enarx.keep.runtime.sockets import peer_name
@@ -27,7 +29,7 @@ from enarx.keep.runtime.tls import Contexts, TlsStream, accepted
 from enarx.keep.runtime.waiting import Waiter
 
 NEW, BINDING, BOUND, LISTENING_SOON, LISTENING, CONNECTING, CONNECTED, OVER = range(8)
-BUFFER: Final = 65536  # what a socket says of its buffers: they are the operating system's business
+MAX_TOLD: Final = 1000  # different refusals that are logged: a program may ask for ever
 
 _CODES: Final[Mapping[int, str]] = {
     errno.EACCES: "access-denied", errno.EPERM: "access-denied", errno.EADDRINUSE: "address-in-use",
@@ -35,6 +37,7 @@ _CODES: Final[Mapping[int, str]] = {
     errno.ECONNRESET: "connection-reset", errno.ECONNABORTED: "connection-aborted", errno.ETIMEDOUT: "timeout",
     errno.EHOSTUNREACH: "remote-unreachable", errno.ENETUNREACH: "remote-unreachable", errno.EINVAL: "invalid-argument",
     errno.EMFILE: "new-socket-limit", errno.ENFILE: "new-socket-limit", errno.EAGAIN: "would-block",
+    errno.EMSGSIZE: "datagram-too-large", errno.EOPNOTSUPP: "not-supported", errno.EISCONN: "invalid-state",
 }  # fmt: skip
 
 Address = tuple[str, dict[str, Any]]  # Any: a variant of wasi:sockets/network
@@ -51,9 +54,7 @@ class Policy:
         """Whether some port of that name may be reached."""
         config = self._config
         files = any(isinstance(file, Connect) and network.fold(file.host) == name for file in config.files)
-        rules = config.network.outgoing
-        listed = rules is not None and any(rule.names(name) for rule in rules)
-        return files or listed
+        return (files or config.network.outgoing is not None) and config.network.names(name)
 
     def found(self, name: str, address: str) -> None:
         self._names.setdefault(network.fold(address), set()).add(name)
@@ -64,6 +65,13 @@ class Policy:
 
     def reach(self, address: str, port: int) -> bool:
         return any(self._config.may_reach(host, port) for host in self._known(address))
+
+    def listed(self, address: str, port: int) -> bool:
+        """As `reach`, by the lists alone."""
+        lists = self.lists
+        if lists.outgoing is None:
+            return False
+        return any(lists.allows_outgoing(host, port) for host in self._known(address))
 
     def connection(self, address: str, port: int) -> Connect | None:
         """The entry of `files` that describes this endpoint."""
@@ -82,6 +90,15 @@ class Policy:
     def listen(self, port: int) -> bool:
         return self._config.may_listen(port)
 
+    @property
+    def lists(self) -> network.Network:
+        """The lists alone: what `files` names is TCP."""
+        return self._config.network
+
+    @property
+    def descriptors(self) -> int:
+        return self._config.limits.descriptors
+
     def _known(self, address: str) -> Sequence[str]:
         folded = network.fold(address)
         local = ["localhost"] if folded == "127.0.0.1" else []  # as everywhere here, whatever a resolver says
@@ -93,9 +110,7 @@ class Tcp:
 
     def __init__(self, family: str, world: "World") -> None:
         self.family, self.world = family, world
-        kind = socket.AF_INET if family == "ipv4" else socket.AF_INET6
-        self.sock = socket.socket(kind, socket.SOCK_STREAM)
-        self.sock.setblocking(False)
+        self.sock = world.new_socket(family, socket.SOCK_STREAM)
         self.state, self.error = NEW, 0
         self.entry: Listen | Connect | None = None
         self.stream: Stream | None = None
@@ -128,6 +143,7 @@ class Tcp:
             if self.stream is not None:
                 self.stream.close()
             self.sock.close()
+            self.world.opened -= 1
 
     def drop(self) -> None:
         self.release()
@@ -157,14 +173,37 @@ class World:
 
     def __init__(self, config: Config, contexts: Contexts | None, waiter: Waiter, log: Log) -> None:
         self.policy, self.contexts, self.waiter, self.log = Policy(config), contexts, waiter, log
-        self.listening: list[Tcp] = []
+        self.opened = 0  # sockets of the program
+        self._told: set[str] = set()
 
     def denied(self, what: str) -> Err:
-        self.log.say("warn", "denied", f"the program may not {what}")
+        """The lists do not have it; said once."""
+        if what not in self._told and len(self._told) < MAX_TOLD:
+            self._told.add(what)
+            self.log.say("warn", "denied", f"the program may not {what}")
         return Err("access-denied")
 
+    def take(self) -> None:
+        """Count one more socket. Raises OSError beyond limits.descriptors."""
+        if self.opened >= self.policy.descriptors:
+            raise OSError(errno.EMFILE, "limits.descriptors")
+        self.opened += 1
 
-def _parts(address: Address) -> tuple[str, int]:
+    def new_socket(self, family: str, kind: int) -> socket.socket:
+        """A socket that does not block. Raises OSError."""
+        self.take()
+        try:
+            made = socket.socket(socket.AF_INET if family == "ipv4" else socket.AF_INET6, kind)
+        except OSError:
+            self.opened -= 1
+            raise
+        made.setblocking(False)
+        if family == "ipv6":
+            made.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
+        return made
+
+
+def parts_of(address: Address) -> tuple[str, int]:
     kind, value = address
     if kind == "ipv4":
         return ".".join(map(str, value["address"])), value["port"]
@@ -173,7 +212,7 @@ def _parts(address: Address) -> tuple[str, int]:
     ]
 
 
-def _address(found: Any) -> Address:  # Any: what `getsockname` answers
+def address_of(found: Any) -> Address:  # Any: what `getsockname` answers
     host, port = found[0], found[1]
     if ":" not in host:
         return "ipv4", {"port": port, "address": tuple(int(part) for part in host.split("."))}
@@ -182,12 +221,12 @@ def _address(found: Any) -> Address:  # Any: what `getsockname` answers
     return "ipv6", {"port": port, "flow-info": 0, "address": parts, "scope-id": 0}
 
 
-def _code(number: int) -> Err:
+def code_of(number: int) -> Err:
     return Err(_CODES.get(number, "unknown"))
 
 
 def _start_bind(tcp: Tcp, _: object, local: Address) -> Err | None:
-    host, port = _parts(local)
+    host, port = parts_of(local)
     if tcp.state != NEW:
         return Err("invalid-state")
     if local[0] != tcp.family:
@@ -198,7 +237,7 @@ def _start_bind(tcp: Tcp, _: object, local: Address) -> Err | None:
         tcp.sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         tcp.sock.bind((host, port))
     except OSError as error:
-        return _code(error.errno or 0)
+        return code_of(error.errno or 0)
     tcp.entry, tcp.state = tcp.world.policy.listener(port), BINDING
     return None
 
@@ -216,7 +255,7 @@ def _start_listen(tcp: Tcp) -> Err | None:
     try:
         tcp.sock.listen(tcp.backlog)
     except OSError as error:
-        return _code(error.errno or 0)
+        return code_of(error.errno or 0)
     tcp.state = LISTENING_SOON
     return None
 
@@ -225,7 +264,6 @@ def _finish_listen(tcp: Tcp) -> Err | None:
     if tcp.state != LISTENING_SOON:
         return Err("not-in-progress")
     tcp.state = LISTENING
-    tcp.world.listening.append(tcp)
     return None
 
 
@@ -234,12 +272,18 @@ def _accept(tcp: Tcp) -> Err | tuple[Own, Own, Own]:
         return Err("invalid-state")
     while True:
         try:
+            tcp.world.take()
+        except OSError as error:
+            return code_of(error.errno or 0)
+        try:
             connection, _ = tcp.sock.accept()
         except OSError as error:
-            return _code(error.errno or 0)
+            tcp.world.opened -= 1
+            return code_of(error.errno or 0)
         stream = _accepted(tcp, connection)
         if stream is None:
             connection.close()
+            tcp.world.opened -= 1
             continue
         made = Tcp.__new__(Tcp)
         made.family, made.world, made.sock, made.backlog = tcp.family, tcp.world, connection, tcp.backlog
@@ -276,7 +320,7 @@ def encrypted(
 
 
 def _start_connect(tcp: Tcp, _: object, remote: Address) -> Err | None:
-    host, port = _parts(remote)
+    host, port = parts_of(remote)
     if tcp.state not in {NEW, BOUND}:
         return Err("invalid-state")
     if remote[0] != tcp.family or not port:
@@ -301,7 +345,7 @@ def _finish_connect(tcp: Tcp) -> Err | tuple[Own, Own]:
             tcp.error = tcp.sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
         if tcp.error:
             tcp.state = OVER
-            return _code(tcp.error)
+            return code_of(tcp.error)
         try:
             tcp.stream = _connected(tcp)
         except (EnarxError, OSError, ValueError) as error:
@@ -360,28 +404,31 @@ def _shutdown(tcp: Tcp, how: str) -> Err | None:
 def _local(tcp: Tcp) -> Address | Err:
     if tcp.state in {NEW, OVER}:
         return Err("invalid-state")
-    return _address(socket.socket.getsockname(tcp.sock if tcp.stream is None else tcp.stream.sock))
+    return address_of(socket.socket.getsockname(tcp.sock if tcp.stream is None else tcp.stream.sock))
 
 
 def _remote(tcp: Tcp) -> Address | Err:
     if tcp.state != CONNECTED or tcp.stream is None:
         return Err("invalid-state")
     try:
-        return _address(tcp.stream.sock.getpeername())
+        return address_of(tcp.stream.sock.getpeername())
     except OSError as error:
-        return _code(error.errno or 0)
+        return code_of(error.errno or 0)
 
 
 class Lookup(Pollable):
-    """resolve-address-stream: the addresses of a name, all at once."""
+    """resolve-address-stream: the addresses of a name, all at once; without any, an error first."""
 
     def __init__(self, addresses: Sequence[str]) -> None:
-        self._rest = list(addresses)
+        self._rest, self._empty = list(addresses), not addresses
 
-    def next(self) -> tuple[str, tuple[int, ...]] | None:
+    def next(self) -> tuple[str, tuple[int, ...]] | Err | None:
+        if self._empty:
+            self._empty = False
+            return Err("name-unresolvable")
         if not self._rest:
             return None
-        kind, value = _address((self._rest.pop(0), 0))
+        kind, value = address_of((self._rest.pop(0), 0))
         return kind, value["address"]
 
 
@@ -415,14 +462,14 @@ def addresses(policy: Policy, name: str) -> Sequence[str]:
 
 
 def implementations(world: World) -> Mapping[str, Implementation]:
-    """wasi:sockets: tcp, name lookup, and a clear no to UDP."""
+    """wasi:sockets without udp."""
     method = "wasi:sockets/tcp#[method]tcp-socket."
 
     def create(family: str) -> Own | Err:
         try:
             return Own(Tcp(family, world), "tcp-socket")
         except OSError as error:
-            return _code(error.errno or 0)
+            return code_of(error.errno or 0)
 
     def backlog(tcp: Tcp, size: int) -> Err | None:
         if not size:
@@ -430,13 +477,6 @@ def implementations(world: World) -> Mapping[str, Implementation]:
         tcp.backlog = min(size, BACKLOG)
         return None
 
-    def get(option: tuple[int, int], made: Callable[[int], Any]) -> Implementation:  # Any: as the option is
-        return lambda tcp: made(tcp.sock.getsockopt(*option) if tcp.stream is None else 0)
-
-    def accepted_as_is(_: Tcp, value: int | bool) -> Err | None:
-        return None if value else Err("invalid-argument")
-
-    keep_alive = (socket.SOL_SOCKET, socket.SO_KEEPALIVE)
     functions: dict[str, Implementation] = {
         "start-bind": _start_bind,
         "finish-bind": _finish_bind,
@@ -450,32 +490,18 @@ def implementations(world: World) -> Mapping[str, Implementation]:
         "is-listening": lambda tcp: tcp.state == LISTENING,
         "address-family": lambda tcp: tcp.family,
         "set-listen-backlog-size": backlog,
-        "keep-alive-enabled": get(keep_alive, bool),
-        "set-keep-alive-enabled": lambda *_: None,
-        "keep-alive-idle-time": lambda _: 7200 * 10**9,
-        "set-keep-alive-idle-time": accepted_as_is,
-        "keep-alive-interval": lambda _: 75 * 10**9,
-        "set-keep-alive-interval": accepted_as_is,
-        "keep-alive-count": lambda _: 9,
-        "set-keep-alive-count": accepted_as_is,
-        "hop-limit": lambda _: 64,
-        "set-hop-limit": accepted_as_is,
-        "receive-buffer-size": lambda _: BUFFER,
-        "set-receive-buffer-size": accepted_as_is,
-        "send-buffer-size": lambda _: BUFFER,
-        "set-send-buffer-size": accepted_as_is,
         "subscribe": lambda tcp: Own(tcp.pollable(), "pollable"),
         "shutdown": _shutdown,
     }
     lookup = "wasi:sockets/ip-name-lookup#"
     return {
         **{f"{method}{name}": function for name, function in functions.items()},
+        **options(method, lambda tcp: tcp.sock if tcp.stream is None else tcp.stream.sock, TCP),
         "wasi:sockets/instance-network#instance-network": lambda: Own(world, "network"),
         "wasi:sockets/network#network-error-code": lambda failure: (
             "connection-reset" if failure.cause == Errno.CONNRESET else None
         ),
         "wasi:sockets/tcp-create-socket#create-tcp-socket": create,
-        "wasi:sockets/udp-create-socket#create-udp-socket": lambda _: Err("not-supported"),
         f"{lookup}resolve-addresses": lambda _, name: resolve(world, name),
         f"{lookup}[method]resolve-address-stream.resolve-next-address": lambda found: found.next(),
         f"{lookup}[method]resolve-address-stream.subscribe": lambda _: Own(Pollable(), "pollable"),
