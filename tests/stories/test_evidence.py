@@ -42,7 +42,7 @@ def wanted(sample: Mapping[str, Any]) -> set[str]:  # Any: the manifest's own
     if expect.startswith("reject: malformed"):
         return {"malformed"}
     if expect.startswith(("accept only if policy allows", "reject (default policy")):
-        return {"rejected"}
+        return {"rejected", "untrusted"} if sample["tee"] != "snp" else {"rejected"}
     return {"untrusted"}
 
 

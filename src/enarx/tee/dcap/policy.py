@@ -5,8 +5,7 @@
                                  UpToDate passes whatever is listed for it, and any other passes only without advisories
     denied_advisories            none of these may apply, whatever the status
     minimum_tcb_date             tcbDate of the platform's level
-    minimum_evaluation           tcbEvaluationDataNumber of both documents, which is one and the same unless `[unsafe]
-                                 allow_evaluation_skew`: an older one of the two hides half of a TCB recovery
+    minimum_evaluation           tcbEvaluationDataNumber of both documents
     fmspc_allow, fmspc_deny      platform families, 6 bytes
     ppid_allow, ppid_deny        single processors, 16 bytes
     platform_instance_allow, platform_instance_deny     multi-package platforms, 16 bytes
@@ -23,7 +22,7 @@ from typing import Any, Final, Self
 
 from enarx.tee.dcap.collateral import STATUSES
 from enarx.tee.dcap.pck import SGX_TYPES
-from enarx.tee.dcap.verify import DcapClaims, Platform
+from enarx.tee.dcap.verify import DcapClaims
 from enarx.tee.model import Checks, Gate
 from enarx.tee.remember import Remembered
 from enarx.toml import Table
@@ -35,7 +34,6 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
         "advisories",
         "denied_advisories",
         "tcb_date",
-        "evaluation_set",
         "evaluation",
         "fmspc",
         "ppid",
@@ -147,7 +145,6 @@ class PlatformPolicy:
                 found=f"{standing.date:%Y-%m-%d}",
                 expected=f"{self.minimum_tcb_date:%Y-%m-%d} or later",
             )
-        _accept_evaluation_set(platform, checks)
         lowest = min(platform.tcb_info.evaluation, platform.qe_identity.evaluation)
         checks.check(
             "policy.evaluation",
@@ -197,17 +194,6 @@ class PlatformPolicy:
             not hit,
             found=listed(hit or applying),
             expected=f"not {listed(sorted(self.denied_advisories))}",
-        )
-
-
-def _accept_evaluation_set(platform: Platform, checks: Checks) -> None:
-    info, identity = platform.tcb_info.evaluation, platform.qe_identity.evaluation
-    found = f"TCB info {info}, QE identity {identity}"
-    if info != identity and platform.skew_allowed:
-        checks.skip("policy.evaluation_set", f"{found}: different numbers are allowed here")
-    else:
-        checks.check(
-            "policy.evaluation_set", info == identity, found=found, expected="the same tcbEvaluationDataNumber"
         )
 
 

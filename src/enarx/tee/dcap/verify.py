@@ -8,7 +8,7 @@ Rows of the feature matrix (X1 to X24) in the order in which they are asked; the
  5  X12  the TCB info speaks of this machine's FMSPC and PCEID
  6  X10  both were signed, as the bytes came, by the TCB signer, whom the same root issued
  7  X13  both are current: issued, and not yet to be replaced
- 8  X14  neither is of an older evaluation than asked for; that both are of one is asked by policy, which may allow it
+ 8  X14  both belong to one evaluation set, not older than asked for
  9  X9   CRLs of root and PCK CA are current and name neither the PCK CA, the TCB signer nor the PCK
 10  X3   the PCK signed the Quoting Enclave's report
 11  X4   this report is for the attestation key, all 64 bytes
@@ -81,6 +81,7 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
         "qe_identity.signature",
         "tcb_info.dates",
         "qe_identity.dates",
+        "collateral.evaluation",
         "collateral.evaluation_minimum",
         "crl.root",
         "revocation.pck_ca",
@@ -120,7 +121,6 @@ class Platform:
     anchor: TrustAnchor
     tcb_info: TcbInfo
     qe_identity: QeIdentity
-    skew_allowed: bool  # whether both documents may be of different evaluations
     expires: datetime  # earliest end of certificates, CRLs and documents
 
     @property
@@ -263,7 +263,6 @@ def _vouch(
         anchor=anchor,
         tcb_info=info,
         qe_identity=identity,
-        skew_allowed=leniency.allow_evaluation_skew,
         expires=min(ends),
     )
 
@@ -476,10 +475,16 @@ def _signers(endorsements: Endorsements) -> list[Certificate]:
 
 
 def _require_evaluation(info: TcbInfo, identity: QeIdentity, leniency: Leniency, checks: Checks) -> None:
+    found = f"TCB info {info.evaluation}, QE identity {identity.evaluation}"
+    same = info.evaluation == identity.evaluation
+    if not same and leniency.allow_evaluation_skew:
+        checks.skip("collateral.evaluation", f"{found}: different numbers are allowed here")
+    else:
+        checks.check("collateral.evaluation", same, found=found, expected="the same tcbEvaluationDataNumber")
     checks.check(
         "collateral.evaluation_minimum",
         min(info.evaluation, identity.evaluation) >= leniency.minimum_evaluation,
-        found=f"TCB info {info.evaluation}, QE identity {identity.evaluation}",
+        found=found,
         expected=f"tcbEvaluationDataNumber {leniency.minimum_evaluation} or higher",
     )
 

@@ -497,7 +497,7 @@ def test_x14_both_documents_are_of_one_evaluation_unless_skew_is_allowed(case: C
         {"qe_identities": (newer.qe_identity(AT, case.tee),)},
     ):
         skewed = case.with_endorsements(**parts)
-        assert skewed.refused() == ("rejected", "policy.evaluation_set")
+        assert skewed.refused() == (UNTRUSTED, "collateral.evaluation")
         assert replace(skewed, leniency=Leniency(allow_evaluation_skew=True)).judge().accepted
 
 
