@@ -77,8 +77,7 @@ def serve(
 ) -> None:
     """Serve a registry over HTTPS."""
     from enarx.drawbridge.config import Config, Flags
-    from enarx.drawbridge.metrics import Metrics
-    from enarx.drawbridge.runner import Prepared, prepare
+    from enarx.drawbridge.runner import Prepared, Shared, prepare
     from enarx.web.log import configure
 
     configure(log_format)
@@ -88,10 +87,10 @@ def serve(
         config, Flags(addr=host, port=port if given_port is None else given_port, dev=directory is not None, **flags)
     )
     listen = read.listen()
-    metrics = Metrics(read.workers)
+    shared = Shared.by(read)
 
     def prepared_now() -> Prepared:
-        return prepare(read, directory, dev_user, datetime.now(UTC), metrics)
+        return prepare(read, directory, dev_user, datetime.now(UTC), shared)
 
     prepared = prepared_now()
     if write_ca is not None:
@@ -111,7 +110,7 @@ def serve(
         return
 
     def make(number: int) -> "tuple[ASGIApp, Callable[[int], None]]":
-        metrics.worker = number
+        shared.metrics.worker = number
         made = prepared_now()  # after the fork: nothing that is open is shared
         return made.app, made.ready
 

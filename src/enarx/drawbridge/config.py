@@ -31,8 +31,9 @@
     addresses = ["10.0.0.0/8"]                  # who may end TLS for us and pass certificates on (RFC 9440)
 
     [limits]                                    # per identity, or address where there is none
-    requests_per_minute = 6000
-    upload_bytes_per_day = 100000000000
+    requests_per_minute = 6000                  # of all processes of this server together
+    servers = 1                                 # that share the store: each allows its share of the requests
+    upload_bytes_per_day = 100000000000         # of all servers together
     upload_bytes = 10000000000                  # one file
 
     [unsafe]
@@ -120,6 +121,7 @@ class LimitsConfig:
     """What one identity may ask for."""
 
     requests_per_minute: int = 6000
+    servers: int = 1
     upload_bytes_per_day: int = 100_000_000_000
     upload_bytes: int = 10_000_000_000
 
@@ -333,9 +335,11 @@ def _proxies(table: Table) -> tuple[Network, ...]:
 
 def _limits(table: Table) -> LimitsConfig:
     default = LimitsConfig()
+    requests = table.integer("requests_per_minute", default.requests_per_minute, minimum=1)
     return dataclasses.replace(
         default,
-        requests_per_minute=table.integer("requests_per_minute", default.requests_per_minute, minimum=1),
+        requests_per_minute=requests,
+        servers=table.integer("servers", default.servers, minimum=1, maximum=requests),
         upload_bytes_per_day=table.integer("upload_bytes_per_day", default.upload_bytes_per_day, minimum=1),
         upload_bytes=table.integer("upload_bytes", default.upload_bytes, minimum=1),
     )

@@ -39,4 +39,6 @@ def _sentences(config: Config) -> Iterator[str]:
     if config.proxies:
         yield f"Believes client certificates in headers from {', '.join(map(str, config.proxies))}."
     limits = config.limits
-    yield f"One identity may ask {limits.requests_per_minute} times a minute and upload {limits.upload_bytes_per_day} bytes a day."
+    share = f", one of {limits.servers} in equal shares here" if limits.servers > 1 else ""
+    yield f"One identity may ask {limits.requests_per_minute} times a minute{share}."
+    yield f"One identity may upload {limits.upload_bytes_per_day} bytes a day, whichever server they reach."

@@ -50,7 +50,7 @@ MAX_LIFETIME: Final = timedelta(days=366)
 MAX_USES: Final = 1_000
 PRIVATE: Final = "private"  # the first stage of a search
 PUBLIC: Final = "public"  # the second
-SEARCHED: Final = 10_000  # names that one search looks at before it hands on where to go on
+SEARCHED: Final = 2_000  # names that one search looks at before it hands on where to go on
 REMEMBERED: Final = 10_000  # repositories of which it is remembered whether they are public
 MAX_LABEL: Final = 200  # characters
 _ATTEMPTS: Final = 20  # to take a use while others do

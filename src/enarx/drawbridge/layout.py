@@ -11,12 +11,14 @@
     sums/<xx>/<SHA-256>                               checksums of the pieces of a long blob
     history/<user>/<repository>/<number>              what changed in a repository
     documents/<user>/<repository>/<kind>/<id>/<number> what may change: the highest number counts
+    quotas/<date>/<SHA-256 of identity>/<number>      what is left of somebody's allowance: the highest number counts
     parts/<upload>/<offset>                           what has arrived of an upload that can be resumed
     garbage/<SHA-256>                                 a blob that is being collected right now
 
 No key is above another. Numbers have twelve digits, so that a listing is in their order.
 """
 
+from datetime import date
 from functools import lru_cache
 from hashlib import sha256
 from typing import Final
@@ -34,6 +36,7 @@ SUMS: Final = Key("sums")
 HISTORY: Final = Key("history")
 DOCUMENTS: Final = Key("documents")
 PARTS: Final = Key("parts")
+QUOTAS: Final = Key("quotas")
 GARBAGE: Final = Key("garbage")
 SUBJECTS: Final = Key("subjects")
 PUBLIC: Final = Key("public")
@@ -118,6 +121,10 @@ def documents(owner: UserName, name: RepositoryName | None, kind: str) -> Key:
 @lru_cache(_KEPT)
 def number(prefix: Key, value: int) -> Key:
     return prefix / f"{value:012d}"
+
+
+def quota(day: date, identity: str) -> Key:
+    return QUOTAS / day.isoformat() / identity
 
 
 def part(upload: str, offset: int) -> Key:

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final
+from typing import Final, Self
 
 from starlette.applications import Starlette
 from starlette.types import ASGIApp, Lifespan
@@ -20,8 +20,9 @@ from enarx.drawbridge.auth.mtls import CrlSource, Keeps, crl_fetch
 from enarx.drawbridge.auth.oidc import Authenticator, IntrospectedIssuer, Issuers, JwtIssuer, Rules, UserinfoIssuer
 from enarx.drawbridge.config import Config, IssuerConfig, StewardConfig
 from enarx.drawbridge.http import build
-from enarx.drawbridge.limits import DAY, MINUTE, Buckets
+from enarx.drawbridge.limits import MINUTE, Buckets
 from enarx.drawbridge.metrics import Counted, Metrics
+from enarx.drawbridge.quotas import Quotas
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.store import FilesystemStore, open_store
 from enarx.drawbridge.visit import Service
@@ -47,9 +48,21 @@ class Prepared:
     ready: Callable[[int], None]
 
 
-def prepare(
-    config: Config, dev_dir: Path | None, dev_user: str, at: datetime, metrics: Metrics | None = None
-) -> Prepared:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Shared:
+    """What all processes of one server count together; to be made before any of them is forked."""
+
+    metrics: Metrics
+    requests: Buckets
+
+    @classmethod
+    def by(cls, config: Config) -> Self:
+        limits = config.limits
+        requests = Buckets("requests", limits.requests_per_minute / limits.servers, MINUTE)
+        return cls(metrics=Metrics(config.workers), requests=requests)
+
+
+def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime, shared: Shared) -> Prepared:
     """What can be wrong is found here, before anybody is answered.
 
     Raises ConfigError, NotFoundError, MalformedError, DeniedError, UnavailableError.
@@ -80,7 +93,6 @@ def prepare(
             _say_loudly(issuer, directory)
 
     limits = config.limits
-    metrics = metrics or Metrics()
     opened = open_store(store)
     service = Service(
         registry=Registry(opened),
@@ -89,18 +101,18 @@ def prepare(
         origin=lambda: known()[1],
         keeps=keeps,
         proxies=config.proxies,
-        metrics=metrics,
+        metrics=shared.metrics,
         metrics_for=config.metrics,
         steward=config.steward,
         leave=config.leave,
         audit=AuditLog.open(config.audit),
-        requests=Buckets("requests", limits.requests_per_minute, MINUTE),
-        uploads=Buckets("uploaded bytes", limits.upload_bytes_per_day, DAY),
+        requests=shared.requests,
+        uploads=Quotas(opened, limits.upload_bytes_per_day),
         upload_bytes=limits.upload_bytes,
         development=None if directory is None else dev,
     )
     _LOG.info("prepared", store=store, issuers=len(config.issuers), stewards=len(anchors))
-    app = Counted(build(service, lifespan=_refreshing(keeps)), metrics)
+    app = Counted(build(service, lifespan=_refreshing(keeps)), shared.metrics)
     return Prepared(app=app, tls=_tls(config, directory, anchors, at), ready=ready)
 
 

@@ -34,6 +34,7 @@ Kind = Literal["damaged", "missing", "orphan", "unfinished"]
 
 GRACE: Final = timedelta(days=1)  # longer than any upload takes
 _ALIVE: Final = timedelta(hours=12)  # for which a writer may go on without being committed
+_QUOTAS_COUNT: Final = timedelta(days=3)  # yesterday's are the oldest that anybody looks at
 _MARK_AGE: Final = timedelta(hours=1)  # a mark as old as that is of a collection that died
 _MARKED_FOR: Final = 1800.0  # seconds that a collection may take from its first mark; half of _MARK_AGE
 _SKEW: Final = timedelta(minutes=10)  # by which the clocks of one storage may differ
@@ -89,6 +90,7 @@ def gc(registry: Registry, *, grace: timedelta = GRACE, dry_run: bool = False) -
     referred = _referred(registry, since=None)
     orphans = [item for item in store.list(layout.BLOBS) if item.modified < before and item.key.name not in referred]
     stale = [item for item in store.list(layout.PARTS) if item.modified < before]
+    stale += [item for item in store.list(layout.QUOTAS) if item.modified < begun - _QUOTAS_COUNT]
     if dry_run:
         return Collected(removed=(*orphans, *stale))
     for item in list(store.list(layout.GARBAGE)):
@@ -215,9 +217,10 @@ class _Check:
                 yield Finding(kind="missing", key=key, detail="content that a tree has")
 
     def rest(self) -> Iterator[Finding]:
-        """Documents, and uploads that broke off."""
-        for item in self._store.list(layout.DOCUMENTS):
-            yield from self._try(item.key, self._records.read, item.key)
+        """Documents, quotas, and uploads that broke off."""
+        for prefix in (layout.DOCUMENTS, layout.QUOTAS):
+            for item in self._store.list(prefix):
+                yield from self._try(item.key, self._records.read, item.key)
         for item in self._store.list(layout.PARTS):
             yield Finding(kind="unfinished", key=item.key, detail=f"{item.size} bytes of an upload that broke off")
 

@@ -21,6 +21,7 @@ from enarx.drawbridge.governance import TOKEN_PREFIX, Governance
 from enarx.drawbridge.limits import Buckets, address_identity
 from enarx.drawbridge.metrics import Metrics, MetricsFor
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
+from enarx.drawbridge.quotas import Quotas
 from enarx.drawbridge.registry import JSON_TYPE, MAX_DOCUMENT, Registry
 from enarx.drawbridge.routes import Target
 from enarx.drawbridge.tag import SigningKey
@@ -58,7 +59,7 @@ class Service:
     keeps: Keeps
     audit: AuditLog
     requests: Buckets
-    uploads: Buckets
+    uploads: Quotas
     upload_bytes: int
     proxies: Sequence[Network] = ()
     metrics: Metrics = field(default_factory=Metrics)

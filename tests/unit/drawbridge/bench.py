@@ -16,7 +16,8 @@ from enarx.drawbridge.access import Leave
 from enarx.drawbridge.auth.mtls import CrlSource, Keeps
 from enarx.drawbridge.auth.oidc import Issuers, JwtIssuer, Rules, UserinfoIssuer
 from enarx.drawbridge.http import build
-from enarx.drawbridge.limits import DAY, MINUTE, Buckets
+from enarx.drawbridge.limits import MINUTE, Buckets
+from enarx.drawbridge.quotas import Quotas
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.routes import PREFIX
 from enarx.drawbridge.store import MemoryStore, Store
@@ -97,7 +98,7 @@ class Bench:
             keeps=Keeps(anchors=(Certificate.parse(self.authority.issued.der),), sources=self.sources),
             audit=AuditLog.to(self.log),
             requests=Buckets("requests", self.requests, MINUTE),
-            uploads=Buckets("uploaded bytes", self.uploads, DAY),
+            uploads=Quotas(self.store, self.uploads, lambda: self.at),
             upload_bytes=self.upload_bytes,
             proxies=self.proxies,
             steward="https://steward.example.com",

@@ -1,5 +1,8 @@
 """Buckets: who asks too much waits, who asks steadily does not."""
 
+import os
+from contextlib import suppress
+
 import pytest
 
 from enarx.drawbridge import limits
@@ -30,25 +33,44 @@ def test_a_burst_is_fine_and_a_stream_is_not() -> None:
     buckets.take("a", 60)
 
 
-def test_what_was_refused_is_given_back() -> None:
-    """An upload that failed does not count."""
-    buckets = Buckets("bytes", 100, 60.0, Clock())
-    buckets.take("a", 100)
-    buckets.give_back("a", 100)
-    buckets.take("a", 100)
-    with pytest.raises(TooManyError, match="Too many bytes"):
-        buckets.take("a", 1)
-
-
-def test_the_memory_of_it_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The identity not seen for longest is forgotten."""
-    monkeypatch.setattr(limits, "MAX_KNOWN", 2)
-    buckets = Buckets("requests", 1, 60.0, Clock())
-    for identity in "abc":
+def test_the_memory_of_it_is_bounded() -> None:
+    """The identity not seen for longest is forgotten, and begins anew."""
+    clock = Clock()
+    buckets = Buckets("requests", 1, 60.0, clock, sets=1)
+    known = [f"i{number}" for number in range(limits.WAYS)]
+    for identity in known:
+        clock.now += 0.001
         buckets.take(identity)
-    buckets.take("a")
     with pytest.raises(TooManyError):
-        buckets.take("c")
+        buckets.take(known[0])
+    buckets.take("another")
+    with pytest.raises(TooManyError):
+        buckets.take(known[1])
+    buckets.take(known[0])
+
+
+def test_processes_count_together() -> None:
+    """Of all that several processes ask for at once, no more is allowed than to one of them."""
+    buckets = Buckets("requests", 1000, 1e9)
+    reading, writing = os.pipe()
+    children = []
+    for _ in range(3):
+        child = os.fork()
+        if child == 0:
+            allowed = 0
+            for _ in range(900):
+                with suppress(TooManyError):
+                    buckets.take("one")
+                    allowed += 1
+            os.write(writing, allowed.to_bytes(4, "big"))
+            os._exit(0)
+        children.append(child)
+    for child in children:
+        os.waitpid(child, 0)
+    found = os.read(reading, 12)
+    os.close(reading)
+    os.close(writing)
+    assert sum(int.from_bytes(found[at : at + 4], "big") for at in range(0, 12, 4)) == 1000
 
 
 @pytest.mark.parametrize(
