@@ -18,7 +18,8 @@ from enarx.errors import UnavailableError, UntrustedError
 from enarx.pki.certificate import certificates_from_pem
 from enarx.steward.config import Config, Flags, load_issuer, load_tls
 from enarx.steward.policy import Grant
-from enarx.steward.runner import prepare
+from enarx.steward.reload import Loaded
+from enarx.steward.runner import Running
 from enarx.web.attested import connect
 from enarx.web.server import serve
 from tests.stories.test_deploy import World, settled
@@ -39,17 +40,16 @@ def hasty_steward(config: Path, write_ca: Path) -> Iterator[tuple[str, Event]]:
     )
     issuer = load_issuer(read, now)
     write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in issuer.chain))
-    app, prepared = prepare(read, issuer)
+    running = Running(Loaded(config=read, issuer=issuer, tls=load_tls(read, issuer, now)))
     ready, stop, ports = Event(), Event(), list[int]()
 
     def listening(port: int) -> None:
-        prepared(port)
+        running.ready(port)
         ports.append(port)
         ready.set()
 
     def run() -> None:
-        tls = load_tls(read, issuer, now)
-        serve(app, host="127.0.0.1", port=0, tls=tls, on_ready=listening, grace_seconds=1, stop=stop)
+        serve(running.app, host="127.0.0.1", port=0, tls=running.served, on_ready=listening, grace_seconds=1, stop=stop)
 
     thread = Thread(target=run, daemon=True)
     thread.start()

@@ -16,11 +16,8 @@ from enarx.cli.options import ServesByDefault
 from enarx.cli.serving import Serving
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from starlette.types import ASGIApp
-
     from enarx.drawbridge.registry import Registry
+    from enarx.web.workers import Worker
 
 FILE: Final = click.Path(path_type=Path)
 DEV_DIR: Final = "DRAWBRIDGE_DEV_DIR"
@@ -109,12 +106,14 @@ def serve(
         serving.run(prepared.app, prepared.tls, on_ready=prepared.ready)
         return
 
-    def make(number: int) -> "tuple[ASGIApp, Callable[[int], None]]":
+    def make(number: int) -> "Worker":
+        from enarx.web.workers import Worker
+
         shared.metrics.worker = number
         made = prepared_now()  # after the fork: nothing that is open is shared
-        return made.app, made.ready
+        return Worker(app=made.app, on_ready=made.ready, tls=prepared.tls)
 
-    serving.run_workers(make, read.workers, prepared.tls)
+    serving.run_workers(make, read.workers, tls=prepared.tls is not None)
 
 
 @main.command("check-config")

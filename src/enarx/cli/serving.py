@@ -19,8 +19,8 @@ import click
 if TYPE_CHECKING:
     from starlette.types import ASGIApp
 
-    from enarx.web.tls import ServerTls
-    from enarx.web.workers import Make
+    from enarx.web.tls import Served, ServerTls
+    from enarx.web.workers import Make, Upkeep
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -39,25 +39,40 @@ class Serving:
     grace_seconds: float
     behind_proxy: bool
 
-    def run(self, app: "ASGIApp", tls: "ServerTls | None", *, on_ready: Callable[[int], None] | None = None) -> None:
+    def run(
+        self,
+        app: "ASGIApp",
+        tls: "ServerTls | Served | None",
+        *,
+        on_ready: Callable[[int], None] | None = None,
+        on_hangup: Callable[[], None] | None = None,
+    ) -> None:
         """Serve until SIGTERM. `on_ready` is called with the port before the one at `ready_fd` is told.
 
         Raises a usage error for plain HTTP that would leave the machine, UnavailableError when the port is taken.
         """
         from enarx.web.server import serve
 
-        told = self._prepare(tls)
+        told = self._prepare(tls=tls is not None)
 
         def ready(port: int) -> None:
             if on_ready is not None:
                 on_ready(port)
             told(port)
 
-        serve(app, host=self.host, port=self.port, tls=tls, on_ready=ready, grace_seconds=self.grace_seconds)
+        serve(
+            app,
+            host=self.host,
+            port=self.port,
+            tls=tls,
+            on_ready=ready,
+            on_hangup=on_hangup,
+            grace_seconds=self.grace_seconds,
+        )
         self._ended()
 
-    def run_workers(self, make: "Make", workers: int, tls: "ServerTls | None") -> None:
-        """The same in several processes, each with an application that `make` gives for its number."""
+    def run_workers(self, make: "Make", workers: int, *, tls: bool, upkeep: "Upkeep | None" = None) -> None:
+        """The same in several processes, each with what `make` gives for its number; `tls`: whether with TLS."""
         from enarx.web.workers import serve_workers
 
         serve_workers(
@@ -65,23 +80,23 @@ class Serving:
             workers=workers,
             host=self.host,
             port=self.port,
-            tls=tls,
-            on_ready=self._prepare(tls),
+            upkeep=upkeep,
+            on_ready=self._prepare(tls=tls),
             grace_seconds=self.grace_seconds,
             not_for_children=() if self.ready_fd is None else (self.ready_fd,),
         )
         self._ended()
 
-    def _prepare(self, tls: "ServerTls | None") -> Callable[[int], None]:
+    def _prepare(self, *, tls: bool) -> Callable[[int], None]:
         """Refuse what would be unsafe, start the log; gives what tells the port once there is one."""
         from enarx.web.log import Log, configure
         from enarx.web.server import write_ready
 
-        self.require_safe(tls=tls is not None)
+        self.require_safe(tls=tls)
         configure(self.log_format)
 
         def told(port: int) -> None:
-            Log("web").info("listening", scheme="http" if tls is None else "https", host=self.host, port=port)
+            Log("web").info("listening", scheme="https" if tls else "http", host=self.host, port=port)
             if self.ready_fd is not None:
                 write_ready(self.ready_fd, port)
 

@@ -6,10 +6,11 @@ table of option names. Commands parse, call one function, print and exit; what i
 
 import json
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, Literal
 
@@ -20,13 +21,12 @@ from enarx.cli.options import ServesByDefault
 from enarx.cli.serving import Serving
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
-
     from enarx.steward.collateral import Reading
     from enarx.steward.offline import Judgement
     from enarx.steward.stock import Chip, Kept, Stock
     from enarx.steward.vendors import Tee
     from enarx.tee.model import Binding, TrustAnchor
+    from enarx.web.workers import Worker
 
 EXIT: Final = {"accepted": 0, "malformed": 65, "untrusted": 77, "rejected": 77}
 FILE: Final = click.Path(path_type=Path)
@@ -79,17 +79,18 @@ def serve(
     **flags: Any,  # Any: the options that are `Flags`
 ) -> None:
     """Serve certificates for evidence."""
-    from enarx.steward.config import Config, Flags, load_issuer, load_tls
+    from enarx.steward.config import Flags
     from enarx.steward.metrics import Metrics
-    from enarx.steward.runner import prepare
+    from enarx.steward.reload import Reloading, load
+    from enarx.steward.runner import Running
+    from enarx.web.workers import Upkeep, Worker
 
-    read = Config.read(config, Flags(**flags))
-    issuer = load_issuer(read, datetime.now(UTC))
-    tls = load_tls(read, issuer, datetime.now(UTC))
-    metrics = Metrics(read.workers)
-    app, ready = prepare(read, issuer, metrics)
+    given = Flags(**flags)
+    loaded = load(config, given, datetime.now(UTC))
+    read, metrics = loaded.config, Metrics(loaded.config.workers)
+    running = Running(loaded, metrics)
     if write_ca is not None:
-        write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in issuer.chain))
+        write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in loaded.issuer.chain))
     serving = Serving(
         host=read.listen(),
         port=read.port,
@@ -99,14 +100,23 @@ def serve(
         behind_proxy=read.behind_proxy,
     )
     if read.workers == 1:
-        serving.run(app, tls, on_ready=ready)
+        reloading = Reloading(config, given, loaded, running.exchange)
+        reloading.start()
+        serving.run(running.app, running.served, on_ready=running.ready, on_hangup=reloading.ask)
         return
+    for_others = Reloading(
+        config, given, loaded, partial(Running, metrics=metrics)
+    )  # what a process begins with that takes another's place
 
-    def make(number: int) -> "tuple[ASGIApp, Callable[[int], None]]":
+    def make(number: int) -> "Worker":
         metrics.worker = number
-        return prepare(read, issuer, metrics)
+        mine = Running(for_others.loaded, metrics)
+        reloading = Reloading(config, given, for_others.loaded, mine.exchange)
+        reloading.start()
+        return Worker(app=mine.app, on_ready=mine.ready, tls=mine.served, on_hangup=reloading.ask)
 
-    serving.run_workers(make, read.workers, tls)
+    upkeep = Upkeep(tick=for_others.tick, hangup=for_others.reload)
+    serving.run_workers(make, read.workers, tls=read.tls, upkeep=upkeep)
 
 
 @main.command()
@@ -262,7 +272,7 @@ def ca_init(directory: Path, name: str, curve: str, days: int, passphrase_file: 
 def ca_rotate(
     directory: Path, name: str, curve: str, days: int, passphrase_file: Path | None, root_key: str | None
 ) -> None:
-    """Replace the intermediate in DIRECTORY by a fresh one under the same root; then restart Steward."""
+    """Replace the intermediate in DIRECTORY by a fresh one under the same root; a running Steward takes it up by itself."""
     from enarx.steward import setup
     from enarx.steward.config import passphrase
 

@@ -16,6 +16,7 @@ explain     a configuration in sentences
 stock       a directory of those documents to keep: add, refresh, export
 vendors     where vendors publish them
 metrics     what operators watch
+reload      what changes without a restart
 runner      a configuration put to work
 token       the CA key in a security module
 setup       making and renewing a CA on disk

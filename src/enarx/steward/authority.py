@@ -20,7 +20,7 @@ from typing import Any, Final
 
 from enarx.attested.relying import Peer
 from enarx.attested.result import AttestationResult
-from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError, UntrustedError
+from enarx.errors import EnarxError, MalformedError, NotFoundError, RejectedError, UnavailableError, UntrustedError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate
 from enarx.steward.issuer import Issuer
@@ -91,6 +91,20 @@ class Authority:
     random: Callable[[int], bytes]
     collateral: Callable[[], Endorsements] = field(default=Endorsements)
     revocations: Callable[[], Revocations] = field(default=Revocations)
+    former: tuple[Issuer, ...] = ()  # who issued before, and has not ended
+
+    @property
+    def anchors(self) -> tuple[Certificate, ...]:
+        """The highest certificate of each issuer, of those before as well: who shows one of theirs may renew it."""
+        highest = (issuer.chain[-1] for issuer in (self.issuer, *self.former))
+        return tuple({certificate.der: certificate for certificate in highest}.values())
+
+    def issuer_of(self, key_id: str) -> Issuer:
+        """The issuer in force or a former one, by its key's identifier. Raises NotFoundError."""
+        found = next((issuer for issuer in (self.issuer, *self.former) if issuer.key_id == key_id), None)
+        if found is None:
+            raise NotFoundError("this Steward has no issuer with that key identifier")
+        return found
 
     def nonce(self, at: datetime, size: int = SIZE) -> bytes:
         return self.nonces.issue(at, self.random(random_size(size)), size)

@@ -31,7 +31,7 @@ import ipaddress
 import os
 import re
 import secrets
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -258,21 +258,27 @@ def passphrase(file: Path | None = None) -> bytes | None:
     return found or None
 
 
-def load_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls | None:
-    """Who Steward is to its clients, or None for plain HTTP."""
+def load_tls(config: Config, issuer: Issuer, at: datetime, former: Sequence[Issuer] = ()) -> ServerTls | None:
+    """Who Steward is to its clients, or None for plain HTTP. Those whom `former` certified may still renew."""
+    clients = _clients((issuer, *former))
     if config.tls_from_ca:
-        return _own_tls(config, issuer, at)
+        return _own_tls(config, issuer, at, clients)
     if config.tls_cert is None or config.tls_key is None:
         return None
     return ServerTls(
         cert_chain_pem=read_file(config.tls_cert, MAX_PEM),
         key_pem=read_private(config.tls_key),
-        client_ca_pem=_clients(issuer),
+        client_ca_pem=clients,
     )
 
 
 def assemble(
-    config: Config, issuer: Issuer, origin: str, ledger: Ledger, collateral: Callable[[], Endorsements] = Endorsements
+    config: Config,
+    issuer: Issuer,
+    origin: str,
+    ledger: Ledger,
+    collateral: Callable[[], Endorsements] = Endorsements,
+    former: Sequence[Issuer] = (),
 ) -> Authority:
     """The parts put together for one origin. Raises ConfigError, NotFoundError."""
     domain = config.trust_domain or (urlsplit(origin).hostname or "")
@@ -285,13 +291,15 @@ def assemble(
     nonce_key = issuer.derive("nonce") if config.nonce_key is None else read_private(config.nonce_key)
     if len(nonce_key) < MIN_NONCE_KEY:
         raise toml.ConfigError(f"{config.nonce_key}: expected {MIN_NONCE_KEY} bytes or more, found {len(nonce_key)}")
-    crl_url = f"{origin}/crl" if issuer.may_sign_crls else None
+    older = () if config.nonce_key is not None else tuple(each.derive("nonce") for each in former)
+    crl_url = f"{origin}/crl/{issuer.key_id}" if issuer.may_sign_crls else None
     return Authority(
         origin=origin,
         policy=config.policy,
         issuer=issuer,
         profile=Profile(trust_domain=domain, crl_url=crl_url),
-        nonces=Nonces(origin=origin, key=nonce_key, lifetime=config.policy.maximum_age or NONCE_LIFETIME),
+        former=tuple(former),
+        nonces=Nonces(origin=origin, key=nonce_key, older=older, lifetime=config.policy.maximum_age or NONCE_LIFETIME),
         random=secrets.token_bytes,
         collateral=collateral,
         revocations=ledger.revocations,
@@ -328,7 +336,7 @@ def _kept(directory: Path, name: str, at: datetime) -> Issuer:
     return issuer
 
 
-def _own_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls:
+def _own_tls(config: Config, issuer: Issuer, at: datetime, clients: bytes) -> ServerTls:
     """A fresh key and a certificate for the names that clients may use; it attests nothing."""
     host = urlsplit(config.origin or "").hostname
     names = [name for name in (host, config.addr) if name and not _unspecified(name)]
@@ -341,12 +349,12 @@ def _own_tls(config: Config, issuer: Issuer, at: datetime) -> ServerTls:
     shape = server_certificate(keys.spki(key), names, secrets.token_bytes(SERIAL_BYTES), at, end)
     chain = (issuer.sign(shape), *issuer.chain)
     pem = b"".join(one.to_pem() for one in chain)
-    return ServerTls(cert_chain_pem=pem, key_pem=keys.to_pem(key), client_ca_pem=_clients(issuer))
+    return ServerTls(cert_chain_pem=pem, key_pem=keys.to_pem(key), client_ca_pem=clients)
 
 
-def _clients(issuer: Issuer) -> bytes:
+def _clients(issuers: Sequence[Issuer]) -> bytes:
     """Whose clients may show who they are: those that were certified here, to be certified again."""
-    return issuer.chain[-1].to_pem()
+    return b"".join({issuer.chain[-1].der: issuer.chain[-1].to_pem() for issuer in issuers}.values())
 
 
 def _generated(config: Config, flags: Flags) -> str | None:

@@ -2,7 +2,8 @@
 
     POST /                              attest: application/pkcs10 or application/vnd.steward.pkcs10-bundle.v1
     GET /                               health: 200, empty
-    GET /crl                            the revocation list, DER
+    GET /crl                            the revocation list, DER; in PEM, if asked for, that of each former issuer too
+    GET /crl/ID                         that of the issuer with this key identifier, as its certificates say
     GET|POST /.well-known/est/nonce     a nonce, as JSON (draft-ietf-lamps-attestation-freshness)
     GET /.well-known/est/cacerts        the CA's chain, PKCS#7 in base64
     POST /.well-known/est/simpleenroll  as POST /, base64 in and PKCS#7 out
@@ -32,11 +33,12 @@ from starlette.routing import Route
 from enarx import der
 from enarx.attested.relying import Expectation, Peer, judge_peer
 from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError, UntrustedError
-from enarx.pki.certificate import Certificate
+from enarx.pki.certificate import Certificate, pem
 from enarx.steward import est
 from enarx.steward.audit import record
 from enarx.steward.authority import Authority, Decision, Issuance
 from enarx.steward.collateral import Document
+from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
 from enarx.steward.metrics import Metrics, MetricsFor
 from enarx.steward.profile import validity
@@ -54,6 +56,8 @@ BUNDLE: Final = "application/vnd.steward.pkcs10-bundle.v1"
 BODY_LIMIT: Final = 2 * 1024 * 1024  # bytes, as the originals' framework
 INLINE: Final = 1  # requests that are judged on the event loop, a millisecond each; more go to a thread
 _log = Log("steward")
+CRL: Final = "application/pkix-crl"
+PEM_LISTS: Final = "application/x-pem-file"
 FRESHNESS: Final = "application/est-attestation-freshness+json"
 RENEWABLE: Final = Expectation(accept_simulated=True, accept_nil=True, accept_debug=True)  # policy judges the evidence
 
@@ -83,6 +87,12 @@ class Service:
         certificate = authority.issuer.certificate
         validity(self.now(), lifetime=timedelta(), issuer=certificate, expires=certificate.not_after)
 
+    def crl(self, issuer: Issuer) -> bytes:
+        """The revocation list of one issuer, DER. Raises NotFoundError when it may sign none."""
+        if not issuer.may_sign_crls:
+            raise NotFoundError("the CA's key usage does not allow signing a revocation list")
+        return self.ledger.crl(issuer, self.now(), self.crl_lifetime)
+
     async def issue(self, requests: Sequence[bytes], request_id: str, renewed: Peer | None = None) -> Issuance:
         if len(requests) <= INLINE:
             return self._issue(requests, request_id, renewed)
@@ -94,7 +104,7 @@ class Service:
             raise UntrustedError(
                 "simplereenroll: expected a TLS client certificate that this Steward issued, found none"
             )
-        peer = judge_peer(chain, self.authority().issuer.chain[-1:], RENEWABLE, self.now(), side="client")
+        peer = judge_peer(chain, self.authority().anchors, RENEWABLE, self.now(), side="client")
         revoked = self.ledger.revocations().withdrawn(peer.certificate.serial, peer.result)
         if revoked:
             raise UntrustedError(f"simplereenroll: the certificate was revoked: {'; '.join(revoked)}")
@@ -121,8 +131,8 @@ class Service:
         return issuance
 
 
-def build(service: Service) -> Starlette:
-    """The application."""
+def build(service: Callable[[], Service]) -> Starlette:
+    """The application. `service` is asked at each request, for it may be exchanged between two."""
     routes = _Routes(service)
     well_known = "/.well-known/est"
     return web.build(
@@ -130,6 +140,7 @@ def build(service: Service) -> Starlette:
             Route("/", routes.health, methods=["GET"]),
             Route("/", routes.attest, methods=["POST"]),
             Route("/crl", routes.crl, methods=["GET"]),
+            Route("/crl/{issuer}", routes.crl_of, methods=["GET"]),
             Route("/ca.pem", routes.ca_pem, methods=["GET"]),
             Route("/ready", routes.ready, methods=["GET"]),
             Route("/metrics", routes.metrics, methods=["GET"]),
@@ -147,8 +158,12 @@ def build(service: Service) -> Starlette:
 class _Routes:
     """One handler a route: parse the request, ask the service, shape the answer."""
 
-    def __init__(self, service: Service) -> None:
-        self._service = service
+    def __init__(self, service: Callable[[], Service]) -> None:
+        self._current = service
+
+    @property
+    def _service(self) -> Service:
+        return self._current()
 
     async def health(self, _: Request) -> Response:
         return Response()
@@ -171,12 +186,14 @@ class _Routes:
             return kind
         body = await request.body()
         requests = (body,) if kind == PKCS10 else parse_bundle(body)
-        issuance = await self._service.issue(requests, web.request_id(request))
+        service = self._service  # one for all of it: the chain is the one of who issued
+        issuance = await service.issue(requests, web.request_id(request))
         if issuance.refused is not None:
             return _refusal(issuance.refused, web.request_id(request))
         encode = _pki_path if kind == PKCS10 else _output
-        issuer = self._service.authority().issuer.certificate
-        return Response(encode(issuer, issuance.issued), media_type="application/octet-stream")
+        return Response(
+            encode(service.authority().issuer.certificate, issuance.issued), media_type="application/octet-stream"
+        )
 
     async def enroll(self, request: Request, renewed: Peer | None = None) -> Response:
         _require_type(request, PKCS10)
@@ -189,12 +206,19 @@ class _Routes:
     async def reenroll(self, request: Request) -> Response:
         return await self.enroll(request, self._service.renewing(getattr(request.state, "peer_chain", ())))
 
-    async def crl(self, _: Request) -> Response:
-        issuer = self._service.authority().issuer
-        if not issuer.may_sign_crls:
-            raise NotFoundError("the CA's key usage does not allow signing a revocation list")
-        data = self._service.ledger.crl(issuer, self._service.now(), self._service.crl_lifetime)
-        return Response(data, media_type="application/pkix-crl", headers={"Cache-Control": "no-cache"})
+    async def crl(self, request: Request) -> Response:
+        service = self._service
+        authority = service.authority()
+        headers = {"Cache-Control": "no-cache", "Vary": "Accept"}
+        if PEM_LISTS not in request.headers.get("accept", "").lower():
+            return Response(service.crl(authority.issuer), media_type=CRL, headers=headers)
+        lists = [service.crl(issuer) for issuer in (authority.issuer, *authority.former) if issuer.may_sign_crls]
+        return Response(b"".join(pem("X509 CRL", each) for each in lists), media_type=PEM_LISTS, headers=headers)
+
+    async def crl_of(self, request: Request) -> Response:
+        service = self._service
+        data = service.crl(service.authority().issuer_of(request.path_params["issuer"].lower()))
+        return Response(data, media_type=CRL, headers={"Cache-Control": "no-cache"})
 
     async def nonce(self, request: Request) -> Response:
         authority = self._service.authority()

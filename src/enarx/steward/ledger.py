@@ -34,7 +34,7 @@ class Ledger:
         self._directory = directory
         self._stamp: tuple[int, int, int] | None = None
         self._revocations = _NOTHING
-        self._list: tuple[Revocations, datetime, bytes] | None = None
+        self._lists: dict[str, tuple[Revocations, datetime, bytes]] = {}  # of each issuer
         if directory is not None:
             try:
                 directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -107,15 +107,15 @@ class Ledger:
     def crl(self, issuer: Issuer, at: datetime, lifetime: timedelta) -> bytes:
         """The revocation list of that moment, signed anew when rules changed or a minute passed."""
         rules = self.revocations()
-        if self._list is not None:
-            known, signed, data = self._list
+        if issuer.key_id in self._lists:
+            known, signed, data = self._lists[issuer.key_id]
             if known == rules and timedelta(0) <= at - signed < CRL_AGE:
                 return data
         self.forget(at)
         number = int(at.timestamp() * 1000)  # grows by itself, for all processes alike
         entries = rules.entries(self.issued(), at)
         data = issuer.sign_crl(entries, number=number, begin=at - timedelta(minutes=1), end=at + lifetime)
-        self._list = (rules, at, data)
+        self._lists[issuer.key_id] = (rules, at, data)
         return data
 
 

@@ -2,9 +2,10 @@
 
     DIR/root.pem  root.key     the root; its key belongs on a medium that is not plugged in
     DIR/ca.pem    ca.key       the intermediate and the root above it: what `crt` and `key` of steward.toml name
+    DIR/ca.former.pem  .key    the intermediate before: it signs the list of what it issued, for as long as that counts
 
 Keys are PKCS#8 with mode 0600, encrypted where a passphrase is given. Nothing is overwritten by `init`; `rotate`
-replaces the intermediate, so Keeps enrol anew and everybody who trusts the root goes on.
+replaces the intermediate; a running Steward takes it up, and everybody who trusts the root goes on.
 """
 
 import os
@@ -18,6 +19,7 @@ from enarx.pki import keys
 from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.steward.config import private_key
 from enarx.steward.issuer import ROOT_LIFETIME, Issuer, intermediate, self_signed
+from enarx.steward.reload import former_of
 from enarx.steward.token import SCHEME
 from enarx.web.files import read_file, read_private, write_private
 
@@ -80,8 +82,19 @@ def _intermediate(
     key = keys.generate(curve)
     made = intermediate(f"{name} {at:%Y-%m-%d} {secrets.token_hex(3)}", key, at, root=root, lifetime=lifetime)
     suffix = f".{os.getpid()}"
+    for file in ("ca.key", "ca.pem"):
+        _keep(directory / file, suffix)
     write_private(directory / f"ca.key{suffix}", keys.to_pem(key, passphrase))
     (directory / f"ca.pem{suffix}").write_bytes(made.to_pem() + root.certificate.to_pem())
     for file in ("ca.key", "ca.pem"):
         (directory / f"{file}{suffix}").replace(directory / file)
     return made
+
+
+def _keep(file: Path, suffix: str) -> None:
+    """Leave the former one beside what will replace it. It is copied, for at no moment may `file` be missing."""
+    if not file.exists():
+        return
+    copy = file.with_name(f"{file.name}.former{suffix}")
+    write_private(copy, read_private(file) if file.suffix == ".key" else read_file(file))
+    copy.replace(former_of(file))

@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from datetime import UTC, datetime
 from functools import partial
@@ -39,7 +40,9 @@ class AuditLog:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
-        return cls(partial(os.write, descriptor))
+        log = cls(partial(os.write, descriptor))
+        weakref.finalize(log, os.close, descriptor)  # a log that was rotated away is closed with its last request
+        return log
 
     @classmethod
     def to(cls, stream: TextIO) -> "AuditLog":

@@ -15,7 +15,6 @@ import logging
 import os
 import signal
 import socket
-import ssl
 import threading
 import time
 from collections.abc import Callable
@@ -34,7 +33,7 @@ from enarx.attested.relying import peer_chain
 from enarx.errors import UnavailableError
 from enarx.web.app import has_body
 from enarx.web.log import Log
-from enarx.web.tls import HandshakeError, ServerTls, server_context
+from enarx.web.tls import HandshakeError, Served, ServerTls
 
 BACKLOG: Final = 512  # connections that the kernel keeps for us between two turns of the loop
 MAX_PIPELINED: Final = 16  # requests waiting on one connection; our client sends one at a time
@@ -67,8 +66,9 @@ def serve(
     *,
     host: str,
     port: int,
-    tls: ServerTls | None,
+    tls: ServerTls | Served | None,
     on_ready: Callable[[int], None] | None = None,
+    on_hangup: Callable[[], None] | None = None,
     grace_seconds: float = 30.0,
     limits: Limits = DEFAULT_LIMITS,
     stop: threading.Event | None = None,
@@ -77,10 +77,10 @@ def serve(
     """Serve until SIGTERM or SIGINT (or `stop`, for a server in a thread), then finish what is under way.
 
     Port 0 takes a free one. `on_ready` is called with the port once connections are accepted. Requests still
-    running `grace_seconds` after the signal are cancelled. A `listener` that is open already takes the place of host
+    running `grace_seconds` after the signal are cancelled. `on_hangup` is called for SIGHUP. A `listener` that is open already takes the place of host
     and port. Raises UnavailableError when the address can not be had.
     """
-    context = None if tls is None else server_context(tls)
+    served = Served(tls) if isinstance(tls, ServerTls) else tls
     listener = listener or listen(host, port)
     _silence_uvicorn()
     config = Config(
@@ -96,7 +96,7 @@ def serve(
         timeout_graceful_shutdown=grace_seconds,  # type: ignore[arg-type]  # it is waited for, and fractions can be
         workers=1,
     )
-    server = _Server(config, listener, context, limits, on_ready, stop)
+    server = _Server(config, listener, served, limits, on_ready, on_hangup, stop)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(server.run_until_told())
@@ -350,7 +350,7 @@ class _Listener:
     """Accepts connections itself, so that those in their handshake are counted, bounded and told of."""
 
     listener: socket.socket
-    context: ssl.SSLContext | None
+    served: Served | None
     limits: Limits
     make: Callable[[], GuardedProtocol]
     state: ServerState
@@ -388,7 +388,7 @@ class _Listener:
 
     async def _open(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        if self.context is None:
+        if self.served is None:
             with contextlib.suppress(OSError):
                 await loop.connect_accepted_socket(self.make, connection)
             return
@@ -397,7 +397,7 @@ class _Listener:
                 await loop.connect_accepted_socket(
                     self.make,
                     connection,
-                    ssl=self.context,
+                    ssl=self.served.context,
                     ssl_handshake_timeout=self.limits.handshake_seconds,
                     ssl_shutdown_timeout=self.limits.linger_seconds,
                 )
@@ -425,16 +425,18 @@ class _Server(uvicorn.Server):
         self,
         config: Config,
         listener: socket.socket,
-        context: ssl.SSLContext | None,
+        served: Served | None,
         limits: Limits,
         on_ready: Callable[[int], None] | None,
+        on_hangup: Callable[[], None] | None,
         stop: threading.Event | None,
     ) -> None:
         super().__init__(config)
         self._socket = listener
-        self._context = context
+        self._served = served
         self._limits = limits
         self._on_ready = on_ready
+        self._on_hangup = on_hangup
         self._stop = stop
 
     async def run_until_told(self) -> None:
@@ -442,13 +444,16 @@ class _Server(uvicorn.Server):
             loop = asyncio.get_running_loop()
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.add_signal_handler(number, self._told)
+            if self._on_hangup is not None:
+                loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
+                signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a parent may have blocked it until now
         await self._serve()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         await self.lifespan.startup()
         if self.lifespan.should_exit:
             raise UnavailableError("the service could not start; its log says why")
-        listener = _Listener(self._socket, self._context, self._limits, self._protocol, self.server_state)
+        listener = _Listener(self._socket, self._served, self._limits, self._protocol, self.server_state)
         listener.start()
         self.servers = [listener]  # type: ignore[list-item]  # uvicorn closes it and waits for it, and no more
         self.started = True

@@ -82,6 +82,21 @@ def server_context(tls: ServerTls) -> ssl.SSLContext:
     return context
 
 
+class Served:
+    """What a server shows its clients, and whom it believes: it may be exchanged while the server serves.
+
+    A connection keeps what its handshake saw, and the next one sees what is new.
+    """
+
+    def __init__(self, tls: ServerTls) -> None:
+        """Raises MalformedError, as `server_context`."""
+        self.context = server_context(tls)
+
+    def exchange(self, tls: ServerTls) -> None:
+        """Raises MalformedError for what can not be used, and then nothing changes."""
+        self.context = server_context(tls)
+
+
 def client_context(ca_pem: bytes | None, identity: ClientIdentity | None = None) -> ssl.SSLContext:
     """A client's context that trusts `ca_pem`, or what the system trusts when it is None."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)

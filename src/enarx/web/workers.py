@@ -23,15 +23,36 @@ from starlette.types import ASGIApp
 from enarx.errors import UnavailableError
 from enarx.web.log import Log
 from enarx.web.server import DEFAULT_LIMITS, Limits, listen, serve
-from enarx.web.tls import ServerTls
+from enarx.web.tls import Served, ServerTls
 
-Make = Callable[[int], tuple[ASGIApp, Callable[[int], None]]]
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Worker:
+    """What one process serves, what is told the port once it listens, and what is called for SIGHUP."""
+
+    app: ASGIApp
+    on_ready: Callable[[int], None]
+    tls: ServerTls | Served | None
+    on_hangup: Callable[[], None] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Upkeep:
+    """What a parent does for those to come: every second, and when SIGHUP was sent, which it passes on."""
+
+    tick: Callable[[], None]
+    hangup: Callable[[], None]
+
+
+Make = Callable[[int], Worker]
 
 RESTARTS: Final = 5  # of any child, within RESTART_SECONDS: more means that it cannot work
 RESTART_SECONDS: Final = 60.0
 EXTRA_SECONDS: Final = 5.0  # beyond the grace, before a child that does not end is killed
+TICK_SECONDS: Final = 1.0
 
 _HANDLED: Final = (signal.SIGTERM, signal.SIGINT, signal.SIGCHLD)
+_WATCHED: Final = (*_HANDLED, signal.SIGHUP)
 _log = Log("web")
 
 
@@ -41,7 +62,7 @@ def serve_workers(
     workers: int,
     host: str,
     port: int,
-    tls: ServerTls | None,
+    upkeep: Upkeep | None = None,
     on_ready: Callable[[int], None] | None = None,
     grace_seconds: float = 30.0,
     limits: Limits = DEFAULT_LIMITS,
@@ -49,7 +70,7 @@ def serve_workers(
 ) -> None:
     """Serve in `workers` processes until SIGTERM or SIGINT.
 
-    `make` is called in each with its number, from 0, and gives the application and what to call with the port.
+    `make` is called in each with its number, from 0. With an `upkeep`, SIGHUP is for it and for all of them.
     `on_ready` is called here once all accept connections; descriptors that it will write to are `not_for_children`, or
     whoever reads there would wait for all of them. Raises UnavailableError when the address cannot be had, or
     when children end as soon as they are started.
@@ -58,12 +79,12 @@ def serve_workers(
     family = _Family(
         make=make,
         listener=listener,
-        tls=tls,
+        upkeep=upkeep,
         grace_seconds=grace_seconds,
         limits=limits,
         not_for_children=not_for_children,
     )
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, _HANDLED if upkeep is None else _WATCHED)
     try:
         for number in range(workers):
             family.start(number)
@@ -83,7 +104,7 @@ class _Family:
 
     make: Make
     listener: socket.socket
-    tls: ServerTls | None
+    upkeep: Upkeep | None
     grace_seconds: float
     limits: Limits
     not_for_children: Sequence[int]
@@ -110,14 +131,28 @@ class _Family:
     def watch(self) -> None:
         """Until somebody tells us to end. Raises UnavailableError when children keep ending by themselves."""
         while True:
-            number = signal.sigwait(_HANDLED)
-            if number != signal.SIGCHLD:
+            number = self._signal()
+            if number in {signal.SIGTERM, signal.SIGINT}:
                 return
             for process, code in self._reap():
                 worker = self._children.pop(process)
                 _log.warning("worker ended", worker=worker, code=code)
                 self._require_patience()
                 self.start(worker)
+
+    def _signal(self) -> int | None:
+        """The next signal. Upkeep is done meanwhile, and SIGHUP passed on: a child that is started later has it too."""
+        if self.upkeep is None:
+            return signal.sigwait(_HANDLED)
+        received = signal.sigtimedwait(_WATCHED, TICK_SECONDS)
+        if received is None:
+            self.upkeep.tick()
+            return None
+        if received.si_signo == signal.SIGHUP:
+            self.upkeep.hangup()
+            for process in self._children:
+                os.kill(process, signal.SIGHUP)
+        return received.si_signo
 
     def end(self) -> None:
         """Tell all, wait for the grace, then insist. A second signal makes it short."""
@@ -156,24 +191,28 @@ class _Family:
         code = 1
         try:
             # the parent passes signals on; a terminal's Ctrl-C would come twice and cut the grace short
-            signal.pthread_sigmask(signal.SIG_SETMASK, {signal.SIGINT})
+            # SIGHUP waits until the server has a hand for it
+            signal.pthread_sigmask(
+                signal.SIG_SETMASK, {signal.SIGINT, *([] if self.upkeep is None else [signal.SIGHUP])}
+            )
             for descriptor in (self._lifeline[1], *self.not_for_children):
                 os.close(descriptor)
             stop = threading.Event()
             threading.Thread(target=self._outlive_nobody, args=(stop,), daemon=True).start()
-            app, on_ready = self.make(number)
+            worker = self.make(number)
 
             def tell(port: int) -> None:
-                on_ready(port)
+                worker.on_ready(port)
                 os.write(ready, b"1")
                 os.close(ready)
 
             serve(
-                app,
+                worker.app,
                 host="",
                 port=0,
-                tls=self.tls,
+                tls=worker.tls,
                 on_ready=tell,
+                on_hangup=worker.on_hangup,
                 grace_seconds=self.grace_seconds,
                 limits=self.limits,
                 stop=stop,

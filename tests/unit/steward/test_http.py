@@ -46,7 +46,7 @@ class Bench:
             metrics=Metrics(),
             now=lambda: AT,
         )
-        self.client = TestClient(Counted(build(self.service), self.service.metrics), client=("127.0.0.1", 1))
+        self.client = TestClient(Counted(build(lambda: self.service), self.service.metrics), client=("127.0.0.1", 1))
 
     def post(self, body: bytes, kind: str | None = PKCS10, path: str = "/") -> tuple[int, bytes]:
         answer = self.client.post(path, content=body, headers={} if kind is None else {"Content-Type": kind})
@@ -390,16 +390,16 @@ def test_metrics_are_for_loopback_unless_said_otherwise(bench: Bench, tmp_path: 
     """Others are told that there is nothing."""
     app = bench.client.app
     assert TestClient(app, client=("192.0.2.1", 1)).get("/metrics").status_code == 404
-    open_to_all = TestClient(build(replace(bench.service, metrics_for="everybody")), client=("192.0.2.1", 1))
+    open_to_all = TestClient(build(lambda: replace(bench.service, metrics_for="everybody")), client=("192.0.2.1", 1))
     assert open_to_all.get("/metrics").status_code == 200
-    closed = TestClient(build(replace(bench.service, metrics_for="nobody")), client=("127.0.0.1", 1))
+    closed = TestClient(build(lambda: replace(bench.service, metrics_for="nobody")), client=("127.0.0.1", 1))
     assert closed.get("/metrics").status_code == 404
 
 
 def test_readiness_is_more_than_life(bench: Bench) -> None:
     """A Steward whose CA has ended, or whose memory is damaged, lives and is not ready."""
     assert bench.client.get("/ready").json() == {"status": "ready"}
-    late = TestClient(build(replace(bench.service, now=lambda: AT + timedelta(days=400))))
+    late = TestClient(build(lambda: replace(bench.service, now=lambda: AT + timedelta(days=400))))
     assert (late.get("/health").status_code, late.get("/ready").status_code) == (200, 503)
     assert "the issuing certificate is valid from" in late.get("/ready").json()["detail"]
     (bench.directory / "state" / "revoked.json").write_text("{")
@@ -409,7 +409,7 @@ def test_readiness_is_more_than_life(bench: Bench) -> None:
 def test_nothing_is_issued_that_is_not_written_down(bench: Bench) -> None:
     """Without room for the line of the audit log, or of the ledger, the answer is 503 and there is no certificate."""
     full = replace(bench.service, audit=AuditLog(lambda _: 0))
-    answer = TestClient(build(full)).post("/", content=nil_request(), headers={"Content-Type": PKCS10})
+    answer = TestClient(build(lambda: full)).post("/", content=nil_request(), headers={"Content-Type": PKCS10})
     assert (answer.status_code, answer.json()["detail"]) == (
         503,
         "the audit log cannot be written: no room for the whole line",
@@ -418,7 +418,7 @@ def test_nothing_is_issued_that_is_not_written_down(bench: Bench) -> None:
     def broken(_: bytes) -> int:
         raise OSError(28, "No space left on device")
 
-    answer = TestClient(build(replace(bench.service, audit=AuditLog(broken)))).post(
+    answer = TestClient(build(lambda: replace(bench.service, audit=AuditLog(broken)))).post(
         "/", content=nil_request(), headers={"Content-Type": PKCS10}
     )
     assert (answer.status_code, answer.json()["detail"]) == (
@@ -444,7 +444,7 @@ def test_what_is_our_trouble_is_no_fault_of_the_requester(bench: Bench, tmp_path
     """Damaged revocations or collateral are 503, nothing is issued, and the answer tells no path."""
     (tmp_path / "state" / "revoked.json").write_text("{")
     broken = replace(bench.service, authority=lambda: replace(bench.authority, revocations=bench.ledger.revocations))
-    answer = TestClient(build(broken)).post("/", content=nil_request(), headers={"Content-Type": PKCS10})
+    answer = TestClient(build(lambda: broken)).post("/", content=nil_request(), headers={"Content-Type": PKCS10})
     assert (answer.status_code, answer.json()["detail"]) == (
         503,
         "what this Steward keeps, collateral or revocations, cannot be read",

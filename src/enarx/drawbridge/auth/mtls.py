@@ -22,12 +22,13 @@ from enarx.attested.relying import MAX_CHAIN, Expectation, Peer, judge_peer
 from enarx.attested.result import AttestationResult
 from enarx.drawbridge.auth.fetch import Fetch
 from enarx.errors import MalformedError, UnavailableError
-from enarx.pki.certificate import Certificate
+from enarx.pki.certificate import Certificate, pem_blocks
 from enarx.pki.crl import MAX_CRL, Crl
 
 REFRESH: Final = 60.0  # seconds: how late a revocation may be known where a Steward answers
 RETRY: Final = 5.0  # seconds between two attempts while none is current
 MAX_KEPT: Final = 8  # lists of one Steward beside the latest: it may have several intermediates for a while
+MAX_LISTS: Final = 4 * MAX_CRL  # bytes of all lists together, in PEM
 MAX_HEADER: Final = 64 * 1024  # characters of a certificate in a proxy's header
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -74,13 +75,12 @@ class CrlSource:
         no list of another key out: of each authority key identifier the latest is kept.
         """
         try:
-            found = Crl.parse(fetch(), f"CRL of {self.name}")
+            fresh = _lists(fetch(), f"CRL of {self.name}")
         except (UnavailableError, MalformedError):
             return
-        kept = [
-            crl for crl in self._kept if (crl.issuer, crl.authority_key_id) != (found.issuer, found.authority_key_id)
-        ]
-        self._kept = (*kept[-MAX_KEPT:], found)
+        for found in reversed(fresh):  # the list of the issuer in force comes first, and is the last to be pushed out
+            kept = [crl for crl in self._kept if _signer(crl) != _signer(found)]
+            self._kept = (*kept[-MAX_KEPT:], found)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -110,12 +110,23 @@ class Keeps:
 
 
 def crl_fetch(url: str, fetch: Fetch) -> Callable[[], bytes]:
-    """From a Steward's `GET /crl`."""
+    """From a Steward's `GET /crl`: of all its issuers in PEM where it can say that, else of one in DER."""
 
     def get() -> bytes:
-        return fetch(url, headers={"Accept": "application/pkix-crl"}, limit=MAX_CRL).body
+        accept = "application/x-pem-file, application/pkix-crl;q=0.9"
+        return fetch(url, headers={"Accept": accept}, limit=MAX_LISTS).body
 
     return get
+
+
+def _lists(data: bytes, what: str) -> list[Crl]:
+    """Raises MalformedError."""
+    parts = pem_blocks(data, "X509 CRL", what, limit=MAX_KEPT) if data.startswith(b"-----BEGIN") else (data,)
+    return [Crl.parse(part, what) for part in parts]
+
+
+def _signer(crl: Crl) -> tuple[bytes, bytes | None]:
+    return crl.issuer, crl.authority_key_id
 
 
 def forwarded_chain(

@@ -13,7 +13,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from enarx.attested.result import AttestationResult
 from enarx.drawbridge.auth.mtls import REFRESH, CrlSource, Keeps, forwarded_chain
 from enarx.errors import MalformedError, UnavailableError, UntrustedError
-from enarx.pki.certificate import Certificate
+from enarx.pki.certificate import Certificate, pem
 from tests.unit.conftest import Authority, Issued
 
 POINTS = x509.CRLDistributionPoints(
@@ -150,6 +150,17 @@ def forwarded(*pairs: tuple[str, bytes], client: str | None = "10.1.2.3") -> tup
 
 def item(der: bytes) -> bytes:
     return b":" + base64.b64encode(der) + b":"
+
+
+def test_a_steward_that_changed_its_intermediate_publishes_both_lists(
+    authority: Authority, foreign: Authority, result: AttestationResult
+) -> None:
+    """In PEM, the one in force first; a certificate of either is judged by its own issuer's list."""
+    issued = (listed(authority, result), listed(foreign, result))
+    lists = b"".join(pem("X509 CRL", revocations(each)) for each in (authority, foreign))
+    anchors = tuple(Certificate.parse(each.issued.der) for each in (authority, foreign))
+    judge = Keeps(anchors=anchors, sources=(CrlSource("steward", lambda: lists, Clock()),))
+    assert all(judge.judge(each.chain, datetime.now(UTC)) is not None for each in issued)
 
 
 def test_a_trusted_proxy_passes_certificates_on(authority: Authority, result: AttestationResult) -> None:
