@@ -9,28 +9,19 @@ made at the first read of `outblob` and kept until the next write; modes are enf
 certificates from the host.
 """
 
-import ctypes.util
 import errno
 import os
 import stat
-import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
-import pytest
-
-LIBRARY: Final = "libfuse3.so.3"
-os.environ.setdefault("FUSE_LIBRARY_PATH", LIBRARY)
-
-import mfusepy  # type: ignore[import-untyped]  # noqa: E402 - reads the variable when it is imported
-
-from enarx.keep import measurement  # noqa: E402 - see above
-from enarx.keep.backends.simulated import Directory  # noqa: E402 - see above
+from enarx.keep import measurement
+from enarx.keep.backends.simulated import Directory
+from tests.emulators import fuse
 
 BLOB: Final = 64
 READ, WRITE = 0o444, 0o200
@@ -66,7 +57,7 @@ class Handle:
     dirty: bool = False
 
 
-class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
+class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
     """The file system."""
 
     use_ns = True
@@ -89,7 +80,7 @@ class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
             return {**owner, "st_mode": stat.S_IFDIR | 0o755, "st_nlink": 2}
         if len(names) == 2 and names[0] in self._entries and names[1] in self._files:
             return {**owner, "st_mode": stat.S_IFREG | self._files[names[1]], "st_nlink": 1, "st_size": 0}
-        raise mfusepy.FuseOSError(errno.ENOENT)
+        raise fuse.FuseOSError(errno.ENOENT)
 
     def readdir(self, path: str, fh: int) -> list[str]:
         return [".", "..", *(self._files if _names(path) else self._entries)]
@@ -97,7 +88,7 @@ class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
     def mkdir(self, path: str, mode: int) -> int:
         (name,) = _names(path)
         if not self._files:
-            raise mfusepy.FuseOSError(errno.ENXIO)
+            raise fuse.FuseOSError(errno.ENXIO)
         self._entries[name] = Entry()
         return 0
 
@@ -106,10 +97,10 @@ class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
         return 0
 
     def unlink(self, path: str) -> int:
-        raise mfusepy.FuseOSError(errno.EPERM)
+        raise fuse.FuseOSError(errno.EPERM)
 
     def create(self, path: str, mode: int, fi: Any = None) -> int:
-        raise mfusepy.FuseOSError(errno.EACCES)
+        raise fuse.FuseOSError(errno.EACCES)
 
     # -- files
 
@@ -117,7 +108,7 @@ class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
         mode = self._files[_names(path)[1]]
         wanted = flags & os.O_ACCMODE
         if (wanted != os.O_WRONLY and not mode & READ) or (wanted != os.O_RDONLY and not mode & WRITE):
-            raise mfusepy.FuseOSError(errno.EACCES)
+            raise fuse.FuseOSError(errno.EACCES)
         number = max(self._handles, default=0) + 1
         self._handles[number] = Handle()
         return number
@@ -138,11 +129,11 @@ class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
             handle = self._handles[fh]
             handle.dirty = True
             if offset + len(data) > BLOB:
-                raise mfusepy.FuseOSError(errno.EFBIG)
+                raise fuse.FuseOSError(errno.EFBIG)
             handle.pending[offset : offset + len(data)] = data
             return len(data)
         if not data.strip().isdigit() or not FLOOR <= int(data) <= HIGHEST_LEVEL:
-            raise mfusepy.FuseOSError(errno.EINVAL)
+            raise fuse.FuseOSError(errno.EINVAL)
         self._entries[name].written += 1
         return len(data)
 
@@ -172,9 +163,9 @@ class ConfigfsTsm(mfusepy.Operations):  # type: ignore[misc]  # as above
 
     def _make(self, entry: Entry) -> None:
         if len(entry.inblob) != BLOB:
-            raise mfusepy.FuseOSError(errno.EINVAL)
+            raise fuse.FuseOSError(errno.EINVAL)
         if self._flaw == "busy":
-            raise mfusepy.FuseOSError(errno.EBUSY)
+            raise fuse.FuseOSError(errno.EBUSY)
         data = bytes(BLOB) if self._flaw == "other" else entry.inblob
         if self._technology == "snp":
             entry.body = self._machine.report(data)
@@ -204,36 +195,14 @@ def _names(path: str) -> list[str]:
     return [name for name in path.split("/") if name]
 
 
-def missing() -> str | None:
-    """Why it cannot run here; None when it can."""
-    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
-        return "/dev/fuse is not there, or not for this user"
-    if ctypes.util.find_library("fuse3") is None:
-        return "libfuse3 is not installed"
-    return None
-
-
 @contextmanager
 def mounted(folder: Path, provider: str, machines: Path, flaw: str = "") -> Iterator[Path]:
     """The file system in a process of its own, at a directory in `folder`; skips the test where that cannot be."""
-    reason = missing()
-    if reason is not None:
-        pytest.skip(f"configfs-tsm cannot be emulated here: {reason}")
     mount = folder / f"tsm-{provider}-{flaw or 'sound'}"
-    mount.mkdir()
-    command = [sys.executable, "-m", "tests.emulators.configfs_tsm", str(mount), provider, str(machines)]
-    process = subprocess.Popen([*command, flaw], cwd=Path(__file__).parents[2])
-    try:
-        while not mount.is_mount():
-            assert process.poll() is None, "the emulator ended"
-            time.sleep(0.02)
+    with fuse.mounted("tests.emulators.configfs_tsm", mount, provider, str(machines), flaw):
         yield mount
-    finally:
-        subprocess.run(["umount", str(mount)], check=True)
-        process.wait(timeout=30)
 
 
 if __name__ == "__main__":
-    mount, provider, machines, *flaw = sys.argv[1:]
-    made = ConfigfsTsm(provider, Path(machines), "".join(flaw))
-    mfusepy.FUSE(made, mount, foreground=True, direct_io=True, nothreads=True)
+    mount_point, provider_name, machines_at, *flaws = sys.argv[1:]
+    fuse.serve(ConfigfsTsm(provider_name, Path(machines_at), "".join(flaws)), mount_point)

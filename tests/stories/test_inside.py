@@ -1,7 +1,7 @@
 """The whole flow in an emulated confidential VM: the kernel's interface is played, everything else is as deployed."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,11 +32,11 @@ class Apart(Inside):
     """As a virtual machine has it: the Keep sees no directory of the host's."""
 
     def launch(self, wishes: Wishes) -> Keep:
-        return spawn(["inside", str(self.tsm.root)])
+        return spawn(["inside", f"tsm={self.tsm.root}"])
 
 
 def deploy(
-    world: World, root: Path, backend: type[Inside] = Inside, documents: Path | None = None
+    world: World, root: Path, backend: Callable[..., Inside] = Inside, documents: Path | None = None
 ) -> tuple[int, bytes, list[Hello], list[Phase]]:
     """Run the program; returns its exit code, its output, and what was told."""
     order = Order(

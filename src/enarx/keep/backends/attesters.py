@@ -1,6 +1,6 @@
 """Who vouches inside a Keep, chosen by the words that its launcher gave it. Only what was chosen is imported."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from enarx.errors import MalformedError
@@ -13,7 +13,8 @@ def attester(words: Sequence[str], measure: Measure) -> Attester:
     nil                            nobody
     simulated TECHNOLOGY MACHINE   a machine in software
     enclave                        the processor, from inside an SGX enclave
-    inside [TSM [DOCUMENTS]]       the TEE of this confidential VM
+    inside [NAME=PLACE]…           the TEE of this confidential VM, and where it is asked: `tsm`, `tpm`, `metadata`;
+                                   `documents` is a directory of vendors' documents
     """
     match list(words):
         case ["nil"]:
@@ -29,13 +30,20 @@ def attester(words: Sequence[str], measure: Measure) -> Attester:
 
             return enclave.attester()
         case ["inside", *places]:
-            return _inside(places)
+            return _inside(dict(place.partition("=")[::2] for place in places))
     raise MalformedError(f"attester: unknown: {' '.join(words)[:100]!r}")
 
 
-def _inside(places: Sequence[str]) -> Attester:
-    from enarx.keep.backends import guest  # noqa: PLC0415 - see above
-    from enarx.keep.backends.tsm import Tsm  # noqa: PLC0415 - see above
+def _inside(places: Mapping[str, str]) -> Attester:
+    from enarx.keep.backends import guest, tsm, vtpm  # noqa: PLC0415 - see above
+    from enarx.keep.backends.azure import METADATA  # noqa: PLC0415 - see above
 
-    root, documents = [*map(Path, places), None, None][:2]
-    return guest.attester(documents, interface=None if root is None else Tsm(root=root))
+    unknown = places.keys() - {"tsm", "tpm", "metadata", "documents"}
+    if unknown:
+        raise MalformedError(f"attester: inside: unknown: {' '.join(sorted(unknown))[:100]!r}")
+    return guest.attester(
+        Path(places["documents"]) if "documents" in places else None,
+        interface=tsm.Tsm(root=Path(places.get("tsm", tsm.ROOT))),
+        tpm=Path(places.get("tpm", vtpm.DEVICE)),
+        metadata=places.get("metadata", METADATA),
+    )

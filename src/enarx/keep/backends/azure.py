@@ -14,14 +14,14 @@ import binascii
 import http.client
 import json
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
 
 from enarx.errors import MalformedError, UnavailableError
 from enarx.keep.backends.documents import Shelf
 from enarx.keep.backends.vtpm import HCL_INDEX, Vtpm
-from enarx.pki.certificate import Certificate
+from enarx.pki.certificate import certificates_from_pem
 from enarx.tee import azure
 from enarx.tee.azure.hcl import HclReport
 from enarx.tee.azure.report import encode
@@ -45,7 +45,7 @@ class AzureAttester:
     shelf: Shelf
     measured: bytes
     writable: tuple[Path, ...] = ()
-    sealing_secret: None = None  # a TPM would seal to its registers, which is not the same
+    sealing_secret: bytes | None = field(default=None, repr=False)
 
     @property
     def technology(self) -> Technology[Any, Any]:  # Any: as in Attester
@@ -80,8 +80,10 @@ def fetch_quote(tdreport: bytes, host: str = METADATA) -> bytes:
 
 def fetch_vcek(host: str = METADATA) -> bytes:
     """The certificate of the chip's key (DER). Raises UnavailableError, MalformedError."""
-    pem = _text(_ask(host, "GET", VCEK, None), "vcekCert", VCEK)
-    return Certificate.parse(pem.encode(), f"{host}{VCEK}").der
+    found = certificates_from_pem(_text(_ask(host, "GET", VCEK, None), "vcekCert", VCEK).encode())
+    if len(found) != 1:
+        raise MalformedError(f"{host}{VCEK}: vcekCert: expected one certificate in PEM, found {len(found)}")
+    return found[0].der
 
 
 def _ask(host: str, method: str, path: str, body: bytes | None) -> Mapping[str, Any]:  # Any: JSON

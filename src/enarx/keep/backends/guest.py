@@ -1,7 +1,7 @@
 """Who vouches in a confidential VM: its TEE, asked through the kernel.
 
-Evidence comes from configfs-tsm, whichever provider answers,
-else from /dev/sev-guest or /dev/nsm, else from the virtual TPM of Azure's paravisor (`backends.azure`). Beside it the TEE sends what is at hand:
+Evidence comes from configfs-tsm, whichever provider answers, else from /dev/sev-guest or /dev/nsm, else from the virtual
+TPM of Azure's paravisor (`backends.azure`). Beside it the TEE sends what is at hand:
 
   snp  the host's certificate table; where that has no certificate of the chip's key, one from the directory of
        documents, else from AMD's service, once, kept in that directory if it can be written
@@ -9,7 +9,8 @@ else from /dev/sev-guest or /dev/nsm, else from the virtual TPM of Azure's parav
   cca  the token
   nitro  the document
 
-A sealing secret is derived by SNP's firmware alone, through its device; elsewhere a program's sealing keys end with it.
+A sealing secret is derived by SNP's firmware, through its device, and by Azure's virtual TPM, for the same boot;
+elsewhere a program's sealing keys end with it.
 
 What the host or a vendor put there is believed by nobody for having come: the Steward verifies it.
 """
@@ -93,6 +94,7 @@ def attester(
     device: Path = DEVICE,
     nsm: Path = NSM,
     tpm: Path = TPM,
+    metadata: str = METADATA,
     fetch: Callable[[Report], bytes] | None = None,
 ) -> GuestAttester | AzureAttester:
     """The TEE of this VM, asked once: what it measured, and whether the certificate of its key is at hand.
@@ -107,7 +109,7 @@ def attester(
     except UnavailableError as error:
         if not found_paravisor(tpm):
             raise UnavailableError(f"{error}, and no paravisor's report in {tpm}") from error
-        return azure_attester(Vtpm.open(tpm), documents, fetch=fetch)
+        return azure_attester(Vtpm.open(tpm), documents, metadata=metadata, fetch=fetch)
     body, beside = source(bytes(REPORT_DATA_SIZE))
     held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
     ask = (fetch or fetch_vcek) if name == "snp" else None
@@ -120,7 +122,7 @@ def attester(
         fetch=ask if documents is None else None,
         writable=writable,
         measured=measurement(name, body),
-        sealing_secret=_sealing_secret(device) if name == "snp" else None,
+        sealing_secret=_perhaps(lambda: SevGuest.open(device).derived_key()) if name == "snp" else None,
     )
 
 
@@ -154,13 +156,14 @@ def azure_attester(
         hardware=lambda: compose(hcl.kind, body, b"", shelf.all()).body,
         shelf=shelf,
         measured=measurement(hcl.kind, body),
+        sealing_secret=_perhaps(vtpm.sealing_secret),
     )
 
 
-def _sealing_secret(device: Path) -> bytes | None:
-    """A key that the firmware derives. None where the device is not there: reports come another way, keys do not."""
+def _perhaps(ask: Callable[[], bytes]) -> bytes | None:
+    """A sealing secret. None where nobody gives one: reports may come another way, keys do not."""
     try:
-        return SevGuest.open(device).derived_key()
+        return ask()
     except UnavailableError:
         return None
 

@@ -33,6 +33,7 @@ class Inside:
     device: Path = DEVICE
     nsm: Path = NSM
     tpm: Path = TPM
+    metadata: str | None = None  # who answers as Azure's metadata service, if it is not where Azure has it
 
     def data(self) -> Sequence[Datum]:
         try:
@@ -59,13 +60,15 @@ class Inside:
             return "snp" if self.device.exists() else "nitro" if self.nsm.exists() else None
 
     def launch(self, wishes: Wishes) -> Keep:
-        documents = [str(Path(wishes.documents).absolute())] if wishes.documents else []
-        return spawn(["inside", str(self.tsm.root), *documents])
+        documents = Path(wishes.documents).absolute() if wishes.documents else None
+        places = {"tsm": self.tsm.root, "tpm": self.tpm, "metadata": self.metadata, "documents": documents}
+        return spawn(["inside", *(f"{name}={place}" for name, place in places.items() if place is not None)])
 
 
 def found_paravisor(tpm: Path) -> bool:
     """Whether Azure's paravisor left its report in this TPM."""
     try:
-        return Vtpm.open(tpm).nv_read(HCL_INDEX)[:4] == b"HCLA"
+        with Vtpm.briefly(tpm) as vtpm:
+            return vtpm.nv_read(HCL_INDEX)[:4] == b"HCLA"
     except UnavailableError:
         return False

@@ -1,13 +1,8 @@
 """Azure's virtual TPM, asked as a TPM wants to be asked: a real one in software, around the simulated SNP machine."""
 
-import base64
 import json
-import shutil
-import socket
 import struct
-import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -20,85 +15,30 @@ from enarx.errors import MalformedError, UnavailableError
 from enarx.keep.backends.azure import fetch_quote, fetch_vcek
 from enarx.keep.backends.guest import azure_attester
 from enarx.keep.backends.inside import found_paravisor
-from enarx.keep.backends.vtpm import AK, HCL_INDEX, MAX_RESPONSE, Vtpm, selection
+from enarx.keep.backends.vtpm import CREATE_PRIMARY, HCL_INDEX, Vtpm, selection
 from enarx.tee import azure
 from enarx.tee.appraise import failed, judge
 from enarx.tee.azure.policy import Policy
 from enarx.tee.model import Binding, Verdict
 from enarx.tee.snp.simulator import SnpMachine
 from enarx.tee.snp.simulator import Vendor as Amd
+from tests.emulators.paravisor import boot, extend, spoken_to, swtpm
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DATA = bytes(range(64))
-OWNER = 0x40000001
 
 
 @pytest.fixture
 def vtpm(tmp_path: Path) -> Iterator[Vtpm]:
-    program = shutil.which("swtpm")
-    if program is None:
-        pytest.skip("swtpm is not installed")
-    at = tmp_path / "tpm"
-    words = [program, "socket", "--tpm2", "--tpmstate", f"dir={tmp_path}", "--server", f"type=unixio,path={at}"]
-    process = subprocess.Popen([*words, "--flags", "not-need-init,startup-clear"])
-    stream = socket.socket(socket.AF_UNIX)
-    try:
-        for _ in range(500):
-            if at.exists():
-                break
-            time.sleep(0.02)
-        stream.connect(str(at))
-        stream.settimeout(60)
-
-        def exchange(command: bytes) -> bytes:
-            stream.sendall(command)
-            return stream.recv(MAX_RESPONSE)
-
-        yield Vtpm(transport=exchange)
-    finally:
-        stream.close()
-        process.terminate()
-        process.wait()
-
-
-def sized(data: bytes) -> bytes:
-    return len(data).to_bytes(2, "big") + data
-
-
-def create_key(vtpm: Vtpm) -> int:
-    """A restricted RSA signing key at Azure's handle; its modulus."""
-    public = struct.pack(">HHIHHHHHIH", 1, 0x000B, 0x00050072, 0, 0x0010, 0x0014, 0x000B, 2048, 0, 0)
-    wanted = sized(bytes(4)) + sized(public) + bytes(2 + 4)
-    owner = struct.pack(">I", OWNER)
-    body = owner + struct.pack(">IIHBH", 9, 0x40000009, 0, 0, 0) + wanted
-    answer = vtpm.transport(struct.pack(">HII", 0x8002, 10 + len(body), 0x131) + body)
-    assert answer[6:10] == bytes(4), answer[6:10].hex()
-    handle, found = answer[10:14], answer[20:]
-    vtpm.command("EvictControl", 0x120, owner + handle, struct.pack(">I", AK), authorised=True)
-    size = int.from_bytes(answer[18:20], "big")
-    return int.from_bytes(found[size - 256 : size], "big")
-
-
-def plant(vtpm: Vtpm, index: int, data: bytes) -> None:
-    """An NV index with these bytes."""
-    owner = struct.pack(">I", OWNER)
-    public = struct.pack(">IHIHH", index, 0x000B, 0x00020002, 0, len(data))
-    vtpm.command("NV_DefineSpace", 0x12A, owner, sized(b"") + sized(public), authorised=True)
-    for offset in range(0, len(data), 1024):
-        piece = sized(data[offset : offset + 1024]) + offset.to_bytes(2, "big")
-        vtpm.command("NV_Write", 0x137, owner + struct.pack(">I", index), piece, authorised=True)
+    with swtpm(tmp_path) as at, spoken_to(at) as found:
+        yield found
 
 
 def test_evidence_of_the_tpm_is_accepted(vtpm: Vtpm, tmp_path: Path) -> None:
     """Paravisor's report, a fresh quote over what is bound and the registers: accepted, and for other data refused."""
     vendor = Amd.create(AT)
     machine = SnpMachine.create(vendor, AT, measurement=bytes(range(48)))
-    modulus = create_key(vtpm).to_bytes(256, "big")
-    entry = {"kid": "HCLAkPub", "kty": "RSA", "e": "AQAB", "n": base64.urlsafe_b64encode(modulus).rstrip(b"=").decode()}
-    runtime = json.dumps({"keys": [entry], "user-data": "00"}).encode()
-    report = machine.report(sha256(runtime).digest() + bytes(32))
-    tail = struct.pack("<IIIII", 20 + len(runtime), 1, 2, 1, len(runtime)) + runtime
-    plant(vtpm, HCL_INDEX, b"HCLA" + bytes(28) + report.ljust(1184, b"\0") + tail)
+    boot(vtpm, "snp", machine.report)
     documents = tmp_path / "documents"
     attester = azure_attester(vtpm, documents, metadata="127.0.0.1:9", fetch=lambda _: machine.certificate)
     assert [file.read_bytes() for file in documents.iterdir()] == [machine.certificate], "kept for the next start"
@@ -112,6 +52,56 @@ def test_evidence_of_the_tpm_is_accepted(vtpm: Vtpm, tmp_path: Path) -> None:
     assert appraisal.verdict is Verdict.ACCEPTED, appraisal.reasons
     other = judged(evidence, Binding.of_report_data(bytes(64)), collateral, AT)
     assert (other.verdict, failed(other)) == (Verdict.UNTRUSTED, ("binding",))
+    assert attester.sealing_secret == vtpm.sealing_secret()
+
+
+def test_a_paravisor_with_another_key_is_untrusted(vtpm: Vtpm) -> None:
+    """The hardware vouches for the key in the runtime data; a quote by any other says nothing."""
+    vendor = Amd.create(AT)
+    machine = SnpMachine.create(vendor, AT, measurement=bytes(48))
+    boot(vtpm, "snp", machine.report, flaw="other-key")
+    evidence = azure_attester(vtpm, metadata="127.0.0.1:9", fetch=lambda _: machine.certificate).evidence(DATA)
+    judged = judge(azure.SNP, azure.SNP.default_policy, (vendor.anchor(),))
+    appraisal = judged(evidence, Binding.of_report_data(DATA), vendor.endorsements(AT), AT)
+    assert (appraisal.verdict, failed(appraisal)) == (Verdict.UNTRUSTED, ("azure.quote",))
+
+
+def test_the_same_boot_gives_the_same_sealing_secret_and_another_does_not(tmp_path: Path) -> None:
+    """The TPM derives it: across restarts, for the registers of the boot alone, and never the same in another TPM."""
+
+    def started(folder: Path, kernel: bytes, late: bytes = b"") -> bytes:
+        folder.mkdir(exist_ok=True)
+        with swtpm(folder) as at, spoken_to(at) as found:
+            extend(found, 4, sha256(kernel).digest())
+            extend(found, 11, sha256(late).digest())
+            secrets = {found.sealing_secret() for _ in range(8)}  # more often than a TPM has room for what is left
+            (secret,) = secrets
+            return secret
+
+    first = started(tmp_path / "one", b"kernel")
+    assert len(first) == 32
+    assert started(tmp_path / "one", b"kernel", late=b"what changes while it runs") == first
+    assert started(tmp_path / "one", b"another kernel") != first
+    assert started(tmp_path / "two", b"kernel") != first
+
+
+def test_the_key_of_another_boot_cannot_be_used(vtpm: Vtpm) -> None:
+    """Its template may be told by anybody; the TPM holds it to the registers as they are."""
+    before = vtpm.sealing_secret()
+    told: list[bytes] = []
+
+    def meddling(command: bytes) -> bytes:
+        """After the template was told, and before the key is used, the machine boots something else."""
+        answer = vtpm.transport(command)
+        if command[6:10] == struct.pack(">I", CREATE_PRIMARY):
+            told.append(command)
+            extend(vtpm, 4, bytes(32))
+        return answer
+
+    with pytest.raises(UnavailableError, match="HMAC: refused"):
+        Vtpm(transport=meddling).sealing_secret()
+    assert told
+    assert vtpm.sealing_secret() != before
 
 
 def test_a_tpm_without_a_paravisor_is_nobody(vtpm: Vtpm, tmp_path: Path) -> None:
