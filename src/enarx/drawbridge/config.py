@@ -46,7 +46,6 @@ Paths are relative to the file. A flag counts before the file; the originals' fl
 """
 
 import dataclasses
-import ipaddress
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +58,7 @@ from enarx.drawbridge.access import Leave
 from enarx.toml import ConfigError, Table
 from enarx.web.client import is_loopback
 from enarx.web.files import read_file
+from enarx.web.proxy import Network, read_addresses
 
 DEFAULT_PORT: Final = 8080
 ALGORITHMS: Final = ("RS256", "PS256", "ES256", "ES384", "EdDSA", "Ed25519")
@@ -67,7 +67,6 @@ Tokens = Literal["jwt", "introspection", "userinfo"]
 TOKENS: Final[tuple[Tokens, ...]] = ("jwt", "introspection", "userinfo")
 T = TypeVar("T")
 MetricsFor = Literal["loopback", "everybody", "nobody"]
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,7 +177,7 @@ class Config:
             steward=flags.steward or next((steward.url for steward in stewards if steward.url), None),
             issuers=(*(_issuer(table, base) for table in document.tables("issuer")), *_flag_issuer(flags)),
             stewards=(*stewards, *_flag_steward(flags)),
-            proxies=_proxies(document.table("proxy")),
+            proxies=read_addresses(document.table("proxy")),
             limits=_limits(document.table("limits")),
             leave=Leave(
                 simulated=unsafe.boolean("accept_simulated", default=False),
@@ -319,18 +318,6 @@ def _store(document: Table, base: Path, flag: str | None) -> str | None:
 def _path(table: Table, key: str, base: Path) -> Path | None:
     name = table.string(key, None)
     return None if name is None else base / name
-
-
-def _proxies(table: Table) -> tuple[Network, ...]:
-    found = []
-    for index, text in enumerate(table.strings("addresses")):
-        try:
-            found.append(ipaddress.ip_network(text))
-        except ValueError as error:
-            raise table.error(
-                f"addresses[{index}]", f"expected an address or a network, found {text[:80]!r}", at="addresses"
-            ) from error
-    return tuple(found)
 
 
 def _limits(table: Table) -> LimitsConfig:

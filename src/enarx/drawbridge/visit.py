@@ -15,7 +15,7 @@ from enarx.digest import Digests
 from enarx.drawbridge import access, canonical, routes
 from enarx.drawbridge.access import HiddenError, Leave, Person, Principal
 from enarx.drawbridge.auth.development import DevelopmentIssuer
-from enarx.drawbridge.auth.mtls import Keeps, Network, forwarded_chain, is_proxy
+from enarx.drawbridge.auth.mtls import Keeps
 from enarx.drawbridge.auth.oidc import Issuers
 from enarx.drawbridge.governance import TOKEN_PREFIX, Governance
 from enarx.drawbridge.limits import Buckets, address_identity
@@ -29,6 +29,7 @@ from enarx.drawbridge.tree import Meta
 from enarx.errors import ConflictError, EnarxError, MalformedError, NotFoundError
 from enarx.web import app as web
 from enarx.web.audit import AuditLog
+from enarx.web.proxy import Network, client_address, forwarded_chain
 
 _CONTENT_RANGE: Final = re.compile(r"bytes (?:([0-9]{1,18})-([0-9]{1,18})|\*)/([0-9]{1,18})")
 
@@ -196,10 +197,7 @@ def client_of(request: Request) -> str | None:
 
 def address_of(request: Request, client: str | None, proxies: Sequence[Network]) -> str:
     """Whose address counts: the connection's, or what a trusted proxy says it is."""
-    if is_proxy(client, proxies):
-        forwarded = request.headers.get("x-forwarded-for", "").rpartition(",")[2].strip()
-        return address_identity(forwarded or client)
-    return address_identity(client)
+    return address_identity(client_address(client, request.headers.get("x-forwarded-for", ""), proxies))
 
 
 def user_of(visit: Visit) -> UserName:

@@ -95,9 +95,12 @@ class Authority:
 
     @property
     def anchors(self) -> tuple[Certificate, ...]:
-        """The highest certificate of each issuer, of those before as well: who shows one of theirs may renew it."""
-        highest = (issuer.chain[-1] for issuer in (self.issuer, *self.former))
-        return tuple({certificate.der: certificate for certificate in highest}.values())
+        """Each issuer's own certificate and the highest above it, of those before as well: whose holders may renew.
+
+        Its own, too, for a client or a proxy may show the leaf alone.
+        """
+        known = (certificate for issuer in (self.issuer, *self.former) for certificate in issuer.ends)
+        return tuple({certificate.der: certificate for certificate in known}.values())
 
     def issuer_of(self, key_id: str) -> Issuer:
         """The issuer in force or a former one, by its key's identifier. Raises NotFoundError."""

@@ -20,6 +20,9 @@
     metrics = "loopback"                        # who may GET /metrics: loopback, everybody, nobody
     workers = 1                                 # processes
 
+    [proxy]
+    addresses = ["10.0.0.0/8"]                  # who may end TLS for us and pass certificates on (RFC 9440)
+
 and the tables of `enarx.steward.policy`. Paths are relative to the file. A flag counts before the file. The CA is
 loaded (key and crt), or generated (`--host NAME` as the originals, or `--dev`, which serves TLS with it as well),
 which changes nothing about what is checked: the policy of the file is in force either way, which the originals
@@ -60,6 +63,7 @@ from enarx.steward.token import SCHEME, open_key
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
 from enarx.web.files import MAX_PEM, read_file, read_private, write_private
+from enarx.web.proxy import Network, read_addresses
 from enarx.web.tls import ServerTls
 
 MAX_WORKERS: Final = 256
@@ -116,6 +120,7 @@ class Config:
     crl_lifetime: timedelta
     metrics: MetricsFor
     workers: int
+    proxies: tuple[Network, ...]
 
     @classmethod
     def read(cls, path: Path | None, flags: Flags, judging: Judging = SERVING) -> Self:
@@ -169,6 +174,7 @@ class Config:
             crl_lifetime=DEFAULT_CRL_LIFETIME if lifetime is None else timedelta(seconds=lifetime),
             metrics=_metrics(document),
             workers=workers if flags.workers is None else flags.workers,
+            proxies=read_addresses(document.table("proxy")),
         )
         document.end()
         policy.require_something(document)
@@ -354,7 +360,7 @@ def _own_tls(config: Config, issuer: Issuer, at: datetime, clients: bytes) -> Se
 
 def _clients(issuers: Sequence[Issuer]) -> bytes:
     """Whose clients may show who they are: those that were certified here, to be certified again."""
-    return b"".join({issuer.chain[-1].der: issuer.chain[-1].to_pem() for issuer in issuers}.values())
+    return b"".join({each.der: each.to_pem() for issuer in issuers for each in issuer.ends}.values())
 
 
 def _generated(config: Config, flags: Flags) -> str | None:

@@ -122,6 +122,8 @@ def explain(config: Config) -> tuple[str, ...]:
     said.append(f"Decisions are written to {config.audit or 'standard error'}, a line of JSON each.")
     said.append(f"Nonces are made with {'a key from ' + str(config.nonce_key) if config.nonce_key else 'the CA key'}.")
     said.append(f"{config.workers} process{'es serve' if config.workers > 1 else ' serves'}.")
+    if config.proxies:
+        said.append(f"Client certificates in headers are believed from {', '.join(map(str, config.proxies))}.")
     said.append(
         {
             "loopback": "GET /metrics is answered to this machine alone.",

@@ -50,6 +50,7 @@ from enarx.web.client import is_loopback
 from enarx.web.counters import MEDIA_TYPE as METRICS
 from enarx.web.log import Log
 from enarx.web.problems import MEDIA_TYPE, TITLES, Problem
+from enarx.web.proxy import Network, client_address, forwarded_chain, is_proxy
 
 PKCS10: Final = "application/pkcs10"
 BUNDLE: Final = "application/vnd.steward.pkcs10-bundle.v1"
@@ -73,6 +74,7 @@ class Service:
     metrics: Metrics
     metrics_for: MetricsFor = "loopback"
     collateral: Callable[[], Sequence[Document]] = tuple
+    proxies: Sequence[Network] = ()
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def require_ready(self) -> None:
@@ -174,8 +176,7 @@ class _Routes:
 
     async def metrics(self, request: Request) -> Response:
         service = self._service
-        who = request.client.host if request.client else ""
-        if service.metrics_for == "nobody" or (service.metrics_for == "loopback" and not is_loopback(who)):
+        if service.metrics_for == "nobody" or (service.metrics_for == "loopback" and not _is_local(request, service)):
             raise NotFoundError("metrics are not for everybody")
         ends = [document.end for document in service.collateral()]
         return PlainTextResponse(service.metrics.text(service.authority(), ends, service.now()), media_type=METRICS)
@@ -204,7 +205,12 @@ class _Routes:
         return _base64(est.certs_only(issuance.issued), "application/pkcs7-mime; smime-type=certs-only")
 
     async def reenroll(self, request: Request) -> Response:
-        return await self.enroll(request, self._service.renewing(getattr(request.state, "peer_chain", ())))
+        service = self._service
+        client = request.client.host if request.client else None
+        shown = getattr(request.state, "peer_chain", ()) or forwarded_chain(
+            request.scope["headers"], client, service.proxies
+        )
+        return await self.enroll(request, service.renewing(shown))
 
     async def crl(self, request: Request) -> Response:
         service = self._service
@@ -244,6 +250,15 @@ class _Routes:
     async def ca_pem(self, _: Request) -> Response:
         pem = b"".join(certificate.to_pem() for certificate in self._service.authority().issuer.chain)
         return Response(pem, media_type="application/pem-certificate-chain")
+
+
+def _is_local(request: Request, service: Service) -> bool:
+    """Whether somebody on this machine asks, and not a proxy on it for somebody elsewhere."""
+    client = request.client.host if request.client else ""
+    forwarded_for = request.headers.get("x-forwarded-for", "")
+    if forwarded_for and not is_proxy(client, service.proxies):
+        return False  # of a proxy that we know nothing about
+    return is_loopback(client_address(client, forwarded_for, service.proxies) or "")
 
 
 def _media_type(request: Request) -> str | Response:

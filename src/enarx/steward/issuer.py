@@ -77,6 +77,11 @@ class Issuer:
         return self.chain[0]
 
     @property
+    def ends(self) -> tuple[Certificate, Certificate]:
+        """Its own certificate and the highest one known."""
+        return self.chain[0], self.chain[-1]
+
+    @property
     def key_id(self) -> str:
         """The key's identifier, as issued certificates name it: which of a Steward's issuers this is."""
         return (self._key_id.key_identifier or b"").hex()

@@ -81,6 +81,7 @@ class Running:
             crl_lifetime=config.crl_lifetime,
             metrics=self._counters,
             metrics_for=config.metrics,
+            proxies=config.proxies,
             collateral=partial(_documents, directory),
         )
 

@@ -2,11 +2,13 @@
 
 import base64
 import io
+import ipaddress
 import json
 import re
 import shutil
 from dataclasses import replace
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -256,9 +258,21 @@ class Renewal:
         issuer, leaf = der.sequence_of(body, "path", limit=2)
         self.chain: tuple[bytes, ...] = (leaf, issuer)
 
-    def ask(self, **claims: object) -> tuple[int, dict[str, object]]:
+    def request(self, **claims: object) -> bytes:
         made = support.claims_extension(support.claims_for(self.bench.authority, **claims))
-        return self.send(support.request(support.nil_evidence(), made))
+        return support.request(support.nil_evidence(), made)
+
+    def ask(self, **claims: object) -> tuple[int, dict[str, object]]:
+        return self.send(self.request(**claims))
+
+    def forwarded(self, headers: dict[str, str], proxies: str | None = None) -> int:
+        """The status when a proxy at 192.0.2.1 passes the request on."""
+        networks = () if proxies is None else (ipaddress.ip_network(proxies),)
+        service = replace(self.bench.service, proxies=networks)
+        client = TestClient(build(lambda: service), client=("192.0.2.1", 1))
+        headers = {**headers, "Content-Type": PKCS10}
+        path = "/.well-known/est/simplereenroll"
+        return client.post(path, content=base64.b64encode(self.request()), headers=headers).status_code
 
     def send(self, request: bytes) -> tuple[int, dict[str, object]]:
         app = self.bench.client.app
@@ -284,6 +298,32 @@ def test_a_certificate_is_renewed_with_fresh_evidence(bench: Bench) -> None:
     status, problem = renewal.send(nil_request())
     assert status == 400
     assert "claims.nonce: expected a nonce of this Steward" in str(problem["detail"])
+
+
+def test_a_renewal_behind_a_proxy_that_ends_tls(bench: Bench) -> None:
+    """The certificate comes in a header (RFC 9440), the leaf alone or with what is above it; from strangers it is none."""
+    renewal = Renewal(bench)
+    leaf, *above = (f":{base64.b64encode(der).decode()}:" for der in renewal.chain)
+    for headers in ({"Client-Cert": leaf}, {"Client-Cert": leaf, "Client-Cert-Chain": ", ".join(above)}):
+        assert renewal.forwarded(headers, proxies="192.0.2.0/24") == 200
+        assert renewal.forwarded(headers, proxies="198.51.100.0/24") == 401
+        assert renewal.forwarded(headers) == 401
+    assert renewal.forwarded({}, proxies="192.0.2.0/24") == 401
+    assert renewal.forwarded({"Client-Cert": "::"}, proxies="192.0.2.0/24") == 400
+
+
+def test_metrics_for_this_machine_are_not_for_those_behind_its_proxy(bench: Bench) -> None:
+    """A proxy on loopback speaks for others: for those that it names, or, unknown to us, for whom we do not know."""
+    local = ipaddress.ip_network("127.0.0.0/8")
+    for proxies, sent, status in (
+        ((), {}, 200),
+        ((), {"X-Forwarded-For": "127.0.0.1"}, 404),
+        ((local,), {"X-Forwarded-For": "127.0.0.1, 192.0.2.7"}, 404),
+        ((local,), {"X-Forwarded-For": "192.0.2.7, 127.0.0.1"}, 200),
+    ):
+        service = replace(bench.service, proxies=proxies)
+        client = TestClient(build(partial(replace, service)), client=("127.0.0.1", 1))
+        assert client.get("/metrics", headers=sent).status_code == status
 
 
 def test_a_renewal_gets_no_other_name(bench: Bench) -> None:

@@ -1,4 +1,4 @@
-"""Client certificates to Keeps: which Stewards are trusted, and what they took back (flow.md, 4 and 5; RFC 9440).
+"""Client certificates to Keeps: which Stewards are trusted, and what they took back (flow.md, 4 and 5).
 
 TLS has checked that the peer holds the key; `enarx.attested.relying` judges the rest. A certificate without an
 attestation result is nobody in particular, whoever issued it: it opens nothing private, and is no error.
@@ -8,17 +8,14 @@ fetched again every `REFRESH` seconds, kept until their nextUpdate when that fai
 current: a certificate whose issuer publishes lists, of which none is, is answered "unavailable".
 """
 
-import base64
-import binascii
-import ipaddress
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from threading import Lock
 from typing import Final
 
-from enarx.attested.relying import MAX_CHAIN, Expectation, Peer, judge_peer
+from enarx.attested.relying import Expectation, Peer, judge_peer
 from enarx.attested.result import AttestationResult
 from enarx.drawbridge.auth.fetch import Fetch
 from enarx.errors import MalformedError, UnavailableError
@@ -29,9 +26,6 @@ REFRESH: Final = 60.0  # seconds: how late a revocation may be known where a Ste
 RETRY: Final = 5.0  # seconds between two attempts while none is current
 MAX_KEPT: Final = 8  # lists of one Steward beside the latest: it may have several intermediates for a while
 MAX_LISTS: Final = 4 * MAX_CRL  # bytes of all lists together, in PEM
-MAX_HEADER: Final = 64 * 1024  # characters of a certificate in a proxy's header
-
-Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 # What a Keep is, is the release policy's business; here only that a trusted Steward vouches for it.
 ANY_KEEP: Final = Expectation(accept_simulated=True, accept_nil=True, accept_debug=True)
@@ -127,49 +121,3 @@ def _lists(data: bytes, what: str) -> list[Crl]:
 
 def _signer(crl: Crl) -> tuple[bytes, bytes | None]:
     return crl.issuer, crl.authority_key_id
-
-
-def forwarded_chain(
-    headers: Iterable[tuple[bytes, bytes]], client: str | None, proxies: Sequence[Network]
-) -> tuple[bytes, ...]:
-    """The certificates that a trusted proxy was shown (RFC 9440), leaf first; empty from everybody else.
-
-    Raises MalformedError for a header that can not be read.
-    """
-    if not is_proxy(client, proxies):
-        return ()
-    found: Mapping[bytes, list[bytes]] = {b"client-cert": [], b"client-cert-chain": []}
-    for name, value in headers:
-        if name in found:
-            found[name].append(value)
-    leaves, above = found[b"client-cert"], b",".join(found[b"client-cert-chain"])
-    if not leaves:
-        return ()
-    if len(leaves) > 1:
-        raise MalformedError("Client-Cert: expected once")
-    parts = [leaves[0], *(part for part in above.split(b",") if part.strip())]
-    if len(parts) > MAX_CHAIN:
-        raise MalformedError(f"Client-Cert-Chain: expected at most {MAX_CHAIN - 1} certificates")
-    return tuple(_byte_sequence(part) for part in parts)
-
-
-def is_proxy(client: str | None, proxies: Sequence[Network]) -> bool:
-    """Whether the other end of the connection is one of the proxies that are trusted."""
-    try:
-        address = ipaddress.ip_address(client or "")
-    except ValueError:
-        return False
-    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
-        address = address.ipv4_mapped
-    return any(address.version == network.version and address in network for network in proxies)
-
-
-def _byte_sequence(item: bytes) -> bytes:
-    """A byte sequence of RFC 8941, 3.3.5."""
-    text = item.strip()
-    if not (2 < len(text) <= MAX_HEADER and text.startswith(b":") and text.endswith(b":")):
-        raise MalformedError("Client-Cert: expected :BASE64:")
-    try:
-        return base64.b64decode(text[1:-1], validate=True)
-    except (binascii.Error, ValueError) as error:
-        raise MalformedError("Client-Cert: expected :BASE64:") from error

@@ -1,7 +1,5 @@
-"""Client certificates: whose count, what was taken back, and who may pass them on."""
+"""Client certificates: whose count, and what was taken back."""
 
-import base64
-import ipaddress
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
@@ -11,7 +9,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from enarx.attested.result import AttestationResult
-from enarx.drawbridge.auth.mtls import REFRESH, CrlSource, Keeps, forwarded_chain
+from enarx.drawbridge.auth.mtls import REFRESH, CrlSource, Keeps
 from enarx.errors import MalformedError, UnavailableError, UntrustedError
 from enarx.pki.certificate import Certificate, pem
 from tests.unit.conftest import Authority, Issued
@@ -26,7 +24,6 @@ POINTS = x509.CRLDistributionPoints(
         )
     ]
 )
-PROXIES = (ipaddress.ip_network("10.0.0.0/8"), ipaddress.ip_network("fd00::/8"))
 
 
 class Clock:
@@ -144,14 +141,6 @@ def test_somebody_elses_list_neither_counts_nor_pushes_ours_out(
         clock.now += REFRESH
 
 
-def forwarded(*pairs: tuple[str, bytes], client: str | None = "10.1.2.3") -> tuple[bytes, ...]:
-    return forwarded_chain([(name.encode(), value) for name, value in pairs], client, PROXIES)
-
-
-def item(der: bytes) -> bytes:
-    return b":" + base64.b64encode(der) + b":"
-
-
 def test_a_steward_that_changed_its_intermediate_publishes_both_lists(
     authority: Authority, foreign: Authority, result: AttestationResult
 ) -> None:
@@ -161,31 +150,3 @@ def test_a_steward_that_changed_its_intermediate_publishes_both_lists(
     anchors = tuple(Certificate.parse(each.issued.der) for each in (authority, foreign))
     judge = Keeps(anchors=anchors, sources=(CrlSource("steward", lambda: lists, Clock()),))
     assert all(judge.judge(each.chain, datetime.now(UTC)) is not None for each in issued)
-
-
-def test_a_trusted_proxy_passes_certificates_on(authority: Authority, result: AttestationResult) -> None:
-    """RFC 9440: the leaf and what is above it, from the configured addresses; from others the headers mean nothing."""
-    issued = authority.attest(result)
-    header = ("client-cert", item(issued.der))
-    above = ("client-cert-chain", item(b"one") + b", " + item(b"two"))
-    assert forwarded(header, above) == (issued.der, b"one", b"two")
-    assert forwarded(header, client="fd00::1") == (issued.der,)
-    assert forwarded(header, client="::ffff:10.1.2.3") == (issued.der,)
-    assert forwarded() == ()
-    for stranger in ("11.0.0.1", "127.0.0.1", "::1", None, "unix"):
-        assert forwarded(header, client=stranger) == ()
-
-
-@pytest.mark.parametrize("value", [b"", b"::", b"MIIB", b":MII*:", b":TUlJ:;a=1", b":" + b"A" * 70_000 + b":"])
-def test_a_header_that_can_not_be_read_is_an_error(value: bytes) -> None:
-    """It is never taken for no certificate."""
-    with pytest.raises(MalformedError, match="Client-Cert"):
-        forwarded(("client-cert", value))
-
-
-def test_a_header_comes_once_and_is_not_endless() -> None:
-    """Two leaves are a quarrel between proxies; a long chain is refused before it is decoded."""
-    with pytest.raises(MalformedError, match="expected once"):
-        forwarded(("client-cert", item(b"a")), ("client-cert", item(b"b")))
-    with pytest.raises(MalformedError, match="at most"):
-        forwarded(("client-cert", item(b"a")), ("client-cert-chain", b",".join([item(b"b")] * 9)))
