@@ -8,6 +8,9 @@ Status codes and sentences are the originals' where they had one: `text/plain`, 
     404  nothing there, said to who belongs to the name space     409  there already, and not the same
     413, 429, 503  too much, too often, somebody we need is silent
 
+Refusals of access (401, 403) leave a whole number of steps after their request came, so that the time they take does
+not tell what was looked at.
+
 A file may arrive in several requests, so that a long upload survives a broken connection. Each is a PUT whose headers
 declare the whole file but for Content-Length, and `Content-Range: bytes FIRST-LAST/TOTAL` for what it brings, or
 `bytes */TOTAL` to ask. Who asks for a file that a recent version has at the same path is answered 201 and need not send
@@ -23,6 +26,7 @@ what is said.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Final
 
@@ -52,7 +56,7 @@ from enarx.drawbridge.visit import (
     address_of,
     client_of,
 )
-from enarx.errors import EnarxError, NotFoundError, UntrustedError
+from enarx.errors import DeniedError, EnarxError, NotFoundError, RejectedError, UntrustedError
 from enarx.web import app as web
 from enarx.web.client import is_loopback
 from enarx.web.counters import MEDIA_TYPE as METRICS
@@ -166,8 +170,12 @@ class _Api:
         self._resources = Resources(service)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        request = Request(scope, receive)
-        response = await self._answer(request)
+        begun = time.monotonic()
+        try:
+            response = await self._answer(Request(scope, receive))
+        except (UntrustedError, DeniedError, RejectedError):
+            await asyncio.sleep(until_next(time.monotonic() - begun, self._service.refusal_step))
+            raise
         await response(scope, receive, send)
 
     async def _answer(self, request: Request) -> Response:
@@ -206,6 +214,11 @@ class _Api:
                 await run_in_threadpool(part.writer.keep)
                 self._service.uploads.give_back(visit.identity, part.end - part.writer.offset)
         return await run_in_threadpool(self._resources.finish_part, visit, part)
+
+
+def until_next(elapsed: float, step: float) -> float:
+    """How long until a whole number of steps is over: what was looked up on the way to *no* must not be measurable."""
+    return step - elapsed % step if step else 0.0
 
 
 async def _pour(request: Request, write: Callable[[bytes], None]) -> None:

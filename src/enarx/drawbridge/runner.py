@@ -34,6 +34,8 @@ from enarx.web.log import Log
 from enarx.web.tls import ServerTls
 
 ORIGIN_FILE: Final = "origin"  # in the state directory of --dev: where the server that uses it is
+NEAR_STEP: Final = 0.05  # seconds; a refusal reads a few small files
+FAR_STEP: Final = 0.5  # seconds; it asks a service for a few small objects, one after the other
 REFRESH: Final = 30.0  # seconds between two looks at whether a revocation list is due
 
 _LOG: Final = Log("drawbridge")
@@ -94,9 +96,11 @@ def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime, s
 
     limits = config.limits
     opened = open_store(store)
+    near = isinstance(opened, FilesystemStore)
     service = Service(
         registry=Registry(opened),
-        near=isinstance(opened, FilesystemStore),
+        near=near,
+        refusal_step=NEAR_STEP if near else FAR_STEP,
         issuers=lambda: known()[0],
         origin=lambda: known()[1],
         keeps=keeps,

@@ -68,6 +68,7 @@ class Service:
     steward: str | None = None
     leave: Leave = field(default_factory=Leave)
     development: Callable[[], DevelopmentIssuer] | None = None
+    refusal_step: float = 0.0  # seconds, longer than it takes to find out that somebody may not
     near: bool = False  # what is stored is on a disk of this machine
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 

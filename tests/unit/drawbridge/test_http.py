@@ -18,6 +18,7 @@ from enarx.attested.claims import RuntimeClaims
 from enarx.attested.result import AttestationResult
 from enarx.attested.sealing import Opener, SealingPrivateKey
 from enarx.digest import Digest, Digests
+from enarx.drawbridge import http
 from enarx.drawbridge.access import HIDDEN, Leave, RepositoryFacts
 from enarx.drawbridge.auth.mtls import CrlSource
 from enarx.drawbridge.governance import Governance
@@ -642,6 +643,28 @@ def test_yanked_tags_say_so(bench: Bench) -> None:
     assert bench.ask("GET", "/user/repo/_tag/1.0.0").headers["enarx-yanked"] == "100 %25 L%C3%BCcke, %E6%BC%8F"
     assert bench.ask("DELETE", "/user/repo/_yank/1.0.0", token=token).status_code == 204
     assert "enarx-yanked" not in bench.ask("GET", "/user/repo/_tag/1.0.0").headers
+
+
+def test_the_time_of_a_refusal_does_not_tell_what_is_there(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It leaves after a whole number of steps, however long it took; whatever is no refusal does not wait."""
+    for elapsed, left in ((0.0, 0.25), (0.125, 0.125), (0.625, 0.125), (1.0, 0.25)):
+        assert http.until_next(elapsed, 0.25) == left
+    assert http.until_next(0.1, 0.0) == 0
+    token = bench.claim(hidden=False, shown=True)
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    monkeypatch.setattr("enarx.drawbridge.http.asyncio.sleep", sleep)
+    bench.client = TestClient(Shown(build(replace(bench.service, refusal_step=1e9)), bench), base_url=ORIGIN)
+    assert bench.ask("GET", "/user/shown/_tag").status_code == 200
+    assert bench.ask("GET", "/user/absent", token=token).status_code == 404
+    assert slept == []
+    for repository in ("hidden", "absent"):
+        assert bench.ask("GET", f"/user/{repository}/_tag").text == HIDDEN
+    assert len(slept) == 2
+    assert all(1e9 - 1000 < seconds <= 1e9 for seconds in slept)
 
 
 def names(bench: Bench, query: str, token: str | None = None) -> tuple[list[str], str | None]:
