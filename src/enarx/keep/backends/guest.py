@@ -28,12 +28,11 @@ from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableE
 from enarx.keep.backends.azure import METADATA, AzureAttester, fetch_quote, paravisor
 from enarx.keep.backends.azure import fetch_vcek as fetch_vcek_of_azure
 from enarx.keep.backends.documents import Shelf, fits, of_chip, of_intel
-from enarx.keep.backends.inside import PROVIDERS, found_paravisor
+from enarx.keep.backends.inside import PROVIDERS, TPM, found_paravisor
 from enarx.keep.backends.nsm import DEVICE as NSM
 from enarx.keep.backends.nsm import Nsm
 from enarx.keep.backends.sevguest import DEVICE, SevGuest
 from enarx.keep.backends.tsm import Tsm
-from enarx.keep.backends.vtpm import DEVICE as TPM
 from enarx.keep.backends.vtpm import Vtpm
 from enarx.pki.certificate import Certificate
 from enarx.steward.collateral import read, recognise

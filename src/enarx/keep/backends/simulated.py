@@ -23,7 +23,6 @@ from enarx.errors import ConflictError, MalformedError, NotFoundError
 from enarx.keep.backends.api import Measure
 from enarx.keep.backends.simulators import MAKERS, Machine, Maker
 from enarx.pki.certificate import Certificate
-from enarx.tee import TECHNOLOGIES
 from enarx.tee.model import Evidence, Technology
 
 Fault = Literal["none", "flipped-bit", "other-key"]
@@ -53,16 +52,6 @@ def as_fault(text: str) -> Fault:
     return found
 
 
-def technology(name: str) -> Technology[Any, Any]:  # Any: as TECHNOLOGIES
-    """Raises MalformedError for a name that is not known."""
-    found = next((item for item in TECHNOLOGIES if item.name == name), None)
-    if found is None:
-        raise MalformedError(
-            f"technology: expected one of {', '.join(item.name for item in TECHNOLOGIES)}, found {name!r}"
-        )
-    return found
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Directory:
     """A directory of simulated vendors and machines."""
@@ -85,7 +74,7 @@ class Directory:
             vendor = maker.load_vendor(directory._read_all(f"vendors/{maker.family}"))
             measurement = measure(maker.measures)
             machine = maker.machine(vendor, at, measurement)
-            directory._write_all(f"machines/{maker.technology}", machine.save(), private=True)
+            directory._write_all(f"machines/{maker.technology.name}", machine.save(), private=True)
         directory.publish(at)
         directory.write_steward_toml(measure)
         return directory
@@ -109,11 +98,11 @@ class Directory:
             vendor = maker.load_vendor(self._read_all(f"vendors/{maker.family}"))
             self._write_all(f"collateral/{maker.family}", vendor.publish(at))
             machine = maker.endorse(self._machine(maker), vendor, at)
-            self._write_all(f"machines/{maker.technology}", machine.save(), private=True)
+            self._write_all(f"machines/{maker.technology.name}", machine.save(), private=True)
 
     def revoke(self, name: str, at: datetime) -> str:
         """Have the vendor take back what `name` says, such as `snp.ask`, and publish it. Returns whose list it is on."""
-        known = {f"{maker.technology}.{what}": maker for maker in MAKERS.values() for what in maker.revocable}
+        known = {f"{maker.technology.name}.{what}": maker for maker in MAKERS.values() for what in maker.revocable}
         if name not in known:
             raise MalformedError(f"revoke: expected one of {', '.join(known)}, found {name!r}")
         maker = known[name]
@@ -147,14 +136,14 @@ class Directory:
         maker = MAKERS[name]
         measurement = measure(maker.measures)
         return SimulatedAttester(
-            technology=technology(name),
+            technology=maker.technology,
             machine=maker.measured(self._machine(maker), measurement),
             measured=measurement,
             fault=self._fault(),
         )
 
     def _machine(self, maker: Maker) -> Any:  # Any: as in Maker
-        return maker.load_machine(self._read_all(f"machines/{maker.technology}"))
+        return maker.load_machine(self._read_all(f"machines/{maker.technology.name}"))
 
     def _fault(self) -> Fault:
         file = self.path / "machines" / "fault"
@@ -190,7 +179,8 @@ def steward_toml(measure: Measure) -> str:
     families = dict.fromkeys(maker.family for maker in MAKERS.values())
     roots = "".join(f'{family} = ["roots/{family}.pem"]\n' for family in families)
     tables = "".join(
-        f'\n[{maker.technology}]\n{maker.list_key} = ["{measure(maker.measures).hex()}"]\n' for maker in MAKERS.values()
+        f'\n[{maker.technology.name}]\n{maker.list_key} = ["{measure(maker.measures).hex()}"]\n'
+        for maker in MAKERS.values()
     )
     return (
         "# Simulated TEEs prove nothing. Certificates from this configuration say O=SIMULATED.\n"

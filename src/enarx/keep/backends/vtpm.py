@@ -23,10 +23,10 @@ from pathlib import Path
 from typing import Final, Self
 
 from enarx.errors import MalformedError, UnavailableError
+from enarx.keep.backends.inside import TPM
 from enarx.tee.azure.hcl import MAX_REPORT
 from enarx.tee.azure.tpm import REGISTERS, SHA256_ID, Quote
 
-DEVICE: Final = Path("/dev/tpmrm0")
 HCL_INDEX: Final = 0x01400001  # NV index of the paravisor's report
 AK: Final = 0x81000003  # persistent handle of the attestation key
 MAX_RESPONSE: Final = 4096
@@ -66,7 +66,7 @@ class Vtpm:
     turn: threading.Lock = field(default_factory=threading.Lock, repr=False)
 
     @classmethod
-    def open(cls, device: Path = DEVICE) -> Self:
+    def open(cls, device: Path = TPM) -> Self:
         """Raises UnavailableError."""
         return cls(transport=_exchange(_open(device)))
 

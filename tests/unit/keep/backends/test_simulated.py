@@ -10,7 +10,7 @@ import pytest
 from enarx.attested.claims import report_data
 from enarx.errors import ConflictError, MalformedError, NotFoundError
 from enarx.keep import measurement
-from enarx.keep.backends.simulated import Directory, technology
+from enarx.keep.backends.simulated import Directory
 from enarx.keep.backends.simulators import MAKERS
 from enarx.steward.collateral import Directory as Collateral
 from enarx.steward.config import Config, Flags
@@ -35,7 +35,7 @@ def directory(template: Path, tmp_path: Path) -> Directory:
 def judge(directory: Directory, name: str, at: datetime = NOW) -> Appraisal:
     """What a Steward configured as the directory says makes of the machine's evidence."""
     policy = Config.read(directory.path / "steward.toml", Flags(dev=True)).policy
-    data = report_data(technology(name).binding_hash, SPKI, None)
+    data = report_data(MAKERS[name].technology.binding_hash, SPKI, None)
     evidence = directory.attester(name, measurement.of_agent).evidence(data)
     binding = Binding.of_key(SPKI)
     return policy.judges[evidence.oid](evidence, binding, Collateral(directory.path / "collateral").current(), at)
