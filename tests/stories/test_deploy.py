@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from enarx.attested.relying import Expectation
 from enarx.digest import HashName
-from enarx.drawbridge.tag import SigningKey, sign
+from enarx.drawbridge.signing import SigningKey, sign
 from enarx.drawbridge.tree import Tree
 from enarx.errors import RejectedError
 from enarx.keep import measurement

@@ -29,7 +29,7 @@ from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedErr
 if TYPE_CHECKING:
     from enarx.drawbridge.client import Published, Registry
     from enarx.drawbridge.names import PackageSlug
-    from enarx.drawbridge.tag import SigningKey
+    from enarx.drawbridge.signing import SigningKey
     from enarx.keep.backends import Backend
     from enarx.keep.channel import Hello, Phase
     from enarx.keep.deployment import Order
@@ -400,7 +400,7 @@ def _published(
 
 
 def _keys(files: Sequence[Path]) -> "Sequence[SigningKey]":
-    from enarx.drawbridge.tag import SigningKey
+    from enarx.drawbridge.signing import SigningKey
 
     return [SigningKey.parse(str(file), read_file(file)) for file in files]
 

@@ -5,6 +5,7 @@ with options that need no judgement before MODULE, is read here in a few steps. 
 mistakes, completion, settings in the environment, is left to the library, which reads the same line from the start.
 """
 
+import gc
 import os
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,6 +14,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 if TYPE_CHECKING:
     from enarx.cli.running import Plan
 
+OBJECTS: Final = 50_000  # new ones before a search for garbage: most commands import fewer, and they all live on
 PLAIN: Final[Mapping[str, str]] = {"--wasmcfgfile": "wasmcfgfile", "--ca-bundle": "ca_bundle", "--invoke": "invoke"}
 
 
@@ -20,6 +22,7 @@ def main() -> NoReturn:
     """Run what the command line says, and exit with its code."""
     plan = quick(sys.argv[1:], os.environ)
     if plan is None:
+        gc.set_threshold(OBJECTS)
         from enarx.cli.main import main as whole
 
         whole()

@@ -49,7 +49,8 @@ def publish(store: Store, *, spec: str, path: Path, signers: tuple[Path, ...], d
     """
     from enarx.drawbridge.client import Registry
     from enarx.drawbridge.names import PackageSlug
-    from enarx.drawbridge.tag import SigningKey, Tag, sign, subject_of
+    from enarx.drawbridge.signing import SigningKey, sign
+    from enarx.drawbridge.tag import Tag, subject_of
 
     slug = PackageSlug.parse(spec)
     keys = [SigningKey.parse(str(file), read_file(file)) for file in signers]

@@ -421,7 +421,7 @@ def set_signers(store: Store, *, spec: str, keys: tuple[str, ...]) -> None:
     From then on `enarx package publish --sign` with one of them makes a version. What is published already stays.
     Of a private key only its public half is sent.
     """
-    from enarx.drawbridge.tag import SigningKey
+    from enarx.drawbridge.signing import SigningKey
 
     host, place = _place(spec, repository=True)
     named = [SigningKey.parse(name, read_file(Path(file))) for name, file in _pairs(keys, "NAME=KEY").items()]

@@ -6,7 +6,7 @@ here, once; a history is checked link by link, for whoever serves it may have le
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlencode
 
 from enarx.digest import Digest
@@ -15,8 +15,10 @@ from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.client import Registry
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, UserName
-from enarx.drawbridge.tag import SigningKey
 from enarx.errors import MalformedError
+
+if TYPE_CHECKING:
+    from enarx.drawbridge.signing import SigningKey
 
 MAX_PAGES: Final = 1000  # of one search: a registry that always names another page must not hold us for ever
 
@@ -176,7 +178,7 @@ class Management:
         """The public keys of which one has to have signed each new version: name, id and key (PEM)."""
         return _objects(self._object(f"{place.url}/_signer", "signers"), "signers")
 
-    def set_signers(self, place: Place, keys: Sequence[SigningKey]) -> None:
+    def set_signers(self, place: Place, keys: "Sequence[SigningKey]") -> None:
         """Replace them; none means that nobody has to sign. Only the public half of a key is sent."""
         self.registry.set(f"{place.url}/_signer", {_label(key.name): key.public_pem().decode() for key in keys})
 

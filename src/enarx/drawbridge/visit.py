@@ -24,7 +24,7 @@ from enarx.drawbridge.names import RepositoryName, TagName, UserName
 from enarx.drawbridge.quotas import Quotas
 from enarx.drawbridge.registry import JSON_TYPE, MAX_DOCUMENT, Registry
 from enarx.drawbridge.routes import Target
-from enarx.drawbridge.tag import SigningKey
+from enarx.drawbridge.signing import SigningKey
 from enarx.drawbridge.tree import Meta
 from enarx.errors import ConflictError, EnarxError, MalformedError, NotFoundError
 from enarx.web import app as web

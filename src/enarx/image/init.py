@@ -129,7 +129,7 @@ def main() -> None:
     ours, theirs = socket.socketpair()
     theirs.set_inheritable(True)
     environment = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "HOME": "/tmp", "PYTHONDONTWRITEBYTECODE": "1"}  # noqa: S108
-    command = [sys.executable, "-I", "-m", "enarx.keep.agent", str(theirs.fileno()), *attester()]
+    command = [sys.executable, "-I", "-m", "enarx.keep.start", str(theirs.fileno()), *attester()]
     agent = subprocess.Popen(command, env=environment, close_fds=False)
     theirs.close()
     join(port, ours)

@@ -1,6 +1,6 @@
 """The program inside every Keep: empty at first, then one workload, then over (flow.md, 6).
 
-    python -I -m enarx.keep.agent CHANNEL ATTESTER…
+    python -I -m enarx.keep.start CHANNEL ATTESTER…
 
 CHANNEL is the descriptor of the channel, ATTESTER the words of `enarx.keep.backends.attesters`. In this order:
 
@@ -15,6 +15,7 @@ it may not say: nothing that runs here may outlive its channel. Nothing is writt
 nowhere; a bug is told as its place in the code, without its text, for that may hold a secret.
 """
 
+import gc
 import hmac
 import os
 import queue
@@ -26,7 +27,7 @@ import traceback
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from signal import SIGINT, SIGTERM
-from typing import Final, NoReturn
+from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
 
 from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableError
@@ -57,11 +58,15 @@ from enarx.keep.identity import Identity
 from enarx.keep.provision import Provisioned, provision
 from enarx.keep.refusal import RefusalError, gate
 from enarx.keep.renewal import Renewal, in_background
-from enarx.keep.runtime import Interrupt, Listening, LiveIdentity, Stdio, TlsIdentity, run
+from enarx.keep.runtime import Interrupt, Stdio
 from enarx.web.problems import family_of
+
+if TYPE_CHECKING:
+    from enarx.keep.runtime import Listening, LiveIdentity, TlsIdentity
 
 SIGNALS: Final = {"INT": SIGINT, "TERM": SIGTERM}
 DNS_PORT: Final = 53
+IMPATIENT: Final = 0.0005  # seconds after which a thread that imports lets one go on that had waited for the network
 ABANDONED: Final = 70  # exit code of a Keep whose host went away or broke the channel's rules
 BUG: Final = "bug"
 
@@ -137,6 +142,32 @@ class Inbox:
                     return  # noticed by the reader
 
 
+class Ahead:
+    """Imports the engine and TLS for the program while provisioning waits for the network.
+
+    Only after the sandbox was applied: what is imported here belongs to the workload's side.
+    """
+
+    def __init__(self) -> None:
+        self._thread = threading.Thread(target=self._run, name="ahead", daemon=True)
+        self._interval = sys.getswitchinterval()
+
+    def start(self) -> None:
+        sys.setswitchinterval(IMPATIENT)
+        self._thread.start()
+
+    @staticmethod
+    def _run() -> None:
+        from enarx.keep.runtime import runner, sockets  # noqa: F401, PLC0415 - see above
+
+    def finish(self) -> None:
+        """From now on the process is the program's: with the usual turns, and nothing of the start to collect."""
+        self._thread.join()
+        sys.setswitchinterval(self._interval)
+        gc.freeze()
+        gc.enable()
+
+
 def main(arguments: Sequence[str]) -> NoReturn:
     """The life of a Keep."""
     channel = Channel(socket.socket(fileno=int(arguments[0])), receives=TO_KEEP)
@@ -168,6 +199,8 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
             learn(attester, channel.expect(Kind.COLLATERAL, Collateral))
     inbox = Inbox(channel, attester)
     inbox.start()
+    engine = Ahead()
+    engine.start()
 
     # 3
     def tell(phase: str, facts: Mapping[str, str]) -> None:
@@ -175,6 +208,7 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
 
     provisioned = provision(order, attester, now=_now, tell=tell)
     # 4
+    engine.finish()
     code = execute(channel, order, provisioned, inbox, attester.sealing_secret)
     # 5
     finish(channel, code)
@@ -189,6 +223,8 @@ def learn(attester: Attester, collateral: Collateral) -> None:
 
 def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox, sealing: bytes | None) -> int:
     """Run the workload; returns its exit code."""
+    from enarx.keep.runtime import LiveIdentity, run  # noqa: PLC0415 - imported `Ahead` of this
+
     workload = provisioned.workload
     ports = sandbox.restrict_ports(*_ports(workload.config, order))
     channel.send(Kind.PHASE, Phase(phase="ports", facts={"tcp": ports}))
@@ -197,7 +233,7 @@ def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inb
     if workload.config.uses_tls:
         in_background(_renewal(channel, provisioned, live), provisioned.identity)
 
-    def ready(listening: Sequence[Listening]) -> None:
+    def ready(listening: "Sequence[Listening]") -> None:
         facts = {at.name: f"{at.prot} {at.addr} {at.port}" for at in listening}
         channel.send(Kind.PHASE, Phase(phase="running", facts=facts))
 
@@ -228,11 +264,13 @@ def sealing_root(secret: bytes, order: Order) -> bytes:
     return hmac.digest(secret, b"enarx-sealing-v1\0" + order.digest.value, "sha256")
 
 
-def _tls(identity: Identity) -> TlsIdentity:
+def _tls(identity: Identity) -> "TlsIdentity":
+    from enarx.keep.runtime import TlsIdentity  # noqa: PLC0415 - as above
+
     return TlsIdentity(chain_pem=identity.chain_pem, key=identity.secrets.tls)
 
 
-def _renewal(channel: Channel, provisioned: Provisioned, live: LiveIdentity) -> Renewal:
+def _renewal(channel: Channel, provisioned: Provisioned, live: "LiveIdentity") -> Renewal:
     """Attest again before the certificate ends; tell the host of it."""
     over = threading.Event()
 
@@ -305,7 +343,3 @@ def _ports(config: Config, order: Order) -> tuple[list[int] | None, list[int] | 
         bind if config.network.incoming is None else None,
         [*connect, steward, DNS_PORT] if config.network.outgoing is None else None,
     )
-
-
-if __name__ == "__main__":
-    main(sys.argv[1:])

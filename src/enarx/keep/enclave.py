@@ -11,7 +11,7 @@ import re
 import socket
 import sys
 
-from enarx.keep import agent
+from enarx.keep import start
 from enarx.keep.backends.gramine import VARIABLE
 
 ABANDONED = 70
@@ -28,7 +28,7 @@ def main() -> None:
     except (OSError, OverflowError):
         sys.exit(ABANDONED)
     stream.settimeout(None)
-    agent.main([str(stream.detach()), "enclave"])
+    start.main([str(stream.detach()), "enclave"])
 
 
 if __name__ == "__main__":

@@ -19,7 +19,7 @@ from typing import Final, Self
 
 import msgspec
 
-from enarx.drawbridge.tag import SigningKey, Tag
+from enarx.drawbridge.tag import Tag
 from enarx.errors import MalformedError, RejectedError
 from enarx.keep import network
 from enarx.keep.config import Config, File, Listen
@@ -142,6 +142,8 @@ class DeployConfig:
         """Raises UntrustedError when signers are named and none of them signed `tag` as `subject`."""
         if not self.signers:
             return
+        from enarx.drawbridge.signing import SigningKey  # noqa: PLC0415 - takes its time, and most name no signer
+
         keys = [SigningKey.parse("signer", pem.encode()) for pem in self.signers]
         tag.verify([replace(key, name=key.key_id) for key in keys], subject)
 

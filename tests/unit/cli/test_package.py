@@ -8,7 +8,8 @@ import pytest
 from click.testing import Result
 
 from enarx.digest import Digest
-from enarx.drawbridge.tag import SigningKey, Tag
+from enarx.drawbridge.signing import SigningKey
+from enarx.drawbridge.tag import Tag
 from enarx.drawbridge.tree import Tree
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UntrustedError
 from enarx.pki import keys

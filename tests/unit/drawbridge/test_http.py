@@ -24,7 +24,7 @@ from enarx.drawbridge.auth.mtls import CrlSource
 from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.http import build
 from enarx.drawbridge.names import RepositoryName, UserName
-from enarx.drawbridge.tag import SigningKey, sign
+from enarx.drawbridge.signing import SigningKey, sign
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Meta, Tree
 from tests.unit.conftest import Authority, Issued
 from tests.unit.drawbridge.auth.test_mtls import POINTS, revocations

@@ -16,8 +16,9 @@ from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import RepositoryName, TagName, TreeName, TreePath, UserName
 from enarx.drawbridge.records import DamagedError, Journal, Records
 from enarx.drawbridge.registry import JSON_TYPE, Outcome, Registry, RepositoryRecord, StoredNode, UserRecord
+from enarx.drawbridge.signing import SigningKey, sign
 from enarx.drawbridge.store import FilesystemStore, MemoryStore, Store
-from enarx.drawbridge.tag import ENTRY_TYPE, SigningKey, Tag, sign
+from enarx.drawbridge.tag import ENTRY_TYPE, Tag
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Directory, Entry, Meta, Tree
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UntrustedError
 from tests.unit.drawbridge.support import (

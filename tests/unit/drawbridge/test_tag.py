@@ -12,7 +12,8 @@ from joserfc import jws
 from joserfc.jwk import ECKey
 
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
-from enarx.drawbridge.tag import ENTRY_TYPE, JOSE_TYPE, SigningKey, Tag, sign, subject_of
+from enarx.drawbridge.signing import SigningKey, sign
+from enarx.drawbridge.tag import ENTRY_TYPE, JOSE_TYPE, Tag, subject_of
 from enarx.drawbridge.tree import Entry
 from enarx.errors import MalformedError, UntrustedError
 

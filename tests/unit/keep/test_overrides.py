@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from enarx.drawbridge.tag import SigningKey, Tag, sign
+from enarx.drawbridge.signing import SigningKey, sign
+from enarx.drawbridge.tag import Tag
 from enarx.drawbridge.tree import Entry
 from enarx.errors import MalformedError, RejectedError, UntrustedError
 from enarx.keep.config import Config, Listen

@@ -15,8 +15,9 @@ from enarx.drawbridge.records import damaged
 from enarx.drawbridge.registry.bodies import Bodies, bounded, choose, require_digest, require_there
 from enarx.drawbridge.registry.documents import Documents
 from enarx.drawbridge.registry.stored import Outcome, StoredTag
+from enarx.drawbridge.signing import SigningKey
 from enarx.drawbridge.store.api import Store
-from enarx.drawbridge.tag import MAX_TAG, SigningKey, Tag, subject_of
+from enarx.drawbridge.tag import MAX_TAG, Tag, subject_of
 from enarx.drawbridge.tree import Entry, Meta
 from enarx.errors import MalformedError
 

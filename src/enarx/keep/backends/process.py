@@ -53,7 +53,7 @@ def spawn(attester: Sequence[str]) -> KeepProcess:
     host, keep = socket.socketpair()
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", "-m", "enarx.keep.agent", str(keep.fileno()), *attester],
+            [sys.executable, "-I", "-m", "enarx.keep.start", str(keep.fileno()), *attester],
             env=ENVIRONMENT,
             cwd="/",
             stdin=subprocess.DEVNULL,

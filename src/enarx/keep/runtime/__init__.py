@@ -15,24 +15,27 @@ components   programs that are components, and those that serve HTTP
 log          what the Keep itself says
 runner       a workload from start to exit code
 
-TLS is imported by whoever needs it: most programs do not.
+TLS is imported by whoever needs it, for most programs do not; the engine when a program is about to run.
 """
 
 from importlib import import_module
 from typing import TYPE_CHECKING
 
 from enarx.keep.runtime.descriptors import Listening
-from enarx.keep.runtime.runner import run
 from enarx.keep.runtime.stdio import Output, Stdio
 from enarx.keep.runtime.waiting import Interrupt
 
 if TYPE_CHECKING:
+    from enarx.keep.runtime.runner import run
     from enarx.keep.runtime.tls import LiveIdentity, TlsIdentity
 
 __all__ = ["Interrupt", "Listening", "LiveIdentity", "Output", "Stdio", "TlsIdentity", "run"]
 
 
+_LATER = {"LiveIdentity": "tls", "TlsIdentity": "tls", "run": "runner"}
+
+
 def __getattr__(name: str) -> object:
-    if name in {"LiveIdentity", "TlsIdentity"}:
-        return getattr(import_module("enarx.keep.runtime.tls"), name)
+    if name in _LATER:
+        return getattr(import_module(f"{__name__}.{_LATER[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
