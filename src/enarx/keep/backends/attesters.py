@@ -35,7 +35,7 @@ def attester(words: Sequence[str], measure: Measure) -> Attester:
 
 
 def _inside(places: Mapping[str, str]) -> Attester:
-    from enarx.keep.backends import guest, tsm, vtpm  # noqa: PLC0415 - see above
+    from enarx.keep.backends import guest, inside, tsm  # noqa: PLC0415 - see above
     from enarx.keep.backends.azure import METADATA  # noqa: PLC0415 - see above
 
     unknown = places.keys() - {"tsm", "tpm", "metadata", "documents"}
@@ -44,6 +44,6 @@ def _inside(places: Mapping[str, str]) -> Attester:
     return guest.attester(
         Path(places["documents"]) if "documents" in places else None,
         interface=tsm.Tsm(root=Path(places.get("tsm", tsm.ROOT))),
-        tpm=Path(places.get("tpm", vtpm.DEVICE)),
+        tpm=Path(places.get("tpm", inside.TPM)),
         metadata=places.get("metadata", METADATA),
     )

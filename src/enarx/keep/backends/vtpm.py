@@ -72,7 +72,7 @@ class Vtpm:
 
     @classmethod
     @contextmanager
-    def briefly(cls, device: Path = DEVICE) -> Iterator[Self]:
+    def briefly(cls, device: Path = TPM) -> Iterator[Self]:
         """For as long as the block lasts: others may want it. Raises UnavailableError."""
         descriptor = _open(device)
         try:
