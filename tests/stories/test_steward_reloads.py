@@ -1,4 +1,4 @@
-"""A Steward takes up a new intermediate and a new policy while it serves, in every process, and keeps the old if they are wrong."""
+"""A Steward takes up what is new while it serves, in every process, keeps the old if it is wrong, and forgets nothing."""
 
 import base64
 import json
@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
@@ -26,6 +27,7 @@ from enarx.pki.crl import Crl, current_for
 from enarx.pki.names import CRL_DISTRIBUTION_POINTS
 from enarx.steward import reload
 from enarx.steward.config import Flags
+from enarx.steward.ledger import Ledger
 from enarx.web.client import Client
 from tests.unit.steward import support
 
@@ -83,8 +85,9 @@ class Serving:
 def serving(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[Serving]:
     made = Serving(tmp_path, getattr(request, "param", 1))
     yield made
-    made.process.send_signal(signal.SIGTERM)
-    assert made.process.wait(timeout=30) == 0
+    if made.process.poll() is None:
+        made.process.send_signal(signal.SIGTERM)
+        assert made.process.wait(timeout=30) == 0
 
 
 def eventually(true: Callable[[], object]) -> None:
@@ -217,3 +220,29 @@ def test_a_new_policy_is_in_force_after_sighup(serving: Serving) -> None:
     for _ in range(8):
         with serving.client() as client, pytest.raises(EnarxError, match="nil"):
             issued(client)
+
+
+@pytest.mark.parametrize("serving", [2], indirect=True)
+def test_what_was_handed_out_is_never_lost_to_revoke(serving: Serving) -> None:
+    """Killed without warning while it certifies: every certificate that anybody holds can be taken back."""
+    held, ended = list[str](), threading.Event()
+
+    def ask() -> None:
+        with suppress(EnarxError), serving.client() as client:
+            while not ended.is_set():
+                held.append(f"{issued(client)[1].serial:x}")
+
+    clients = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in clients:
+        thread.start()
+    eventually(lambda: len(held) > 40)
+    children = Path(f"/proc/{serving.process.pid}/task/{serving.process.pid}/children").read_text().split()
+    for process in (serving.process.pid, *map(int, children)):
+        os.kill(process, signal.SIGKILL)
+    ended.set()
+    for thread in clients:
+        thread.join()
+    serving.process.wait(timeout=30)
+    ledger = Ledger(serving.folder / "state")
+    assert set(held) <= {item.serial for item in ledger.issued()}
+    assert held[-1] in {item.serial for item in ledger.revoke("serial", held[-1], datetime.now(UTC))}

@@ -10,6 +10,7 @@ authority   request → appraisal → profile → issuer: the spine
 collateral  vendors' documents in a directory
 written     bytes that travelled as text
 highest     the highest numbers of vendors' documents, so that a rollback is refused
+durable     one flush to the disk for all who wait
 ledger      what was issued and taken back, in a directory
 config      steward.toml and flags
 explain     a configuration in sentences

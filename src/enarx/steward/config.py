@@ -13,6 +13,7 @@
     collateral = "collateral"                   # directory of vendors' documents
     state = "state"                             # directory of what was issued and revoked
     audit = "audit.jsonl"                       # default: standard error
+    durable = "state"                           # what is on the disk before a certificate leaves: nothing, state, all
     nonce_key = "nonce.key"                     # 32 bytes or more; default: derived from the CA key
     nonce = "claims"                            # who has to send one: claims, always, optional
     maximum_evidence_age = 300                  # seconds since the nonce; evidence without one is then refused
@@ -38,7 +39,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import Final, Self, get_args
+from typing import Final, Literal, Self, get_args
 from urllib.parse import urlsplit
 
 from cryptography.exceptions import InvalidSignature
@@ -66,6 +67,7 @@ from enarx.web.files import MAX_PEM, read_file, read_private, write_private
 from enarx.web.proxy import Network, read_addresses
 from enarx.web.tls import ServerTls
 
+Durable = Literal["nothing", "state", "all"]
 MAX_WORKERS: Final = 256
 PASSPHRASE: Final = "STEWARD_KEY_PASSPHRASE"  # noqa: S105 - the name of a variable, not a secret
 CREDENTIAL: Final = "steward-key-passphrase"
@@ -121,6 +123,7 @@ class Config:
     metrics: MetricsFor
     workers: int
     proxies: tuple[Network, ...]
+    durable: Durable
 
     @classmethod
     def read(cls, path: Path | None, flags: Flags, judging: Judging = SERVING) -> Self:
@@ -175,6 +178,7 @@ class Config:
             metrics=_metrics(document),
             workers=workers if flags.workers is None else flags.workers,
             proxies=read_addresses(document.table("proxy")),
+            durable=_durable(document),
         )
         document.end()
         policy.require_something(document)
@@ -468,6 +472,14 @@ def _metrics(document: Table) -> MetricsFor:
         if said == word:
             return word  # type: ignore[no-any-return]  # one of the literals
     raise document.error("metrics", f"expected loopback, everybody or nobody, found {said!r}")
+
+
+def _durable(document: Table) -> Durable:
+    said = document.string("durable", "state")
+    for word in get_args(Durable):
+        if said == word:
+            return word  # type: ignore[no-any-return]  # one of the literals
+    raise document.error("durable", f"expected nothing, state or all, found {said!r}")
 
 
 def _loopback(host: str) -> bool:

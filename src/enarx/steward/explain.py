@@ -120,6 +120,13 @@ def explain(config: Config) -> tuple[str, ...]:
     else:
         said.append("Nothing is remembered, so nothing can be revoked (state = DIRECTORY changes that).")
     said.append(f"Decisions are written to {config.audit or 'standard error'}, a line of JSON each.")
+    said.append(
+        {
+            "nothing": "Certificates leave before anything is sure to be on the disk.",
+            "state": "What is remembered is on the disk before a certificate leaves; the audit log follows.",
+            "all": "What is remembered and the audit log are on the disk before a certificate leaves.",
+        }[config.durable]
+    )
     said.append(f"Nonces are made with {'a key from ' + str(config.nonce_key) if config.nonce_key else 'the CA key'}.")
     said.append(f"{config.workers} process{'es serve' if config.workers > 1 else ' serves'}.")
     if config.proxies:

@@ -38,6 +38,7 @@ from enarx.steward import est
 from enarx.steward.audit import record
 from enarx.steward.authority import Authority, Decision, Issuance
 from enarx.steward.collateral import Document
+from enarx.steward.durable import Flushing
 from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
 from enarx.steward.metrics import Metrics, MetricsFor
@@ -75,6 +76,7 @@ class Service:
     metrics_for: MetricsFor = "loopback"
     collateral: Callable[[], Sequence[Document]] = tuple
     proxies: Sequence[Network] = ()
+    durable: Flushing | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
 
     def require_ready(self) -> None:
@@ -97,8 +99,12 @@ class Service:
 
     async def issue(self, requests: Sequence[bytes], request_id: str, renewed: Peer | None = None) -> Issuance:
         if len(requests) <= INLINE:
-            return self._issue(requests, request_id, renewed)
-        return await run_in_threadpool(self._issue, requests, request_id, renewed)
+            issuance = self._issue(requests, request_id, renewed)
+        else:
+            issuance = await run_in_threadpool(self._issue, requests, request_id, renewed)
+        if self.durable is not None and issuance.issued:
+            await self.durable.flushed()  # what cannot be revoked after a power failure does not leave
+        return issuance
 
     def renewing(self, chain: Sequence[bytes]) -> Peer:
         """Who shows a certificate of ours that still counts. Raises UntrustedError, MalformedError, RejectedError."""

@@ -1,7 +1,9 @@
 """What a Steward has to remember, in a directory: what it issued, and what the operator took back.
 
     issued-2026-01-31.jsonl     one line for every certificate that ends on that day, appended in one write each;
-                                removed two days later, for what has ended needs no revoking
+                                removed two days later, for what has ended needs no revoking. A line begins by ending
+                                the one before, which a full disk or a lost process may have cut off: such a piece was
+                                never answered for, and is passed over
     revoked.json                the rules of `steward revoke`, replaced as a whole, under a lock
 
 Rules are read again when their file changes, so that a revocation counts at once and in every process. Without a
@@ -11,6 +13,7 @@ directory nothing is remembered, and nothing can be revoked.
 import fcntl
 import os
 import re
+import threading
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -30,8 +33,12 @@ _DAY: Final = re.compile(r"issued-(\d{4}-\d{2}-\d{2})\.jsonl")
 class Ledger:
     """The memory of one Steward, shared by its processes."""
 
-    def __init__(self, directory: Path | None) -> None:
+    def __init__(self, directory: Path | None, *, durable: bool = False) -> None:
+        """`durable`: somebody calls `flush` after `record`."""
         self._directory = directory
+        self._durable = durable
+        self._lock = threading.Lock()
+        self._unflushed: list[int] = []  # descriptors
         self._stamp: tuple[int, int, int] | None = None
         self._revocations = _NOTHING
         self._lists: dict[str, tuple[Revocations, datetime, bytes]] = {}  # of each issuer
@@ -49,7 +56,44 @@ class Ledger:
         for item in issued:
             lines[item.not_after.astimezone(UTC).date()] += item.encode() + "\n"
         for day, text in lines.items():
-            _append(self._directory / f"issued-{day.isoformat()}.jsonl", text.encode())
+            self._append(self._directory, f"issued-{day.isoformat()}.jsonl", b"\n" + text.encode())
+
+    def flush(self) -> None:
+        """Return when all that was recorded is on the disk. Raises UnavailableError when that is not sure."""
+        with self._lock:
+            descriptors, self._unflushed = self._unflushed, []
+        try:
+            for descriptor in {os.fstat(each).st_ino: each for each in descriptors}.values():
+                os.fsync(descriptor)
+        except OSError as error:
+            raise UnavailableError(f"what is issued cannot be remembered: {error.strerror}") from error
+        finally:
+            for descriptor in descriptors:
+                os.close(descriptor)
+
+    def _append(self, directory: Path, name: str, data: bytes) -> None:
+        path = directory / name
+        try:
+            new = self._durable and not path.exists()
+            descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                written = os.write(descriptor, data)
+            finally:
+                self._written(descriptor)
+            if new:  # its name has to be on the disk, too
+                self._written(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise UnavailableError(f"what is issued cannot be remembered: {error.strerror}") from error
+        if written != len(data):
+            raise UnavailableError("what is issued cannot be remembered: no room for the whole line")
+
+    def _written(self, descriptor: int) -> None:
+        """Keep it until it is flushed: an error of the disk is told to those who had the file open."""
+        if not self._durable:
+            os.close(descriptor)
+            return
+        with self._lock:
+            self._unflushed.append(descriptor)
 
     def require_writable(self) -> None:
         """Raises UnavailableError when nothing could be remembered now."""
@@ -61,7 +105,8 @@ class Ledger:
         if self._directory is None:
             return ()
         files = sorted(self._directory.glob("issued-*.jsonl"))
-        return tuple(Issued.parse(line) for file in files for line in file.read_text().splitlines())
+        lines = (line for file in files for line in file.read_text().splitlines())
+        return tuple(Issued.parse(line) for line in lines if line.endswith("}"))
 
     def forget(self, at: datetime) -> None:
         """Remove the files of days that are over."""
@@ -117,19 +162,6 @@ class Ledger:
         data = issuer.sign_crl(entries, number=number, begin=at - timedelta(minutes=1), end=at + lifetime)
         self._lists[issuer.key_id] = (rules, at, data)
         return data
-
-
-def _append(path: Path, data: bytes) -> None:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        try:
-            written = os.write(descriptor, data)
-        finally:
-            os.close(descriptor)
-    except OSError as error:
-        raise UnavailableError(f"what is issued cannot be remembered: {error.strerror}") from error
-    if written != len(data):
-        raise UnavailableError("what is issued cannot be remembered: no room for the whole line")
 
 
 @contextmanager

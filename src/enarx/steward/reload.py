@@ -34,7 +34,7 @@ REMIND: Final = timedelta(hours=1)
 FORMER: Final = ".former"  # in the names of the files of the intermediate before
 MAX_FORMER: Final = 8
 
-_FIXED: Final = ("addr", "port", "behind_proxy", "workers", "state")  # of what others hold while we run
+_FIXED: Final = ("addr", "port", "behind_proxy", "workers", "state", "durable")  # of what others hold while we run
 _log = Log("steward")
 
 Stamps = tuple[tuple[int, int, int] | None, ...]

@@ -14,6 +14,7 @@ from starlette.types import ASGIApp
 from enarx.errors import UnavailableError
 from enarx.steward.collateral import Directory, Document
 from enarx.steward.config import assemble
+from enarx.steward.durable import Flushing
 from enarx.steward.http import Service, build
 from enarx.steward.issuer import Issuer
 from enarx.steward.ledger import Ledger
@@ -36,9 +37,14 @@ class Running:
 
     def __init__(self, loaded: Loaded, metrics: Metrics | None = None) -> None:
         self._counters = metrics or Metrics()
-        self._ledger = Ledger(loaded.config.state)
+        self._ledger = Ledger(loaded.config.state, durable=loaded.config.durable != "nothing")
         self._ledger.revocations()
         self._port: int | None = None
+        kept = loaded.config.state is not None, loaded.config.audit is not None
+        wanted = {"nothing": False, "state": kept[0], "all": any(kept)}[loaded.config.durable]
+        self._flushing = (
+            Flushing(self._flush) if wanted else None
+        )  # one, whatever is exchanged: nobody's flush is missed
         self._service = self._made(loaded, loaded.config.port)
         self._configured = loaded
         self.served = None if loaded.tls is None else Served(loaded.tls)
@@ -68,6 +74,11 @@ class Running:
         authority = replace(made, nonces=nonces)
         self._service, self._configured = replace(service, authority=lambda: authority), loaded
 
+    def _flush(self) -> None:
+        self._ledger.flush()
+        if self._configured.config.durable == "all":
+            self._service.audit.flush()
+
     def _made(self, loaded: Loaded, port: int) -> Service:
         config = loaded.config
         directory = None if config.collateral is None else Directory(config.collateral, rest=REST)
@@ -82,6 +93,7 @@ class Running:
             metrics=self._counters,
             metrics_for=config.metrics,
             proxies=config.proxies,
+            durable=self._flushing,
             collateral=partial(_documents, directory),
         )
 

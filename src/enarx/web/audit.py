@@ -27,8 +27,9 @@ _encoder: Final = msgspec.json.Encoder()
 class AuditLog:
     """Where decisions are written, one line each, at once."""
 
-    def __init__(self, write: Callable[[bytes], int]) -> None:
+    def __init__(self, write: Callable[[bytes], int], flush: Callable[[], None] = lambda: None) -> None:
         self._write = write
+        self._flush = flush
         self._lock = threading.Lock()
 
     @classmethod
@@ -40,7 +41,7 @@ class AuditLog:
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
         except OSError as error:
             raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
-        log = cls(partial(os.write, descriptor))
+        log = cls(partial(os.write, descriptor), partial(os.fsync, descriptor))
         weakref.finalize(log, os.close, descriptor)  # a log that was rotated away is closed with its last request
         return log
 
@@ -54,6 +55,13 @@ class AuditLog:
             return len(line)
 
         return cls(write)
+
+    def flush(self) -> None:
+        """Return when every line of a file is on the disk. Raises UnavailableError when that is not sure."""
+        try:
+            self._flush()
+        except OSError as error:
+            raise UnavailableError(f"the audit log cannot be written: {error.strerror}") from error
 
     def write(self, event: str, at: datetime, **fields: object) -> None:
         time = at.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"

@@ -20,9 +20,11 @@ from starlette.types import Receive, Scope, Send
 from enarx import der
 from enarx.attested.claims import RUNTIME_CLAIMS_OID
 from enarx.digest import Digest
+from enarx.errors import UnavailableError
 from enarx.pki import chain, crl
 from enarx.pki.certificate import Certificate
 from enarx.steward.authority import Authority
+from enarx.steward.durable import Flushing
 from enarx.steward.http import BUNDLE, PKCS10, Service, build
 from enarx.steward.ledger import Ledger
 from enarx.steward.metrics import Counted, Metrics
@@ -478,6 +480,25 @@ def test_what_has_ended_is_forgotten(bench: Bench) -> None:
     assert len(bench.ledger.issued()) == 1
     bench.ledger.crl(issuer, AT + timedelta(days=3), timedelta(hours=1))
     assert bench.ledger.issued() == ()
+
+
+def test_no_certificate_leaves_before_it_is_on_the_disk(bench: Bench) -> None:
+    """A refusal waits for nothing; a flush that fails is 503."""
+    flushed: list[int] = []
+
+    def flush() -> None:
+        flushed.append(len(bench.service.ledger.issued()))
+        if len(flushed) > 1:
+            raise UnavailableError("no disk")
+
+    service = replace(bench.service, durable=Flushing(flush))
+    client = TestClient(build(lambda: service))
+    assert client.post("/", content=support.request(), headers={"Content-Type": PKCS10}).status_code == 401
+    assert flushed == []
+    before = len(bench.service.ledger.issued())
+    assert client.post("/", content=nil_request(), headers={"Content-Type": PKCS10}).status_code == 200
+    assert flushed == [before + 1]
+    assert client.post("/", content=nil_request(), headers={"Content-Type": PKCS10}).status_code == 503
 
 
 def test_what_is_our_trouble_is_no_fault_of_the_requester(bench: Bench, tmp_path: Path) -> None:
