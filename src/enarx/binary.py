@@ -46,12 +46,8 @@ class Reader:
     def zeros(self, count: int, field: str = "reserved") -> None:
         """Skip `count` reserved bytes. Raises MalformedError when one of them is not zero."""
         start = self._position
-        data = self.take(count, field)
-        if data.count(0) != count:
-            at = start + next(index for index, byte in enumerate(data) if byte)
-            raise MalformedError(
-                f"{self._what}: {field} at 0x{start:x}..0x{start + count - 1:x} must be zero, found 0x{self._data[at]:02x} at 0x{at:x}"
-            )
+        self.take(count, field)
+        require_zeros(self._data, start, count, field, what=self._what)
 
     def rest(self) -> bytes:
         """All that is left."""
@@ -63,6 +59,15 @@ class Reader:
             raise MalformedError(
                 f"{self._what}: {self.left} bytes follow the end at 0x{self._position:x}, expected none"
             )
+
+
+def require_zeros(data: bytes, start: int, count: int, field: str = "reserved", *, what: str) -> None:
+    """Raises MalformedError when one of `count` bytes from `start` on is not zero."""
+    if data.count(0, start, start + count) != count:
+        at = next(at for at in range(start, start + count) if data[at])
+        raise MalformedError(
+            f"{what}: {field} at 0x{start:x}..0x{start + count - 1:x} must be zero, found 0x{data[at]:02x} at 0x{at:x}"
+        )
 
 
 class Writer:

@@ -1,7 +1,6 @@
 """One flipped bit anywhere in what Intel's technologies sign is refused, and nothing but a verdict comes of it."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 
 import pytest
 
@@ -12,6 +11,7 @@ from enarx.tee.dcap.simulator import TeeName
 from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, SignedJson, Verdict
 from tests.unit.tee.dcap import support
 from tests.unit.tee.dcap.support import AT, REPORT_DATA, Case, either, flip
+from tests.values import replace
 
 REFUSALS = {Verdict.MALFORMED, Verdict.UNTRUSTED}
 Believe = Callable[[bytes, Endorsements], Appraisal]

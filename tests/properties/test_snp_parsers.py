@@ -1,7 +1,5 @@
 """Whatever is thrown at SNP's parsers is a value or MalformedError, and a value is written as it was read."""
 
-from dataclasses import replace
-
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,6 +15,7 @@ from enarx.tee.snp.report import OID, OID_WITH_CHAIN, SIZE, VERSIONS, Report, en
 from enarx.tee.snp.tcb import Tcb
 from enarx.tee.snp.vek import Vek
 from tests.unit.tee.snp import support
+from tests.values import replace
 
 REPORTS = [
     support.machine(product, version=version).report(support.REPORT_DATA)

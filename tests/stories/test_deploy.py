@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
@@ -31,6 +31,7 @@ from enarx.pki.certificate import certificates_from_pem
 from enarx.web.attested import connect
 from enarx.web.tls import ServerTls
 from tests.stories.lying_registry import LyingRegistry
+from tests.values import replace
 
 EXAMPLE = Path(__file__).resolve().parents[2] / "src/enarx/examples/hello-keep"
 MARKER = b"a marker that only the package has: 7c1f0e"

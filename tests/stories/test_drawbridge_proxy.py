@@ -8,7 +8,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from enarx.web.client import Client
 from tests.stories.test_drawbridge_serves import API, ENTRY, attested, drawbridge, issuer, put
 from tests.unit.conftest import Authority
 from tests.unit.drawbridge.issuers import AUDIENCE, SUBJECT
+from tests.values import replace
 
 __all__ = ["attested"]  # a fixture
 

@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from threading import Event, Thread
@@ -32,6 +32,7 @@ from enarx.web.client import Client
 from enarx.web.server import serve
 from tests.unit.conftest import Authority, Issued
 from tests.unit.drawbridge.issuers import AUDIENCE, MANAGE, SUBJECT, Provider
+from tests.values import replace
 
 API: Final = "/api/v0.1.0"
 ENTRY: Final = "application/vnd.drawbridge.entry.v1+json"

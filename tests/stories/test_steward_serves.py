@@ -10,7 +10,6 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -28,6 +27,7 @@ from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from enarx.web.client import Client
 from enarx.web.tls import ClientIdentity
 from tests.unit.steward import support
+from tests.values import replace
 
 
 @contextmanager

@@ -10,12 +10,14 @@ reported together. Nothing here reads a clock, a file or the network.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
 from functools import lru_cache
 from hashlib import sha256
-from typing import Any, Final, Generic, Literal, NamedTuple, TypeVar
+from typing import Any, Final, Generic, Literal, TypeVar
+
+from msgspec import Struct
 
 from enarx.attested.claims import report_data
 from enarx.digest import HashName
@@ -48,28 +50,28 @@ class Verdict(StrEnum):
     ACCEPTED = "accepted"
 
 
+_PASSED: Final = Outcome.PASSED
+_NOT_APPLICABLE: Final = Outcome.NOT_APPLICABLE
+
 Gate = Literal["malformed", "untrusted", "rejected"]
 Family = Literal["amd", "intel", "aws", "arm", "nil"]  # who vouches: the vendor whose root is the anchor
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
+class Evidence(Struct, frozen=True, kw_only=True):
     """What a TEE sent: an extension's OID and its value. An empty OID means a bare report or quote."""
 
     oid: str
     body: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SignedJson:
+class SignedJson(Struct, frozen=True, kw_only=True):
     """A JSON document of Intel's PCS, byte for byte, with the chain (DER, signer first) of who signed it."""
 
     body: bytes
     chain: tuple[bytes, ...] = ()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Endorsements:
+class Endorsements(Struct, frozen=True, kw_only=True):
     """What vendors say about machines: never an anchor, whatever it holds. All DER, or JSON as it came."""
 
     certificates: tuple[bytes, ...] = ()
@@ -93,8 +95,7 @@ class Endorsements:
 _NOTHING: Final = Endorsements()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TrustAnchor:
+class TrustAnchor(Struct, frozen=True, kw_only=True):
     """A vendor's root: known by its SHA-256, the certificate itself beside it or found in the endorsements.
 
     `family` is who it speaks for. `intermediates` pins, by SHA-256, which certificates may
@@ -119,8 +120,7 @@ class TrustAnchor:
         return next((der for der in endorsements.certificates if sha256(der).digest() == self.sha256), None)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Leniency:
+class Leniency(Struct, frozen=True, kw_only=True):
     """What verification may overlook, each by name. The default overlooks nothing."""
 
     without_crl: bool = False
@@ -128,8 +128,7 @@ class Leniency:
     minimum_evaluation: int = 0  # lowest tcbEvaluationDataNumber that counts
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Binding:
+class Binding(Struct, frozen=True, kw_only=True):
     """What the report data has to be. Made only by the three constructors below."""
 
     _spki: bytes | None = None
@@ -160,18 +159,16 @@ class Binding:
         return None if self._spki is None else report_data(algorithm, self._spki, self._claims)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Parsed(Generic[R]):
+class Parsed(Struct, Generic[R], frozen=True, kw_only=True):
     """A report that was read, and the endorsements that came with it. `notes` tell of older forms."""
 
     report: R
-    endorsements: Endorsements = field(default_factory=Endorsements)
+    endorsements: Endorsements = _NOTHING
     notes: tuple[str, ...] = ()
     legacy: bool = False  # a form from before CRLs and TCB information: explained offline, refused by the server
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Claims(Generic[R]):
+class Claims(Struct, Generic[R], frozen=True, kw_only=True):
     """What an anchor vouches for. Only a technology's `verify` makes one.
 
     `report_data` is 64 bytes, or None where the technology has none (nil). `expires` is the earliest end among
@@ -190,17 +187,17 @@ class Claims(Generic[R]):
     tcb_date: datetime | None = None
     advisories: tuple[str, ...] = ()
     chip: bytes | None = None
-    fields: Mapping[str, Field] = field(default_factory=dict)
+    fields: Mapping[str, Field] = {}
 
     @property
     def simulated(self) -> bool:
         return self.anchor is not None and self.anchor.simulated
 
 
-class Check(NamedTuple):
+class Check(Struct, frozen=True, gc=False):
     """One line of the ledger. `name` is dotted; `found` and `expected` are for people.
 
-    A tuple and no dataclass, for every judgement makes some forty and this is a third of what it costs beside signatures.
+    A judgement makes some fifty, so what one costs counts.
     """
 
     gate: Gate
@@ -213,13 +210,11 @@ class Check(NamedTuple):
         return {
             "gate": self.gate,
             "name": self.name,
-            "outcome": self.outcome,  # a StrEnum: a string to JSON
+            "outcome": self.outcome.value,
             "found": self.found,
             "expected": self.expected,
         }
 
-
-_new_check: Final = tuple.__new__  # what a NamedTuple's own `__new__` calls, which costs as much again
 
 Recorded = tuple[tuple[Check, ...], tuple[Check, ...], tuple[bytes | SignedJson, ...]]  # all, failed, rested on
 
@@ -287,14 +282,17 @@ class Checks:
         """Everything recorded inside belongs to `gate`; leaving *rejected* raises all its failures together."""
         return _Gate(self, gate)
 
-    def check(self, name: str, ok: bool, *, found: object = "", expected: object = "") -> None:
+    def check(self, name: str, ok: bool, *, found: str = "", expected: str = "") -> None:
         """Record one comparison. Outside the gate *rejected*, a failure raises at once."""
-        self._record(name, Outcome.PASSED if ok else Outcome.FAILED, str(found), str(expected))
-        if not ok and self._gate != "rejected":
+        if ok:
+            self._checks.append(Check(self._gate, name, _PASSED, found, expected))
+            return
+        self._fail(name, found, expected)
+        if self._gate != "rejected":
             failure = _reason(self._checks[-1])
             raise MalformedError(failure) if self._gate == "malformed" else UntrustedError(failure)
 
-    def step(self, name: str, *, expected: object = "", found: object = "") -> "_Step":
+    def step(self, name: str, *, expected: str = "", found: str = "") -> "_Step":
         """Record a piece of work: passed when it ends, failed with the error's words when one of ours escapes.
 
         What it gives says what was found, where that is known only inside. An error that was already recorded by a
@@ -303,10 +301,10 @@ class Checks:
         return _Step(self, name, expected, found)
 
     def not_applicable(self, name: str, why: str) -> None:
-        self._record(name, Outcome.NOT_APPLICABLE, why, "")
+        self._checks.append(Check(self._gate, name, _NOT_APPLICABLE, why))
 
     def skip(self, name: str, why: str) -> None:
-        self._record(name, Outcome.SKIPPED, why, "")
+        self._checks.append(Check(self._gate, name, Outcome.SKIPPED, why))
 
     def finish(self, names: Sequence[tuple[Gate, str]]) -> None:
         """List every check of `names` that was never reached as skipped."""
@@ -315,14 +313,12 @@ class Checks:
             return
         for gate, name in names:
             if name not in recorded:
-                self._gate = gate
-                self._record(name, Outcome.SKIPPED, "not reached", "")
+                self._checks.append(Check(gate, name, Outcome.SKIPPED, "not reached"))
 
-    def _record(self, name: str, outcome: Outcome, found: str, expected: str) -> None:
-        check = _new_check(Check, (self._gate, name, outcome, found, expected))
+    def _fail(self, name: str, found: str, expected: str) -> None:
+        check = Check(self._gate, name, Outcome.FAILED, found, expected)
         self._checks.append(check)
-        if outcome is Outcome.FAILED:
-            self._failed.append(check)
+        self._failed.append(check)
 
 
 class _Gate:
@@ -342,7 +338,7 @@ class _Gate:
         if isinstance(error, EnarxError):
             if not failures:
                 name = "format" if self._gate == "malformed" else "verification"
-                self._checks._record(name, Outcome.FAILED, str(error), "")  # noqa: SLF001
+                self._checks._fail(name, str(error), "")  # noqa: SLF001
         elif error is None and failures:
             reasons = [_reason(check) for check in failures]
             raise RejectedError("; ".join(reasons), reasons=reasons)
@@ -353,22 +349,22 @@ class _Step:
 
     __slots__ = ("_before", "_checks", "_expected", "_found", "_name")
 
-    def __init__(self, checks: Checks, name: str, expected: object, found: object) -> None:
+    def __init__(self, checks: Checks, name: str, expected: str, found: str) -> None:
         self._checks, self._name, self._expected, self._found, self._before = checks, name, expected, found, 0
 
-    def __enter__(self) -> Callable[[object], None]:
+    def __enter__(self) -> Callable[[str], None]:
         self._before = len(self._checks._failed)  # noqa: SLF001 - its own part
         return self._say
 
-    def _say(self, found: object) -> None:
+    def _say(self, found: str) -> None:
         self._found = found
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: object) -> None:
-        record = self._checks._record  # noqa: SLF001
+        checks = self._checks
         if error is None:
-            record(self._name, Outcome.PASSED, str(self._found), str(self._expected))
-        elif isinstance(error, EnarxError) and len(self._checks._failed) == self._before:  # noqa: SLF001
-            record(self._name, Outcome.FAILED, str(error), str(self._expected))
+            checks.check(self._name, ok=True, found=self._found, expected=self._expected)
+        elif isinstance(error, EnarxError) and len(checks._failed) == self._before:  # noqa: SLF001
+            checks._fail(self._name, str(error), self._expected)  # noqa: SLF001
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -395,8 +391,7 @@ class Technology(Generic[R, P]):
     recognise: Callable[[bytes], bool] = lambda _: False  # whether bare bytes look like this one's report
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Appraisal:
+class Appraisal(Struct, frozen=True, kw_only=True):
     """The verdict as a value: what the log, the HTTP problem, the command line and the tests all show."""
 
     technology: str

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from enarx.keep.backends.simulated import Directory
 from enarx.steward.collateral import read
 from enarx.tee.dcap.simulator import FMSPC, Vendor
 from tests.unit.steward.test_stock import AT, Amd, World
+from tests.values import replace
 
 
 @pytest.fixture(scope="module")

@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from enarx.errors import EnarxError, MalformedError, RejectedError, UnavailableE
 from enarx.pki.certificate import Certificate
 from enarx.web.app import build
 from enarx.web.attested import connect
+from tests.values import replace
 
 Fixture = Any  # Any: fixtures of the conftest beside the rooms, whose module has no name to import from
 Run = Callable[..., Result]

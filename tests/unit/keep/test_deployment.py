@@ -1,6 +1,5 @@
 """The order: read strictly, and its deploy configuration applied as it was hashed."""
 
-from dataclasses import replace
 from hashlib import sha256
 
 import pytest
@@ -11,6 +10,7 @@ from enarx.keep.channel import Start
 from enarx.keep.config import Config, Overridable
 from enarx.keep.deployment import Order
 from enarx.keep.workload import Workload
+from tests.values import replace
 
 ORDER = Order(
     slug="localhost/u/r:1.0.0", digest=Digest.of(b"root"), steward="https://s.example", drawbridge="https://d.example"

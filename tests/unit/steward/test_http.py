@@ -6,7 +6,6 @@ import ipaddress
 import json
 import re
 import shutil
-from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -30,6 +29,7 @@ from enarx.steward.ledger import Ledger
 from enarx.steward.metrics import Counted, Metrics
 from enarx.web.audit import AuditLog
 from tests.unit.steward import support
+from tests.values import replace
 
 AT = support.AT
 

@@ -1,7 +1,6 @@
 """What Steward writes by hand is, byte for byte, what the library's builder writes."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -17,6 +16,7 @@ from enarx.pki.certificate import Certificate
 from enarx.pki.chain import verify_issued
 from enarx.steward import issuer
 from enarx.steward.profile import Profile
+from tests.values import replace
 
 NOW = datetime(2026, 1, 31, 12, 30, 5, tzinfo=UTC)
 RESULT = AttestationResult(

@@ -1,6 +1,6 @@
 """A simulated SGX machine asks for certificates: each refusal at its gate, and what an acceptance says."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
 from typing import Self
@@ -27,6 +27,7 @@ from enarx.steward.revocation import Issued, Kind, rule_value
 from enarx.tee.model import Verdict
 from enarx.tee.sgx.simulator import SgxMachine, Vendor
 from tests.unit.steward import support
+from tests.values import replace
 
 AT = support.AT
 MEASUREMENT = bytes(range(32))

@@ -1,6 +1,6 @@
 """A simulated SNP machine asks for certificates: each refusal at its gate, and what an acceptance says."""
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import timedelta
 from hashlib import sha256
 from pathlib import Path
@@ -22,6 +22,7 @@ from enarx.tee.model import Evidence, Verdict
 from enarx.tee.snp.report import OID
 from enarx.tee.snp.simulator import SnpMachine, Vendor
 from tests.unit.steward import support
+from tests.values import replace
 
 AT = support.AT
 MEASUREMENT = bytes(range(48))

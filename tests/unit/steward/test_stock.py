@@ -1,7 +1,7 @@
 """A directory of vendors' documents: filled by hand, renewed from servers that speak as the vendors' do, carried away."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from urllib.parse import quote
@@ -26,6 +26,7 @@ from enarx.tee.snp.report import Report
 from enarx.tee.snp.simulator import SnpMachine
 from enarx.tee.snp.simulator import Vendor as SnpVendor
 from enarx.web.client import Client
+from tests.values import replace
 
 AT = datetime.now(UTC).replace(microsecond=0)
 

@@ -13,10 +13,12 @@ in one of the ways that a judge has to notice: a newcomer's first attack.
 
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Final, Literal, Self, TypedDict, get_args
+
+from msgspec import structs
 
 from enarx.digest import hash_bytes
 from enarx.errors import ConflictError, MalformedError, NotFoundError
@@ -217,7 +219,7 @@ class SimulatedAttester:
             algorithm = self.technology.binding_hash
             return self.machine.evidence(hash_bytes(algorithm, b"another key").ljust(len(report_data), b"\0"))
         made = self.machine.evidence(report_data)
-        return made if self.fault == "none" else replace(made, body=_flip(made.body, report_data))
+        return made if self.fault == "none" else structs.replace(made, body=_flip(made.body, report_data))
 
 
 def _flip(body: bytes, report_data: bytes) -> bytes:

@@ -10,6 +10,8 @@ from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Final, Protocol
 
+from msgspec import structs
+
 from enarx.digest import HashName
 from enarx.tee.model import Evidence, Technology
 
@@ -113,7 +115,7 @@ def _snp() -> Maker:
         load_machine=SnpMachine.load,
         endorse=lambda machine, vendor, at: machine.with_endorsements(vendor.endorsements(at)),
         measured=lambda machine, measurement: replace(
-            machine, template=replace(machine.template, measurement=measurement)
+            machine, template=structs.replace(machine.template, measurement=measurement)
         ),
         revocable=MappingProxyType({"ask": lambda vendor, _machine: vendor.revoke(vendor.ask.certificate)}),
     )

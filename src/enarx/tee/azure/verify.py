@@ -13,7 +13,6 @@ than a machine of one's own measuring, and a policy has to pin registers to say 
 
 import hmac
 from collections.abc import Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from typing import Any, Final
 
@@ -29,8 +28,7 @@ OWN_CHECKS: Final[tuple[tuple[Gate, str], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AzureClaims(Claims[Report[Any]]):  # Any: whichever hardware's report
+class AzureClaims(Claims[Report[Any]], frozen=True, kw_only=True):  # Any: whichever hardware's report
     """The claims, and those of the hardware beneath, for its own policy."""
 
     hardware: Claims[Any]  # Any: as above

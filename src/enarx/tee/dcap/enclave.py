@@ -5,15 +5,15 @@
 """
 
 import struct
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from enarx.binary import Writer
 from enarx.errors import MalformedError
 
 SIZE: Final = 384
-# CPUSVN, MISCSELECT, ISVEXTPRODID, FLAGS, XFRM, MRENCLAVE, MRSIGNER, CONFIGID, ISVPRODID, ISVSVN, CONFIGSVN,
-# ISVFAMILYID, REPORTDATA; x are the reserved bytes, which `struct` passes over and `parse` looks at before
+# The fields of EnclaveReport in their order; x are the reserved bytes, which `struct` passes over and `parse` looks at
 _LAYOUT: Final = struct.Struct("<16sI12x16sQQ32s32x32s32x64sHHH42x16s64s")
 _RESERVED: Final = ((20, 12, "MISCSELECT"), (96, 32, "MRENCLAVE"), (160, 32, "MRSIGNER"), (262, 42, "CONFIGSVN"))
 
@@ -30,9 +30,8 @@ AEX_NOTIFY: Final = 1 << 10
 EXINFO: Final = 1 << 0  # MISCSELECT
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EnclaveReport:
-    """What the CPU says of one enclave. Integers are little-endian in the bytes; digests stand as they are.
+class EnclaveReport(Struct, frozen=True):
+    """What the CPU says of one enclave. The fields stand in the order of the layout; integers are little-endian there.
 
     `flags` and `xfrm` are the two halves of ATTRIBUTES, 64 bits each.
     """
@@ -61,36 +60,7 @@ class EnclaveReport:
                 raise MalformedError(
                     f"{what}: reserved after {after} at 0x{offset:x}..0x{offset + size - 1:x} must be zero"
                 )
-        (
-            cpu_svn,
-            misc_select,
-            ext_product_id,
-            flags,
-            xfrm,
-            mr_enclave,
-            mr_signer,
-            config_id,
-            product_id,
-            security_version,
-            config_svn,
-            family_id,
-            report_data,
-        ) = _LAYOUT.unpack(data)
-        return cls(
-            cpu_svn=cpu_svn,
-            misc_select=misc_select,
-            ext_product_id=ext_product_id,
-            flags=flags,
-            xfrm=xfrm,
-            mr_enclave=mr_enclave,
-            mr_signer=mr_signer,
-            config_id=config_id,
-            product_id=product_id,
-            security_version=security_version,
-            config_svn=config_svn,
-            family_id=family_id,
-            report_data=report_data,
-        )
+        return cls(*_LAYOUT.unpack(data))
 
     def encode(self) -> bytes:
         """The 384 bytes that `parse` reads."""

@@ -226,7 +226,7 @@ def accept_number(name: str, value: int, wanted: int | None, checks: Checks, *, 
         checks.not_applicable(name, "not configured: nothing was compared")
         return
     ok = value == wanted if exact else value >= wanted
-    checks.check(name, ok, found=value, expected=f"{wanted}{'' if exact else ' or higher'}")
+    checks.check(name, ok, found=str(value), expected=f"{wanted}{'' if exact else ' or higher'}")
 
 
 def accept_mask(name: str, value: int, ceiling: int | None, names: Mapping[str, int], checks: Checks) -> None:

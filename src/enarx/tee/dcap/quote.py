@@ -10,9 +10,10 @@ Nothing is judged here: `verify` does, over `signed`, which holds the bytes as t
 """
 
 import struct
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
+
+from msgspec import Struct
 
 from enarx.binary import Reader, Writer
 from enarx.errors import MalformedError
@@ -33,8 +34,7 @@ PCK_CHAIN: Final = 5  # certification data: PEM, leaf first
 QE_REPORT: Final = 6  # certification data: the Quoting Enclave's report and its own certification data
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quote:
+class Quote(Struct, frozen=True, kw_only=True):
     """A parsed quote, not believed. `signed` are the bytes that the quote's signature covers, as they came."""
 
     version: int
@@ -114,8 +114,7 @@ class Quote:
         return writer.put(self.body, BODY_SIZES[self.body_type]).getvalue()
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Certified:
+class _Certified(Struct, frozen=True, kw_only=True):
     """What stands behind the quote's signature: the attestation key, and who vouches for it."""
 
     attestation_key: bytes

@@ -9,9 +9,10 @@
 believed. The URLs beside the CRLs are passed over: lists are found by their issuer.
 """
 
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
+
+from msgspec import Struct
 
 from enarx import der
 from enarx.errors import MalformedError
@@ -49,8 +50,7 @@ class _Evidence:
     qe: _TcbPackage | None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Quoted:
+class Quoted(Struct, frozen=True, kw_only=True):
     """A quote, the report of the Quoting Enclave that signed it, and the machine's certificate. Not believed."""
 
     quote: Quote
@@ -78,8 +78,7 @@ def _read_machine(
     return EnclaveReport.parse(qe_report, "QE report"), chain, read_pck(extension.value)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Bundle:
+class Bundle(Struct, frozen=True, kw_only=True):
     """Evidence taken apart: the quote's bytes, and what came with it. `parts` is 2 to 4, as drawn above."""
 
     quote: bytes

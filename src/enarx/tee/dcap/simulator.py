@@ -21,6 +21,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509.oid import NameOID
+from msgspec import structs
 
 from enarx.errors import MalformedError
 from enarx.pki import keys
@@ -385,7 +386,7 @@ class Machine:
             signed=b"",
         )
         ready = unsigned if alter is None else alter(unsigned)
-        return replace(ready, signature=raw_signature(self.attestation, ready.to_be_signed())).encode()
+        return structs.replace(ready, signature=raw_signature(self.attestation, ready.to_be_signed())).encode()
 
     def save(self) -> dict[str, bytes]:
         """Files by name: what the machine alone knows."""

@@ -30,6 +30,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from msgspec import Struct
 
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
@@ -102,8 +103,7 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
 D = TypeVar("D", bound=Document)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tee:
+class Tee(Struct, frozen=True, kw_only=True):
     """What differs between the technologies: the `id` that each of Intel's documents must carry."""
 
     tcb_info: Literal["SGX", "TDX"]
@@ -129,8 +129,7 @@ class Platform:
         return self.pck.platform_instance_id or self.pck.ppid
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DcapClaims(Claims[R]):
+class DcapClaims(Claims[R], frozen=True, kw_only=True):
     """Claims with what the policies of Intel's technologies ask about, typed. Only their `verify` makes one."""
 
     platform: Platform

@@ -5,8 +5,9 @@ or one of its two older forms; ours, `.5`, adds the QE identity; without an OID 
 of version 3, or of version 5 with an enclave report inside. The binding hash is SHA-256 (flow.md 2).
 """
 
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from enarx.errors import MalformedError
 from enarx.tee.dcap.enclave import EnclaveReport
@@ -20,8 +21,7 @@ OID_WITH_QE: Final = "2.25.67770326763034024982283820726568347927.5"
 _SEQUENCE: Final = 0x30  # first byte of the DER forms; a quote begins with its version
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What an enclave's evidence says, parsed and not believed."""
 
     quoted: Quoted

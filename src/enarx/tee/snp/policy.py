@@ -230,7 +230,7 @@ def _accept_version(claims: SnpClaims, policy: Policy, checks: Checks) -> None:
     # S5
     floor = policy.minimum_versions.get(claims.product, policy.minimum_version)
     version = claims.report.version
-    checks.check("policy.report_version", version >= floor, found=version, expected=f"{floor} or higher")
+    checks.check("policy.report_version", version >= floor, found=str(version), expected=f"{floor} or higher")
 
 
 def _accept_originals(report: Report, policy: Policy, checks: Checks) -> None:
@@ -355,7 +355,7 @@ def _accept_guest(report: Report, policy: Policy, checks: Checks) -> None:
         checks.not_applicable("policy.vmpl", f"VMPL {report.vmpl} was not compared")
     else:
         expected = " or ".join(map(str, sorted(policy.vmpl)))
-        checks.check("policy.vmpl", report.vmpl in policy.vmpl, found=report.vmpl, expected=expected)
+        checks.check("policy.vmpl", report.vmpl in policy.vmpl, found=str(report.vmpl), expected=expected)
 
     # S25
     for name, value, allowed in (
@@ -375,7 +375,7 @@ def _accept_guest(report: Report, policy: Policy, checks: Checks) -> None:
         checks.check(
             "policy.guest_svn",
             report.guest_svn >= policy.minimum_guest_svn,
-            found=report.guest_svn,
+            found=str(report.guest_svn),
             expected=f"{policy.minimum_guest_svn} or higher",
         )
 

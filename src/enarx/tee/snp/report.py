@@ -11,11 +11,14 @@ around it (MSG_REPORT_RSP: status, size, 24 reserved bytes, report), which Linux
 Whether the signature or anything else is right is asked by `enarx.tee.snp.verify`, over the bytes that came.
 """
 
-from dataclasses import dataclass, replace
+import struct
 from typing import Final, Self
 
+from msgspec import Struct
+from msgspec.structs import replace
+
 from enarx import der
-from enarx.binary import Reader, Writer
+from enarx.binary import Writer, require_zeros
 from enarx.errors import MalformedError
 from enarx.tee.documents import CrlList, element, put_crls, read_certificate, take_crls
 from enarx.tee.model import Endorsements, Evidence, Parsed
@@ -46,9 +49,24 @@ _TAIL: Final = 368
 _RESPONSE: Final = bytes(4) + SIZE.to_bytes(4, "little") + bytes(24)  # the head of MSG_REPORT_RSP: STATUS is 0
 _POLICY_ONE: Final = 1 << 17
 
+# The fields in their order, as `Report.parse` names them; x are the bytes that every version reserves.
+_LAYOUT: Final = struct.Struct(
+    "<IIQ16s16sII8sQI4x64s48s32s48s48s32s32s8s3s21x64s8s3sx3sx8s16s152x"  # what is signed
+    "48s24x48s24x368x"
+)
+_RESERVED: Final = (
+    (0x4C, 4, "reserved"),
+    (0x18B, 21, "reserved"),
+    (0x1EB, 1, "reserved"),
+    (0x1EF, 1, "reserved"),
+    (0x208, 152, "reserved"),
+    (0x2D0, _FIELD - _SCALAR, "R above 48 bytes"),
+    (0x318, _FIELD - _SCALAR, "S above 48 bytes"),
+    (0x330, _TAIL, "signature's tail"),
+)
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Version:
+
+class Version(Struct, frozen=True, kw_only=True):
     """A firmware's version, as the report has it: ABI major and minor, and the build."""
 
     major: int
@@ -59,8 +77,7 @@ class Version:
         return f"{self.major}.{self.minor}.{self.build}"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What a report says, parsed and not believed. `signed` is what the signature covers, exactly as it came."""
 
     version: int
@@ -99,38 +116,46 @@ class Report:
         """Read one report. Raises MalformedError."""
         if len(data) != SIZE:
             raise MalformedError(f"{_WHAT}: expected {SIZE} bytes, found {len(data)}")
-        reader = Reader(data, what=_WHAT)
-        version = reader.uint(4, "VERSION")
+        for start, count, field in _RESERVED:
+            require_zeros(data, start, count, field, what=_WHAT)
+        (
+            version,
+            guest_svn,
+            policy,
+            family_id,
+            image_id,
+            vmpl,
+            algorithm,
+            current_tcb,
+            platform_info,
+            flags,
+            report_data,
+            measurement,
+            host_data,
+            id_key_digest,
+            author_key_digest,
+            report_id,
+            report_id_ma,
+            reported_tcb,
+            cpuid,
+            chip_id,
+            committed_tcb,
+            current_version,
+            committed_version,
+            launch_tcb,
+            mitigations,
+            r,
+            s,
+        ) = _LAYOUT.unpack(data)
         if version not in VERSIONS:
             raise MalformedError(f"{_WHAT}: VERSION at 0x0: expected 2 to 5, found {version}")
-        guest_svn = reader.uint(4, "GUEST_SVN")
-        policy = _policy(reader.uint(8, "POLICY"))
-        family_id, image_id = reader.take(16, "FAMILY_ID"), reader.take(16, "IMAGE_ID")
-        vmpl = reader.uint(4, "VMPL")
         if vmpl > 3 and vmpl != HOST:
             raise MalformedError(f"{_WHAT}: VMPL at 0x30: expected 0 to 3 or 0x{HOST:x}, found {vmpl}")
-        algorithm = reader.uint(4, "SIGNATURE_ALGO")
         if algorithm != ECDSA_P384_SHA384:
             raise MalformedError(f"{_WHAT}: SIGNATURE_ALGO at 0x34: expected 1 (ECDSA P-384), found {algorithm}")
-        current_tcb, platform_info = reader.take(8, "CURRENT_TCB"), reader.uint(8, "PLATFORM_INFO")
-        author_key_en, mask_chip_key, signing_key = _key_flags(reader.uint(4, "flags"))
-        reader.zeros(4)
-        report_data, measurement = reader.take(64, "REPORT_DATA"), reader.take(48, "MEASUREMENT")
-        host_data = reader.take(32, "HOST_DATA")
-        id_key_digest = reader.take(48, "ID_KEY_DIGEST")
-        author_key_digest = reader.take(48, "AUTHOR_KEY_DIGEST")
-        report_id, report_id_ma = reader.take(32, "REPORT_ID"), reader.take(32, "REPORT_ID_MA")
-        reported_tcb = reader.take(8, "REPORTED_TCB")
-        cpuid = _cpuid(reader, version)
-        reader.zeros(21)
-        chip_id = reader.take(64, "CHIP_ID")
-        committed_tcb = reader.take(8, "COMMITTED_TCB")
-        current_version, committed_version = _version(reader, "CURRENT"), _version(reader, "COMMITTED")
-        launch_tcb = reader.take(8, "LAUNCH_TCB")
-        launch_mit, current_mit, unpublished = _mitigations(reader, version)
-        reader.zeros(152)
-        signature = b"".join(_scalar(reader, name) for name in ("R", "S"))
-        reader.zeros(_TAIL, "signature's tail")  # which ends the 1184 bytes
+        _require_policy(policy)
+        author_key_en, mask_chip_key, signing_key = _key_flags(flags)
+        launch_mit, current_mit, unpublished = _mitigations(data, version, mitigations)
         report = cls(
             version=version,
             guest_svn=guest_svn,
@@ -151,16 +176,16 @@ class Report:
             report_id=report_id,
             report_id_ma=report_id_ma,
             reported_tcb=reported_tcb,
-            cpuid=cpuid,
+            cpuid=_cpuid(data, version, cpuid),
             chip_id=chip_id,
             committed_tcb=committed_tcb,
-            current_version=current_version,
-            committed_version=committed_version,
+            current_version=_version(current_version),
+            committed_version=_version(committed_version),
             launch_tcb=launch_tcb,
             launch_mit_vector=launch_mit,
             current_mit_vector=current_mit,
             unpublished=unpublished,
-            signature=signature,
+            signature=r + s,
             signed=data[:SIGNED],
         )
         report.require_tcbs()
@@ -294,12 +319,11 @@ def _certificates(certificates: list[bytes], what: str) -> tuple[bytes, ...]:
     return tuple(certificates)
 
 
-def _policy(value: int) -> int:
+def _require_policy(value: int) -> None:
     if value >> 26:
         raise MalformedError(f"{_WHAT}: POLICY at 0x8: bits 63 to 26 must be zero, found 0x{value:x}")
     if not value & _POLICY_ONE:
         raise MalformedError(f"{_WHAT}: POLICY at 0x8: bit 17 must be one, found 0x{value:x}")
-    return value
 
 
 def _key_flags(value: int) -> tuple[bool, bool, int]:
@@ -312,31 +336,25 @@ def _key_flags(value: int) -> tuple[bool, bool, int]:
     return bool(value & 1), bool(value & 2), signing_key
 
 
-def _cpuid(reader: Reader, version: int) -> tuple[int, int, int] | None:
+def _cpuid(data: bytes, version: int, read: bytes) -> tuple[int, int, int] | None:
+    """Family, model and stepping."""
     if version < 3:
-        reader.zeros(3)
+        require_zeros(data, 0x188, 3, what=_WHAT)
         return None
-    return reader.uint(1, "CPUID_FAM_ID"), reader.uint(1, "CPUID_MOD_ID"), reader.uint(1, "CPUID_STEP")
+    family, model, stepping = read
+    return family, model, stepping
 
 
-def _version(reader: Reader, name: str) -> Version:
-    build = reader.uint(1, f"{name}_BUILD")
-    minor = reader.uint(1, f"{name}_MINOR")
-    major = reader.uint(1, f"{name}_MAJOR")
-    reader.zeros(1)
+def _version(read: bytes) -> Version:
+    build, minor, major = read
     return Version(major=major, minor=minor, build=build)
 
 
-def _mitigations(reader: Reader, version: int) -> tuple[int | None, int | None, bytes]:
+def _mitigations(data: bytes, version: int, read: bytes) -> tuple[int | None, int | None, bytes]:
+    """LAUNCH_MIT_VECTOR and CURRENT_MIT_VECTOR, and what stands in their place in version 4."""
     if version == 5:
-        return reader.uint(8, "LAUNCH_MIT_VECTOR"), reader.uint(8, "CURRENT_MIT_VECTOR"), b""
+        return int.from_bytes(read[:8], "little"), int.from_bytes(read[8:], "little"), b""
     if version == 4:
-        return None, None, reader.take(16, "unpublished")
-    reader.zeros(16)
+        return None, None, read
+    require_zeros(data, 0x1F8, 16, what=_WHAT)
     return None, None, b""
-
-
-def _scalar(reader: Reader, name: str) -> bytes:
-    value = reader.take(_SCALAR, name)
-    reader.zeros(_FIELD - _SCALAR, f"{name} above 48 bytes")
-    return value

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, padding, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.x509.oid import NameOID
+from msgspec import structs
 
 from enarx import der
 from enarx.errors import MalformedError
@@ -297,7 +298,7 @@ class SnpMachine:
 
     def report(self, report_data: bytes, alter: Alter = lambda report: report) -> bytes:
         """A signed report; `report_data` is 64 bytes. `alter` changes its fields before the key signs."""
-        ready = alter(replace(self.template, report_data=report_data))
+        ready = alter(structs.replace(self.template, report_data=report_data))
         return ready.with_signature(self.sign(ready.to_be_signed())).encode()
 
     def sign(self, signed: bytes) -> bytes:
@@ -332,7 +333,7 @@ class SnpMachine:
             key=keys.from_pem(files.get("vek.key.pem", b""), "vek.key.pem"),
             certificate=certificate,
             template=parsed.report,
-            endorsements=replace(parsed.endorsements, certificates=tuple(others)),
+            endorsements=structs.replace(parsed.endorsements, certificates=tuple(others)),
         )
 
 

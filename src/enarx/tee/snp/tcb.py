@@ -7,9 +7,10 @@ what is old is a matter of policy, and of the few floors that its bulletins name
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from functools import lru_cache
 from typing import Final, Self
+
+from msgspec import Struct
 
 from enarx.binary import Reader, Writer
 from enarx.errors import MalformedError
@@ -31,8 +32,7 @@ _MODELS: Final = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tcb:
+class Tcb(Struct, frozen=True, kw_only=True):
     """The security version of each component. `fmc` stands only in the later layout."""
 
     bootloader: int

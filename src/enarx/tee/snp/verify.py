@@ -27,6 +27,7 @@ from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
+from msgspec import Struct
 
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
@@ -64,8 +65,7 @@ CURVE: Final = "secp384r1"
 Path = tuple[Certificate, Certificate, Certificate]
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Standing:
+class Standing(Struct, frozen=True, kw_only=True):
     """What the report's four TCB versions say."""
 
     current: Tcb
@@ -74,8 +74,7 @@ class Standing:
     launch: Tcb
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SnpClaims(Claims[Report]):
+class SnpClaims(Claims[Report], frozen=True, kw_only=True):
     """Claims with what the policy asks about, typed. Only `verify` makes one."""
 
     vek: Vek

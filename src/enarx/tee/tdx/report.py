@@ -7,10 +7,12 @@ CRLs, TCB info and QE identity (`dcap.quoted`), or with CRLs alone where the jud
 it is the bare quote. The binding hash is SHA-256 (flow.md 2). Reserved bits are policy's: nothing is judged here.
 """
 
-from dataclasses import dataclass
+import struct
 from typing import Final, Self
 
-from enarx.binary import Reader, Writer
+from msgspec import Struct
+
+from enarx.binary import Writer
 from enarx.errors import MalformedError
 from enarx.tee.dcap.quote import ECDSA_P256, TEE_TDX
 from enarx.tee.dcap.quoted import Bundle, Quoted
@@ -29,10 +31,19 @@ PERFMON: Final = 1 << 63
 
 RTMRS: Final = 4
 
+# The fields in their order: those of TDX 1.0, what 1.5 has behind them, and what 1.5 extended has behind these
+_TD_10: Final = struct.Struct("<16s48s48s8sQQ48s48s48s48s48s48s48s48s64s")
+_TD_15: Final = struct.Struct("<16s48s")
+_LINEAGE: Final = struct.Struct("<B32s48s48s8s16s16s12s48s8s")
+_SIZES: Final = {
+    2: _TD_10.size,
+    3: _TD_10.size + _TD_15.size,
+    4: _TD_10.size + _TD_15.size + _LINEAGE.size,
+}
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Lineage:
-    """Where a TD was first launched, if its service TD moved it since (SERVTD_EXT of TDX 1.5 extended)."""
+
+class Lineage(Struct, frozen=True):
+    """Where a TD was first launched, if its service TD moved it since (SERVTD_EXT of TDX 1.5 extended), in its order."""
 
     vm_id: int  # 8 bits, which partition of the TD
     td_id: bytes  # 32
@@ -45,21 +56,6 @@ class Lineage:
     current_service_td: bytes  # 48
     current_service_td_attributes: bytes  # 8
 
-    @classmethod
-    def read(cls, reader: Reader) -> Self:
-        return cls(
-            vm_id=reader.uint(1, "VMID"),
-            td_id=reader.take(32, "TD_ID"),
-            device_info=reader.take(48, "DEVINFO"),
-            initial_service_td=reader.take(48, "INIT_SERVTD_HASH"),
-            initial_service_td_attributes=reader.take(8, "INIT_SERVTD_ATTR"),
-            initial_cpu_svn=reader.take(16, "INIT_CPUSVN"),
-            initial_tee_tcb_svn=reader.take(16, "INIT_TEE_TCB_SVN"),
-            initial_fmspc=reader.take(12, "INIT_TEE_FMSPC"),
-            current_service_td=reader.take(48, "CUR_SERVTD_HASH"),
-            current_service_td_attributes=reader.take(8, "CUR_SERVTD_ATTR"),
-        )
-
     def write(self, writer: Writer) -> None:
         writer.uint(self.vm_id, 1).put(self.td_id, 32).put(self.device_info, 48)
         writer.put(self.initial_service_td, 48).put(self.initial_service_td_attributes, 8)
@@ -67,8 +63,7 @@ class Lineage:
         writer.put(self.current_service_td, 48).put(self.current_service_td_attributes, 8)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class TdReport:
+class TdReport(Struct, frozen=True, kw_only=True):
     """What the TDX module says of one TD. Integers are little-endian in the bytes; digests stand as they are."""
 
     tee_tcb_svn: bytes  # 16: [0] the module's SVN, [1] its major version, [2] the loader's, at launch
@@ -90,37 +85,39 @@ class TdReport:
     @classmethod
     def parse(cls, data: bytes, body_type: int) -> Self:
         """Read a body of type 2, 3 or 4, exactly as long as that type is. Raises MalformedError."""
-        reader = Reader(data, what="TD report")
-        fixed = {
-            "tee_tcb_svn": reader.take(16, "TEE_TCB_SVN"),
-            "mr_seam": reader.take(48, "MRSEAM"),
-            "mr_signer_seam": reader.take(48, "MRSIGNERSEAM"),
-            "seam_attributes": reader.take(8, "SEAMATTRIBUTES"),
-        }
-        attributes, xfam = reader.uint(8, "TDATTRIBUTES"), reader.uint(8, "XFAM")
-        registers = {
-            "mr_td": reader.take(48, "MRTD"),
-            "mr_config_id": reader.take(48, "MRCONFIGID"),
-            "mr_owner": reader.take(48, "MROWNER"),
-            "mr_owner_config": reader.take(48, "MROWNERCONFIG"),
-        }
-        rtmrs = tuple(reader.take(48, f"RTMR{index}") for index in range(RTMRS))
-        report_data = reader.take(64, "REPORTDATA")
-        later = body_type > 2
-        tee_tcb_svn2 = reader.take(16, "TEE_TCB_SVN2") if later else None
-        mr_service_td = reader.take(48, "MRSERVICETD") if later else None
-        lineage = Lineage.read(reader) if body_type == 4 else None
-        reader.end()
+        if body_type not in _SIZES or len(data) != _SIZES[body_type]:
+            raise MalformedError(f"TD report: expected {_SIZES.get(body_type)} bytes, found {len(data)}")
+        (
+            tee_tcb_svn,
+            mr_seam,
+            mr_signer_seam,
+            seam_attributes,
+            attributes,
+            xfam,
+            mr_td,
+            mr_config_id,
+            mr_owner,
+            mr_owner_config,
+            *rtmrs,
+            report_data,
+        ) = _TD_10.unpack_from(data)
+        tee_tcb_svn2, mr_service_td = _TD_15.unpack_from(data, _TD_10.size) if body_type > 2 else (None, None)
         return cls(
-            **fixed,
+            tee_tcb_svn=tee_tcb_svn,
+            mr_seam=mr_seam,
+            mr_signer_seam=mr_signer_seam,
+            seam_attributes=seam_attributes,
             attributes=attributes,
             xfam=xfam,
-            **registers,
-            rtmrs=(rtmrs[0], rtmrs[1], rtmrs[2], rtmrs[3]),
+            mr_td=mr_td,
+            mr_config_id=mr_config_id,
+            mr_owner=mr_owner,
+            mr_owner_config=mr_owner_config,
+            rtmrs=tuple(rtmrs),
             report_data=report_data,
             tee_tcb_svn2=tee_tcb_svn2,
             mr_service_td=mr_service_td,
-            lineage=lineage,
+            lineage=Lineage(*_LINEAGE.unpack_from(data, _TD_10.size + _TD_15.size)) if body_type == 4 else None,
         )
 
     def encode(self) -> bytes:
@@ -149,8 +146,7 @@ class TdReport:
         return bool(self.attributes & DEBUG)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Report:
+class Report(Struct, frozen=True, kw_only=True):
     """What a TD's evidence says, parsed and not believed."""
 
     quoted: Quoted

@@ -5,7 +5,6 @@ import errno
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -43,6 +42,7 @@ from enarx.tee.nitro.simulator import NitroMachine
 from enarx.tee.snp import report as snp
 from enarx.tee.snp.report import Report
 from tests.emulators import configfs_tsm
+from tests.values import replace
 
 NOW = datetime.now(UTC)
 SPKI = b"a public key"

@@ -8,7 +8,6 @@ import ssl
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -23,6 +22,7 @@ from enarx.keep.runtime import LiveIdentity, TlsIdentity
 from enarx.keep.runtime.tls import server_context
 from enarx.keep.runtime.whoami import SIGN_PREFIX
 from tests.unit.conftest import Authority, Issued
+from tests.values import replace
 
 from .conftest import Outcome, Runner, Running, Starter
 

@@ -4,7 +4,6 @@ import base64
 import json
 import struct
 import tomllib
-from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
 from pathlib import Path
@@ -27,6 +26,7 @@ from enarx.tee.azure.tpm import Quote
 from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, Leniency, Verdict
 from enarx.tee.snp.simulator import SnpMachine
 from enarx.tee.snp.simulator import Vendor as Amd
+from tests.values import replace
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 DATA = bytes(range(64))

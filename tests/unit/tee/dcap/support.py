@@ -1,7 +1,7 @@
 """A simulated Intel with one machine of each technology, and the judge that believes it."""
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Final, Literal
@@ -13,6 +13,7 @@ from enarx.tee.dcap.simulator import Json, Machine, TeeName, Vendor
 from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, Leniency, SignedJson, Technology, TrustAnchor
 from enarx.tee.sgx.simulator import SgxMachine
 from enarx.tee.tdx.simulator import TdxMachine
+from tests.values import replace
 
 Issuer = Literal["platform", "processor"]
 
@@ -81,7 +82,7 @@ class Case:
         return replace(self, machine=machine, quote=machine.quote(REPORT_DATA))
 
     def with_endorsements(self, **parts: object) -> "Case":
-        return replace(self, endorsements=replace(self.endorsements, **parts))  # type: ignore[arg-type]  # its fields
+        return replace(self, endorsements=replace(self.endorsements, **parts))
 
     def with_tcb_info(self, **members: object) -> "Case":
         return self.with_endorsements(tcb_infos=(vendor().tcb_info(AT, self.tee, **members),))

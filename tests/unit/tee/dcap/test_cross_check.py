@@ -7,7 +7,6 @@ more fails too, so that it always tells how things are.
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from enarx.tee.model import Appraisal, Binding, Evidence
 from enarx.tee.tdx.report import SEPT_VE_DISABLE, TdReport
 from tests.unit.tee.dcap import peer, support
 from tests.unit.tee.dcap.support import AT, DAY, REPORT_DATA, Case, case, td_case
+from tests.values import replace
 
 DOCUMENT = Path(__file__).resolve().parents[4] / "docs" / "cross-check.md"
 OF_THE_TCB = {"policy.tcb_status", "policy.advisories"}
@@ -72,19 +72,19 @@ def test_every_recorded_quote_is_judged_as_dcap_qvl_does(evidence: Path) -> None
 
 
 def qe(**fields: object) -> Callable[[EnclaveReport], EnclaveReport]:
-    return lambda report: replace(report, **fields)  # type: ignore[arg-type]  # its own fields
+    return lambda report: replace(report, **fields)
 
 
 def td(**fields: object) -> Case:
     def alter(report: TdReport) -> TdReport:
-        return replace(report, **fields)  # type: ignore[arg-type]  # its own fields
+        return replace(report, **fields)
 
     return replace(td_case(), quote=support.domain().quote(REPORT_DATA, alter=alter))
 
 
 def enclave(**fields: object) -> Case:
     def alter(report: EnclaveReport) -> EnclaveReport:
-        return replace(report, **fields)  # type: ignore[arg-type]  # its own fields
+        return replace(report, **fields)
 
     return replace(case(), quote=support.enclave().quote(REPORT_DATA, alter=alter))
 
@@ -100,7 +100,7 @@ def aged(base: Case) -> Case:
 
 
 def changed(base: Case, **fields: object) -> Case:
-    quote = base.machine.quote(REPORT_DATA, alter_quote=lambda q: replace(q, **fields))  # type: ignore[arg-type]
+    quote = base.machine.quote(REPORT_DATA, alter_quote=lambda q: replace(q, **fields))
     return replace(base, quote=quote)
 
 

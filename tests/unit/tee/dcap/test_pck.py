@@ -1,7 +1,5 @@
 """The PCK extension and the chain that a quote carries."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -11,6 +9,7 @@ from enarx.errors import MalformedError
 from enarx.pki.certificate import Certificate
 from enarx.tee.dcap.pck import EXTENSION, SGX_TYPES, Pck, read_chain, write_chain
 from tests.unit.tee.dcap import support
+from tests.values import replace
 
 CHAIN = support.enclave().machine.chain
 PLATFORM = Pck.of(Certificate.parse(CHAIN[0]))

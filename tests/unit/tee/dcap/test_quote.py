@@ -1,7 +1,5 @@
 """Quotes: every layout, every bound, and nothing free to change."""
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,6 +14,7 @@ from enarx.tee.dcap.quoted import MAX_EVIDENCE, Bundle, Quoted
 from enarx.tee.model import Endorsements
 from enarx.tee.sgx.report import encode
 from tests.unit.tee.dcap import support
+from tests.values import replace
 
 QUOTE = support.case().quote
 LAYOUTS = [(3, 1), (4, 2), (5, 1), (5, 2), (5, 3), (5, 4)]

@@ -1,7 +1,6 @@
 """TCB levels: selection, merging and lag, as Intel's library does it."""
 
 import itertools
-from dataclasses import replace
 from datetime import UTC, datetime
 
 import pytest
@@ -31,6 +30,7 @@ from enarx.tee.dcap.tcb import (
     select_module,
 )
 from tests.unit.tee.dcap import support
+from tests.values import replace
 
 DATE = datetime(2025, 1, 1, tzinfo=UTC)
 INFO: TcbInfo = read_tcb_info(support.vendor().tcb_info(support.AT).body)

@@ -1,7 +1,6 @@
 """Whether Intel vouches for a machine: each row of the feature matrix with the evidence that only it refuses."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from datetime import timedelta
 from hashlib import sha256
 
@@ -40,6 +39,7 @@ from enarx.tee.tdx.simulator import TdxMachine
 from enarx.toml import ConfigError
 from tests.unit.tee.dcap import support
 from tests.unit.tee.dcap.support import AT, DAY, REPORT_DATA, Case, either
+from tests.values import replace
 
 UNTRUSTED = "untrusted"
 
@@ -651,7 +651,7 @@ def test_x24_a_processor_without_an_instance_is_in_no_allow_list(tee: TeeName) -
 def test_x24_what_the_pck_certificate_says_of_the_configuration_can_be_forbidden(case: Case, flag: str) -> None:
     """X24: dynamic platform, cached keys and SMT, and the kind of SGX."""
     field = "smt_enabled" if flag == "smt" else flag
-    pck = replace(Pck.of(Certificate.parse(case.machine.machine.chain[0])), **{field: True})  # type: ignore[arg-type]  # a bool
+    pck = replace(Pck.of(Certificate.parse(case.machine.machine.chain[0])), **{field: True})
     changed = certified(case, support.vendor().platform, extension=pck.encode())
     assert changed.judge().accepted
     assert changed.refused(f"allow_{flag} = false") == ("rejected", f"policy.{flag}")

@@ -1,7 +1,6 @@
 """Nitro documents: authentic or not, acceptable or not, each refusal at its gate."""
 
 import tomllib
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, TrustAnc
 from enarx.tee.nitro.policy import Policy, read_policy
 from enarx.tee.nitro.report import Document
 from enarx.tee.nitro.simulator import NitroMachine
+from tests.values import replace
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 IMAGE = bytes(range(48))

@@ -1,8 +1,7 @@
 """SGX: what an enclave's report has to be, which enclaves policy accepts, and the forms of evidence."""
 
-from dataclasses import fields, replace
-
 import pytest
+from msgspec.structs import fields
 
 from enarx.errors import MalformedError
 from enarx.tee.appraise import judge
@@ -15,13 +14,14 @@ from enarx.tee.sgx.simulator import SgxMachine
 from enarx.toml import ConfigError
 from tests.unit.tee.dcap import support
 from tests.unit.tee.dcap.support import AT, MR_ENCLAVE, MR_SIGNER, REPORT_DATA, Case, case
+from tests.values import replace
 
 
 def with_report(**fields: object) -> Case:
     """A case whose enclave report has other fields."""
 
     def alter(report: EnclaveReport) -> EnclaveReport:
-        return replace(report, **fields)  # type: ignore[arg-type]  # its own fields
+        return replace(report, **fields)
 
     return replace(case(), quote=support.enclave().quote(REPORT_DATA, alter=alter))
 

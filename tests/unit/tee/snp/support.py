@@ -1,7 +1,7 @@
 """A simulated AMD of each product with one machine, and the judge that believes it."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Final
@@ -15,6 +15,7 @@ from enarx.tee.snp.report import Report
 from enarx.tee.snp.simulator import SnpMachine, Vendor
 from enarx.tee.snp.tcb import Tcb, layout_of
 from enarx.tee.snp.vek import Kind
+from tests.values import replace
 
 AT: Final = datetime(2026, 6, 1, 12, 0, 0, tzinfo=UTC)
 DAY: Final = timedelta(days=1)
@@ -80,7 +81,7 @@ class Case:
         return replace(self, report=self.machine.report(REPORT_DATA, alter))
 
     def saying(self, **fields: object) -> "Case":
-        return self.reporting(lambda report: replace(report, **fields))  # type: ignore[arg-type]  # its fields
+        return self.reporting(lambda report: replace(report, **fields))
 
     def with_vek(self, certificate: bytes) -> "Case":
         """The same with another certificate for the machine's key."""
@@ -94,7 +95,7 @@ class Case:
         return self.with_vek(made)
 
     def with_endorsements(self, **parts: object) -> "Case":
-        return replace(self, endorsements=replace(self.endorsements, **parts))  # type: ignore[arg-type]  # its fields
+        return replace(self, endorsements=replace(self.endorsements, **parts))
 
 
 def case(product: str = "Milan", kind: Kind = "VCEK", version: int = 5) -> Case:

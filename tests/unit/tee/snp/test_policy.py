@@ -1,9 +1,9 @@
 """Which guests are acceptable: every key of `[snp]`, each with the report that only this key refuses."""
 
-from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from msgspec.structs import fields
 
 from enarx import toml
 from enarx.tee.model import Checks, Claims, Outcome
@@ -14,6 +14,7 @@ from enarx.tee.snp.tcb import Tcb
 from enarx.toml import ConfigError
 from tests.unit.tee.snp import support
 from tests.unit.tee.snp.support import AT, Case, case
+from tests.values import replace
 
 ONE = "11" * 48
 TWO = "22" * 48

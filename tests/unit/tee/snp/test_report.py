@@ -1,7 +1,5 @@
 """Reports and evidence, bytes to values: what is refused before anything is believed (S3 to S6)."""
 
-from dataclasses import replace
-
 import pytest
 
 from enarx import der
@@ -12,6 +10,7 @@ from enarx.tee.model import Endorsements, Evidence
 from enarx.tee.snp import report as layout
 from enarx.tee.snp.report import OID, OID_WITH_CHAIN, Report, encode, parse, recognise
 from tests.unit.tee.snp import support
+from tests.values import replace
 
 GOOD = support.machine().report(support.REPORT_DATA)
 

@@ -1,7 +1,5 @@
 """A simulated AMD: what it makes is accepted by whoever believes it, and by nobody else."""
 
-from dataclasses import replace
-
 import pytest
 
 from enarx.errors import MalformedError
@@ -14,6 +12,7 @@ from enarx.tee.snp.report import OID, OID_WITH_CHAIN
 from enarx.tee.snp.simulator import SnpMachine, Vendor
 from enarx.tee.snp.vek import Kind
 from tests.unit.tee.snp import support
+from tests.values import replace
 
 AT = support.AT
 BOUND = Binding.of_report_data(support.REPORT_DATA)

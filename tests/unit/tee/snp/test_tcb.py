@@ -1,7 +1,5 @@
 """Products and TCB versions, and the key certificates that say them."""
 
-from dataclasses import replace
-
 import pytest
 
 from enarx.errors import MalformedError
@@ -10,6 +8,7 @@ from enarx.tee.snp import vek
 from enarx.tee.snp.tcb import ADVISORIES, Tcb, layout_of, product_of
 from enarx.tee.snp.vek import Vek
 from tests.unit.tee.snp import support
+from tests.values import replace
 
 
 @pytest.mark.parametrize(

@@ -1,7 +1,6 @@
 """Whether AMD vouches for a report: for each rule of the matrix the evidence that only this rule refuses."""
 
 import hashlib
-from dataclasses import replace
 from datetime import timedelta
 
 import pytest
@@ -18,6 +17,7 @@ from enarx.tee.snp.tcb import Tcb
 from enarx.tee.snp.verify import SnpClaims
 from tests.unit.tee.snp import support
 from tests.unit.tee.snp.support import AT, DAY, Case, case
+from tests.values import replace
 
 N = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 

@@ -1,13 +1,13 @@
 """One flipped bit anywhere is refused, whatever it means: all bits of a report, and every byte of its certificates."""
 
 from collections.abc import Iterator
-from dataclasses import replace
 
 import pytest
 
 from enarx.tee.model import Verdict
 from tests.unit.tee.snp import support
 from tests.unit.tee.snp.support import Case, case
+from tests.values import replace
 
 REFUSED = {Verdict.MALFORMED, Verdict.UNTRUSTED}
 

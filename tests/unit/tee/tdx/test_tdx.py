@@ -1,11 +1,11 @@
 """TDX: every form of the TD report, the TDX module and its level, and which TDs policy accepts."""
 
-from dataclasses import fields, replace
 from typing import Literal
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec.structs import fields
 
 from enarx.errors import MalformedError
 from enarx.tee.appraise import judge
@@ -19,6 +19,7 @@ from enarx.tee.tdx.simulator import BodyType, TdxMachine, never_moved
 from enarx.toml import ConfigError
 from tests.unit.tee.dcap import support
 from tests.unit.tee.dcap.support import AT, MR_TD, REPORT_DATA, Case, td_case
+from tests.values import replace
 
 FORMS: list[tuple[Literal[4, 5], BodyType]] = [(4, 2), (5, 2), (5, 3), (5, 4)]
 MODULE = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
@@ -32,13 +33,13 @@ def with_report(body_type: BodyType = 3, **fields: object) -> Case:
     """A case whose TD report has other fields."""
 
     def alter(report: TdReport) -> TdReport:
-        return replace(report, **fields)  # type: ignore[arg-type]  # its own fields
+        return replace(report, **fields)
 
     return replace(td_case(), quote=support.domain().quote(REPORT_DATA, body_type=body_type, alter=alter))
 
 
 def with_lineage(**fields: object) -> Case:
-    lineage = replace(never_moved(), **fields)  # type: ignore[arg-type]  # its own fields
+    lineage = replace(never_moved(), **fields)
     return with_report(4, lineage=lineage)
 
 
