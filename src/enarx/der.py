@@ -47,6 +47,7 @@ __all__ = [
     "content",
     "decode",
     "encode",
+    "members",
     "oid",
     "raw",
     "sequence",
@@ -85,12 +86,12 @@ def raw(element: TLV) -> bytes:
     return encode_der(element)
 
 
-def sequence_of(data: bytes, what: str, *, limit: int) -> tuple[bytes, ...]:
-    """The elements of a bare SEQUENCE OF, each with its tag and length. Raises MalformedError.
+def sequence_of(data: bytes, what: str, *, limit: int, tag: int = 0x30) -> tuple[bytes, ...]:
+    """The elements of a bare SEQUENCE OF, or of whatever else `tag` is, each with its tag and length.
 
-    `limit` bounds the number of elements before any of them is looked at.
+    `limit` bounds the number of elements before any of them is looked at. Raises MalformedError.
     """
-    at = _header(data, 0x30, what)
+    at = _header(data, tag, what)
     end = len(data)
     elements: list[bytes] = []
     while at < end:
@@ -100,6 +101,14 @@ def sequence_of(data: bytes, what: str, *, limit: int) -> tuple[bytes, ...]:
         elements.append(data[at : at + length])
         at += length
     return tuple(elements)
+
+
+def members(data: bytes, count: int, what: str) -> tuple[bytes, ...]:
+    """The elements of a SEQUENCE of exactly so many, each as it came. Raises MalformedError."""
+    found = sequence_of(data, what, limit=count)
+    if len(found) != count:
+        raise MalformedError(f"{what}: expected {count} elements, found {len(found)}")
+    return found
 
 
 def wrap(tag: int, content: bytes) -> bytes:
@@ -143,13 +152,12 @@ def _measure(data: bytes, what: str, at: int = 0) -> tuple[int, int]:
     left = len(data) - at
     if left < 2:
         raise MalformedError(f"{what}: expected a DER element, {left} bytes left")
-    if data[at] & 0x1F == 0x1F:
-        raise MalformedError(f"{what}: tag 0x{data[at]:02x} of several bytes is not used here")
-    first = data[at + 1]
-    if first < 0x80:
-        length, header = first, 2
-    else:
-        count = first & 0x7F
+    tag, length = data[at], data[at + 1]
+    if tag & 0x1F == 0x1F:
+        raise MalformedError(f"{what}: tag 0x{tag:02x} of several bytes is not used here")
+    header = 2
+    if length >= 0x80:
+        count = length & 0x7F
         size = data[at + 2 : at + 2 + count]
         if not 1 <= count <= 4 or len(size) != count or size[0] == 0 or (count == 1 and size[0] < 0x80):
             raise MalformedError(f"{what}: length is not in the minimal definite form")

@@ -7,7 +7,6 @@ DER, and refuses duplicate extensions. It decides nothing: `enarx.pki.chain` doe
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256 as _sha256
@@ -17,6 +16,7 @@ from typing import Annotated, Final, Self
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import load_der_public_key
+from msgspec import Struct
 
 from enarx import der
 from enarx.errors import MalformedError
@@ -84,8 +84,7 @@ class _NameAttribute:
     value: der.TLV
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Extension:
+class Extension(Struct, frozen=True, kw_only=True):
     """One extension; `value` is what stands inside the OCTET STRING."""
 
     oid: str
@@ -93,8 +92,7 @@ class Extension:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Certificate:
+class Certificate(Struct, frozen=True, kw_only=True):
     """A parsed certificate, not believed. Names, key and algorithm are raw DER; moments are in UTC."""
 
     der: bytes

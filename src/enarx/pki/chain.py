@@ -41,6 +41,9 @@ _PSS_OID: Final = bytes.fromhex("06092a864886f70d01010a")
 _SHA384_OID: Final = bytes.fromhex("0609608648016503040202")
 _MGF1_OID: Final = bytes.fromhex("06092a864886f70d010108")
 
+_SHA256: Final = ec.ECDSA(hashes.SHA256())
+_SHA384: Final = ec.ECDSA(hashes.SHA384())
+
 KEY_CERT_SIGN: Final = 5  # RFC 5280, 4.2.1.3
 CRL_SIGN: Final = 6
 
@@ -56,7 +59,7 @@ def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed:
     """Check `signature` over `signed` under the DER AlgorithmIdentifier. Raises UntrustedError."""
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
-            key.verify(signature, signed, ec.ECDSA(_ecdsa_hash(key, algorithm, what)))
+            key.verify(signature, signed, _ecdsa(key, algorithm, what))
         else:
             _require_pss(key, algorithm, what)
             key.verify(signature, signed, padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48), hashes.SHA384())
@@ -144,11 +147,11 @@ def _require_issuer(certificate: Certificate, *, below: int, name: str) -> None:
         raise UntrustedError(f"{name}: path length {certificate.path_length} allows fewer than {below} intermediates")
 
 
-def _ecdsa_hash(key: ec.EllipticCurvePublicKey, algorithm: bytes, what: str) -> hashes.HashAlgorithm:
+def _ecdsa(key: ec.EllipticCurvePublicKey, algorithm: bytes, what: str) -> ec.ECDSA:
     if algorithm == ECDSA_SHA256 and key.curve.name == "secp256r1":
-        return hashes.SHA256()
+        return _SHA256
     if algorithm == ECDSA_SHA384 and key.curve.name == "secp384r1":
-        return hashes.SHA384()
+        return _SHA384
     raise UntrustedError(f"{what}: signature algorithm {algorithm.hex()} is not the one for {key.curve.name}")
 
 

@@ -8,12 +8,13 @@ what it claims to be.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Annotated, Final, Self
 
 from cryptography.hazmat.primitives.asymmetric import ec
+from msgspec import Struct
 
 from enarx import der
 from enarx.errors import MalformedError, UntrustedError
@@ -28,7 +29,7 @@ MAX_EXTENSIONS = 16
 EXTENSION_REQUEST: Final = "1.2.840.113549.1.9.14"
 
 _VERSION_1: Final = b"\x02\x01\x00"
-_EXTENSION_REQUEST: Final = der.oid(EXTENSION_REQUEST)
+_TRUE: Final = b"\x01\x01\xff"
 
 
 @der.sequence
@@ -38,8 +39,7 @@ class _RequestExtension:
     value: bytes
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class CertificationRequest:
+class CertificationRequest(Struct, frozen=True, kw_only=True):
     """A request whose requester holds the private key. `spki` is DER; `extensions` are those requested."""
 
     der: bytes
@@ -54,8 +54,8 @@ class CertificationRequest:
         """Read one DER request and verify its signature. Raises MalformedError."""
         if len(data) > MAX_REQUEST:
             raise MalformedError(f"{what}: expected at most {MAX_REQUEST} bytes, found {len(data)}")
-        info, algorithm, signature = _members(data, 3, what)
-        version, subject, spki, listed = _members(info, 4, f"{what}: CertificationRequestInfo")
+        info, algorithm, signature = der.members(data, 3, what)
+        version, subject, spki, listed = der.members(info, 4, f"{what}: CertificationRequestInfo")
         if version != _VERSION_1:
             raise MalformedError(f"{what}: expected version 1 (0x{_VERSION_1.hex()}), found 0x{version[:8].hex()}")
         bits = der.content(signature, 0x03, f"{what}: signature")
@@ -90,45 +90,40 @@ def build(key: keys.PrivateKey, extensions: Iterable[Extension] = ()) -> bytes:
     return der.wrap(0x30, info + algorithm + der.wrap(0x03, b"\0" + signature))
 
 
-def _members(data: bytes, count: int, what: str) -> tuple[bytes, ...]:
-    """The elements of a SEQUENCE of so many, as they came. Raises MalformedError."""
-    members = der.sequence_of(data, what, limit=count)
-    if len(members) != count:
-        raise MalformedError(f"{what}: expected {count} elements, found {len(members)}")
-    return members
-
-
 def _attributes(listed: bytes, what: str) -> list[tuple[str, bytes]]:
     """[0] SET OF Attribute, in the order that DER asks for (X.690, 11.6). Raises MalformedError."""
     name = f"{what}: attributes"
-    elements = der.sequence_of(der.wrap(0x30, der.content(listed, 0xA0, name)), name, limit=MAX_ATTRIBUTES)
+    elements = der.sequence_of(listed, name, limit=MAX_ATTRIBUTES, tag=0xA0)
     if any(first > second for first, second in pairwise(elements)):
         raise MalformedError(f"{name}: not in canonical DER form, for they are not in order")
-    pairs = [_members(element, 2, name) for element in elements]
+    pairs = [der.members(element, 2, name) for element in elements]
     attributes = [(_dotted(oid, name), values) for oid, values in pairs]
     if len({oid for oid, _ in attributes}) != len(attributes):
         raise MalformedError(f"{what}: expected each attribute once")
     return attributes
 
 
-def _dotted(oid: bytes, what: str) -> str:
-    if oid == _EXTENSION_REQUEST:  # of nearly every request
-        return EXTENSION_REQUEST
-    return der.decode(der.ObjectIdentifier, oid, what).dotted_string
-
-
 def _extensions(values: bytes | None, what: str) -> dict[str, Extension]:
+    """The one value of `extensionRequest`: Extensions, as in a certificate (RFC 5280, 4.1)."""
     if values is None:
         return {}
     name = f"{what}: extensionRequest"
-    sets = der.sequence_of(der.wrap(0x30, der.content(values, 0x31, name)), name, limit=1)
+    sets = der.sequence_of(values, name, limit=1, tag=0x31)
     if not sets:
         raise MalformedError(f"{name}: expected one value, found none")
     found: dict[str, Extension] = {}
     for element in der.sequence_of(sets[0], name, limit=MAX_EXTENSIONS):
-        item = der.decode(_RequestExtension, element, name)
-        oid = item.oid.dotted_string
+        parts = der.sequence_of(element, name, limit=3)
+        critical = len(parts) == 3
+        if len(parts) < 2 or (critical and parts[1] != _TRUE):  # FALSE is the default, which DER leaves out
+            raise MalformedError(f"{name}: expected OID, critical where it is true, and value")
+        oid = _dotted(parts[0], name)
         if oid in found:
             raise MalformedError(f"{name}: {oid} stands twice")
-        found[oid] = Extension(oid=oid, critical=item.critical, value=item.value)
+        found[oid] = Extension(oid=oid, critical=critical, value=der.content(parts[-1], 0x04, name))
     return found
+
+
+@lru_cache(maxsize=64)
+def _dotted(oid: bytes, what: str) -> str:
+    return der.decode(der.ObjectIdentifier, oid, what).dotted_string

@@ -18,6 +18,8 @@ from datetime import UTC, datetime
 from hashlib import sha256
 from typing import Any, Final
 
+from msgspec import Struct
+
 from enarx.attested.relying import Peer
 from enarx.attested.result import AttestationResult
 from enarx.errors import EnarxError, MalformedError, NotFoundError, RejectedError, UnavailableError, UntrustedError
@@ -34,8 +36,7 @@ from enarx.tee.model import Appraisal, Check, Checks, Claims, Endorsements, Outc
 NO_EVIDENCE: Final = "the request carries no attestation evidence"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Decision:
+class Decision(Struct, frozen=True, kw_only=True):
     """What became of one request. `attested` is False only for a request without any evidence."""
 
     verdict: Verdict
@@ -67,8 +68,7 @@ class Decision:
         }
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Issuance:
+class Issuance(Struct, frozen=True, kw_only=True):
     """The answer to a bundle: a decision for every request that was judged; certificates for all, or none."""
 
     decisions: tuple[Decision, ...]

@@ -22,6 +22,7 @@ from typing import Final
 
 from cryptography import x509
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from msgspec import Struct
 
 from enarx import der
 from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
@@ -38,8 +39,7 @@ SIMULATED: Final = "SIMULATED"
 UNATTESTED: Final = "UNATTESTED"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Shape:
+class Shape(Struct, frozen=True, kw_only=True):
     """An end entity's certificate before anybody signs it, for signatures alone. `subject` and `spki` are DER."""
 
     serial: int

@@ -7,8 +7,9 @@ may be critical. Nothing is verified here but that the requester holds the key, 
 """
 
 from collections.abc import Collection
-from dataclasses import dataclass
 from typing import Final, Self
+
+from msgspec import Struct
 
 from enarx import der
 from enarx.attested.claims import RUNTIME_CLAIMS_OID, RuntimeClaims
@@ -28,8 +29,7 @@ class _Statement:
     statement: der.TLV
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Request:
+class Request(Struct, frozen=True, kw_only=True):
     """One request. `claims_der` is the DER that the report has to bind, exactly as it came."""
 
     csr: CertificationRequest

@@ -61,6 +61,7 @@ def judge(
 
     With a memory, documents that were superseded before are left out; UnavailableError then means it cannot be kept.
     """
+    names = {name: gate for gate, name in technology.check_names}
 
     def appraise(evidence: Evidence, binding: Binding, collateral: Endorsements, at: datetime) -> Appraisal:
         checks = Checks()
@@ -89,12 +90,11 @@ def judge(
             reasons = (*reasons, *rollbacks) if verdict is Verdict.UNTRUSTED else reasons
         if memory is not None and claims is not None:
             memory.learn(checks.rested_on)
-        checks.finish(technology.check_names)
         return Appraisal(
             technology=technology.name,
             verdict=verdict,
             reasons=reasons,
-            checks=tuple(checks),
+            checks=checks.finish(names),
             claims=claims,
             at=at,
             notes=notes,
@@ -126,7 +126,7 @@ def _require_bound(claims: Claims[R], binding: Binding, technology: Technology[R
     checks.check(
         "binding",
         hmac.compare_digest(claims.report_data, expected),
-        found=f"report data {claims.report_data.hex()}",
+        found=claims.report_data.hex(),
         expected=f"{expected.hex()} ({technology.binding_hash} over the key that asks)",
     )
 

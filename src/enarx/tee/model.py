@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
-from functools import lru_cache
 from hashlib import sha256
 from typing import Any, Final, Generic, Literal, TypeVar
 
@@ -306,14 +305,13 @@ class Checks:
     def skip(self, name: str, why: str) -> None:
         self._checks.append(Check(self._gate, name, Outcome.SKIPPED, why))
 
-    def finish(self, names: Sequence[tuple[Gate, str]]) -> None:
-        """List every check of `names` that was never reached as skipped."""
+    def finish(self, names: Mapping[str, Gate]) -> tuple[Check, ...]:
+        """The whole ledger, with every check of `names` that was never reached as skipped."""
         recorded = {check.name for check in self._checks}
-        if recorded.issuperset(_only_names(names)):
-            return
-        for gate, name in names:
-            if name not in recorded:
-                self._checks.append(Check(gate, name, Outcome.SKIPPED, "not reached"))
+        if not recorded.issuperset(names):
+            missing = [name for name in names if name not in recorded]
+            self._checks += [Check(names[name], name, Outcome.SKIPPED, "not reached") for name in missing]
+        return tuple(self._checks)
 
     def _fail(self, name: str, found: str, expected: str) -> None:
         check = Check(self._gate, name, Outcome.FAILED, found, expected)
@@ -442,11 +440,6 @@ def claims_to_json(claims: Claims[Any]) -> dict[str, object]:
 def stamp(moment: datetime) -> str:
     """RFC 3339 in whole seconds; a twentieth of what `strftime` costs."""
     return moment.replace(tzinfo=None).isoformat(timespec="seconds") + "Z"
-
-
-@lru_cache(maxsize=32)
-def _only_names(names: Sequence[tuple[Gate, str]]) -> frozenset[str]:
-    return frozenset(name for _, name in names)
 
 
 def _reason(check: Check) -> str:

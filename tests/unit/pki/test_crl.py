@@ -1,6 +1,5 @@
 """Revocation lists byte by byte: what each field may be, and from when until when a list counts."""
 
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -14,6 +13,7 @@ from enarx.pki.chain import _PSS_SHA384 as PSS
 from enarx.pki.chain import ECDSA_SHA256, ECDSA_SHA384, order_path, parse_all, verify_chain, verify_signature
 from enarx.pki.crl import MAX_CRL, MAX_REVOKED, Crl, require_current
 from tests.unit.pki.test_pki import DAY, MUTE, NOW, ROOT, Party, make, make_crl
+from tests.values import replace
 
 SECOND = timedelta(seconds=1)
 

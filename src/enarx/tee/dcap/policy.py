@@ -15,10 +15,11 @@
 Status first, advisories second (flow.md, 8): allowing an advisory never allows a status.
 """
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, Self
+
+from msgspec import Struct
 
 from enarx.tee.dcap.collateral import STATUSES
 from enarx.tee.dcap.pck import SGX_TYPES
@@ -46,8 +47,7 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Listing:
+class Listing(Struct, frozen=True, kw_only=True):
     """An allow list and a deny list of one kind of identity. An empty allow list allows whatever is not denied."""
 
     allow: frozenset[bytes] = frozenset()
@@ -75,8 +75,7 @@ class Listing:
 _ANSWERS: Final = Remembered[None](256)
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PlatformPolicy:
+class PlatformPolicy(Struct, frozen=True, kw_only=True):
     """The keys above, checked. The default accepts any platform that is UpToDate."""
 
     statuses: frozenset[str] = frozenset({"UpToDate"})
@@ -84,9 +83,9 @@ class PlatformPolicy:
     denied_advisories: frozenset[str] = frozenset()
     minimum_tcb_date: datetime | None = None
     minimum_evaluation: int = 0
-    fmspc: Listing = field(default_factory=Listing)
-    ppid: Listing = field(default_factory=Listing)
-    platform_instance: Listing = field(default_factory=Listing)
+    fmspc: Listing = Listing()
+    ppid: Listing = Listing()
+    platform_instance: Listing = Listing()
     sgx_types: frozenset[str] | None = None
     dynamic_platform: bool = True
     cached_keys: bool = True
@@ -169,7 +168,7 @@ class PlatformPolicy:
             ("cached_keys", self.cached_keys, certified.cached_keys),
             ("smt", self.smt, certified.smt_enabled),
         ):
-            accept_flag(f"policy.{name}", allowed=allowed, has=has, checks=checks)
+            _accept_flag(f"policy.{name}", allowed=allowed, has=has, checks=checks)
 
     def _accept_advisories(self, claims: DcapClaims[Any], checks: Checks) -> None:  # Any: as above
         applying = claims.standing.advisories
@@ -197,51 +196,12 @@ class PlatformPolicy:
         )
 
 
-def accept_flag(name: str, *, allowed: bool, has: bool | None, checks: Checks) -> None:
+def _accept_flag(name: str, *, allowed: bool, has: bool | None, checks: Checks) -> None:
     """A flag of the PCK certificate that policy may forbid; under the Processor CA there are none."""
     if allowed:
         checks.not_applicable(name, "allowed")
         return
     checks.check(name, not has, found={None: "not certified", True: "set", False: "not set"}[has], expected="not set")
-
-
-def accept_member(name: str, value: bytes, allowed: frozenset[bytes], checks: Checks) -> None:
-    if not allowed:
-        checks.not_applicable(name, "not configured: nothing was compared")
-        return
-    checks.check(
-        name, value in allowed, found=value.hex(), expected=" or ".join(sorted(each.hex() for each in allowed))
-    )
-
-
-def accept_not_denied(name: str, value: bytes, denied: frozenset[bytes], checks: Checks) -> None:
-    if not denied:
-        checks.not_applicable(name, "not configured")
-        return
-    checks.check(name, value not in denied, found=value.hex(), expected="not one that is denied")
-
-
-def accept_number(name: str, value: int, wanted: int | None, checks: Checks, *, exact: bool = False) -> None:
-    if wanted is None:
-        checks.not_applicable(name, "not configured: nothing was compared")
-        return
-    ok = value == wanted if exact else value >= wanted
-    checks.check(name, ok, found=str(value), expected=f"{wanted}{'' if exact else ' or higher'}")
-
-
-def accept_mask(name: str, value: int, ceiling: int | None, names: Mapping[str, int], checks: Checks) -> None:
-    if ceiling is None:
-        checks.not_applicable(name, "not configured: nothing was compared")
-        return
-    extra = value & ~ceiling
-    found = f"0x{value:x}" + (f", of which {_bits(extra, names)} not allowed" if extra else "")
-    checks.check(name, not extra, found=found, expected=f"nothing outside 0x{ceiling:x}")
-
-
-def _bits(value: int, names: Mapping[str, int]) -> str:
-    known = [name for name, bit in names.items() if value & bit]
-    rest = value & ~sum(names.values())
-    return " and ".join([*known, *([f"0x{rest:x}"] if rest else [])])
 
 
 def listed(items: Iterable[str]) -> str:

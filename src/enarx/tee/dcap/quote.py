@@ -21,7 +21,9 @@ from enarx.tee.dcap import enclave
 
 MAX_QUOTE: Final = 64 * 1024  # bytes with padding; real ones have about 5,000, their buffers up to 16 KiB
 
+VERSIONS: Final = frozenset({3, 4, 5})
 HEADER_SIZE: Final = 48
+SIGNATURE_SIZE: Final = 64
 _HEADER: Final = struct.Struct("<HHIHH16s20s")  # version, key type, TEE type, QE SVN, PCE SVN, QE vendor, user data
 ECDSA_P256: Final = 2  # attestation key type
 TEE_SGX: Final = 0x00
@@ -62,18 +64,19 @@ class Quote(Struct, frozen=True, kw_only=True):
         reader = Reader(data, what="quote")
         header = reader.take(HEADER_SIZE, "header")
         version, key_type, tee_type, qe_svn, pce_svn, qe_vendor_id, user_data = _HEADER.unpack(header)
-        _require(version in {3, 4, 5}, f"quote: version at 0x0: expected 3, 4 or 5, found {version}")
-        _require(
-            key_type == ECDSA_P256, f"quote: attestation key type at 0x2: expected 2 (ECDSA P-256), found {key_type}"
-        )
+        if version not in VERSIONS:
+            raise MalformedError(f"quote: version at 0x0: expected 3, 4 or 5, found {version}")
+        if key_type != ECDSA_P256:
+            raise MalformedError(f"quote: attestation key type at 0x2: expected 2 (ECDSA P-256), found {key_type}")
         body_type, body = _read_body(reader, version, tee_type)
-        signed = bytes(data[: reader.position])
-        size = reader.uint(4, "signature data length")
-        whole = Reader(reader.take(size, "signature data"), what="quote signature data")
-        signature = whole.take(64, "signature")
-        certified = _read_certified(whole.rest(), version)
+        signed = data[: reader.position]
+        whole = reader.take(reader.uint(4, "signature data length"), "signature data")
+        if len(whole) < SIGNATURE_SIZE:
+            raise MalformedError(f"quote signature data: signature at 0x0 needs 64 bytes, {len(whole)} left")
+        certified = _read_certified(whole[SIGNATURE_SIZE:], version)
         padding = reader.left
-        reader.zeros(padding, "after the signature data")
+        if padding:
+            reader.zeros(padding, "after the signature data")
         return cls(
             version=version,
             tee_type=tee_type,
@@ -83,7 +86,7 @@ class Quote(Struct, frozen=True, kw_only=True):
             user_data=user_data,
             body_type=body_type,
             body=body,
-            signature=signature,
+            signature=whole[:SIGNATURE_SIZE],
             attestation_key=certified.attestation_key,
             qe_report=certified.qe_report,
             qe_report_signature=certified.qe_report_signature,
@@ -161,30 +164,28 @@ def _read_body(reader: Reader, version: int, tee_type: int) -> tuple[int, bytes]
     """The body's type as version 5 numbers it, and its bytes. Versions 3 and 4 have one type each."""
     if version == 5:
         body_type = reader.uint(2, "body type")
-        _require(body_type in BODY_SIZES, f"quote: body type at 0x30: expected 1 to 4, found {body_type}")
+        if body_type not in BODY_SIZES:
+            raise MalformedError(f"quote: body type at 0x30: expected 1 to 4, found {body_type}")
         size = reader.uint(4, "body size")
         expected = BODY_SIZES[body_type]
-        _require(size == expected, f"quote: body size at 0x32: expected {expected} for type {body_type}, found {size}")
+        if size != expected:
+            raise MalformedError(f"quote: body size at 0x32: expected {expected} for type {body_type}, found {size}")
     else:
         body_type = 1 if version == 3 else 2
     wanted = TEE_SGX if body_type == 1 else TEE_TDX
-    _require(
-        tee_type == wanted,
-        f"quote: TEE type at 0x4: expected 0x{wanted:x} in version {version} with a "
-        f"{BODY_NAMES[body_type]}, found 0x{tee_type:x}",
-    )
+    if tee_type != wanted:
+        raise MalformedError(
+            f"quote: TEE type at 0x4: expected 0x{wanted:x} in version {version} with a "
+            f"{BODY_NAMES[body_type]}, found 0x{tee_type:x}"
+        )
     return body_type, reader.take(BODY_SIZES[body_type], BODY_NAMES[body_type])
 
 
 def _certification(reader: Reader, expected: int) -> bytes:
     """The one kind of certification data that may stand here, which has to be the last field."""
     kind = reader.uint(2, "certification data type")
-    _require(kind == expected, f"quote: certification data type: expected {expected}, found {kind}")
+    if kind != expected:
+        raise MalformedError(f"quote: certification data type: expected {expected}, found {kind}")
     data = reader.take(reader.uint(4, "certification data length"), "certification data")
     reader.end()
     return data
-
-
-def _require(ok: bool, message: str) -> None:
-    if not ok:
-        raise MalformedError(message)

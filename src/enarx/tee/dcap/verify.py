@@ -58,6 +58,7 @@ from enarx.tee.remember import Remembered
 
 QE_VENDOR: Final = bytes.fromhex("939a7233f79c4ca9940a0db3957f0607")  # Intel's Quoting Enclave, quote header
 _QE_VENDOR: Final = QE_VENDOR.hex()
+_ECDSA: Final = ec.ECDSA(hashes.SHA256())
 
 ROOT: Final = "Intel SGX Root CA"
 PLATFORM_CA: Final = "Intel SGX PCK Platform CA"
@@ -275,29 +276,36 @@ def _dates(chain: Iterable[Certificate], endorsements: Endorsements) -> Iterable
     yield from dates_of(chain, endorsements)
 
 
+class Loaded(Struct, frozen=True, kw_only=True):
+    """The TDX module beneath a TD, which belongs to the machine: TEE_TCB_SVN at launch and now, and who signed it."""
+
+    svn: bytes
+    svn2: bytes | None
+    signer: bytes
+    attributes: bytes
+
+
 def appraise_tcb(
     platform: Platform,
     checks: Checks,
-    *,
-    tee_tcb_svn: bytes | None = None,
-    tee_tcb_svn2: bytes | None = None,
-    module: tcb.ModuleStanding | None = None,
+    loaded: Loaded | None = None,
+    appraise_module: Callable[[], tcb.ModuleStanding | None] = lambda: None,
 ) -> tcb.Standing:
-    """Number 14. `module` is where the TDX module stands, if it has a version of its own. Raises UntrustedError."""
+    """Number 14. `appraise_module` tells where the TDX module that is loaded stands. Raises UntrustedError."""
 
     def stand() -> tuple[tcb.Standing, Iterable[datetime]]:
-        return _stand(platform, checks, tee_tcb_svn, tee_tcb_svn2, module), ()
+        return _stand(platform, checks, loaded, appraise_module()), ()
 
-    return _STANDINGS.recall((platform, tee_tcb_svn, tee_tcb_svn2, module), None, checks, stand)
+    return _STANDINGS.recall((platform, loaded), None, checks, stand)
 
 
 def _stand(
     platform: Platform,
     checks: Checks,
-    tee_tcb_svn: bytes | None,
-    tee_tcb_svn2: bytes | None,
+    loaded: Loaded | None,
     module: tcb.ModuleStanding | None,
 ) -> tcb.Standing:
+    tee_tcb_svn, tee_tcb_svn2 = (None, None) if loaded is None else (loaded.svn, loaded.svn2)
     info, identity = platform.tcb_info, platform.qe_identity
     qe_svn = platform.qe.security_version
 
@@ -507,7 +515,7 @@ def _attestation_key(point: bytes) -> ec.EllipticCurvePublicKey:
 def _verify_quote(point: bytes, signature: bytes, signed: bytes) -> None:
     """Never remembered. Raises UntrustedError."""
     try:
-        _attestation_key(point).verify(_der_signature(signature), signed, ec.ECDSA(hashes.SHA256()))
+        _attestation_key(point).verify(_der_signature(signature), signed, _ECDSA)
     except InvalidSignature as error:
         raise UntrustedError("quote: the signature is wrong") from error
 

@@ -13,11 +13,15 @@ no secret from its host. Any key that is absent asks nothing, except these defau
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from enarx.tee.dcap import enclave as bits
 from enarx.tee.dcap import policy as dcap
+from enarx.tee.dcap.enclave import EnclaveReport
+from enarx.tee.dcap.rules import Rules, at_least, exactly, member, not_denied, within
 from enarx.tee.dcap.verify import DcapClaims
 from enarx.tee.model import Checks, Claims, Gate
 from enarx.tee.sgx.report import Report
@@ -56,13 +60,12 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """The table, checked. Bit masks are what is allowed; None and empty sets ask nothing."""
 
-    platform: dcap.PlatformPolicy = field(default_factory=dcap.PlatformPolicy)
+    platform: dcap.PlatformPolicy = dcap.PlatformPolicy()
     signer: frozenset[bytes] = frozenset()
-    hash: dcap.Listing = field(default_factory=dcap.Listing)
+    hash: dcap.Listing = dcap.Listing()
     product_id: int | None = None
     security_version: int | None = None
     features: int | None = None
@@ -97,31 +100,36 @@ def accept(claims: Claims[Report], policy: Policy, checks: Checks) -> None:
     """Record every rule of the policy. Raises nothing by itself: the gate collects the failures."""
     if not isinstance(claims, DcapClaims):
         raise TypeError("sgx claims are made by enarx.tee.sgx.verify alone")
-    enclave = claims.report.enclave
 
     # X18
     checks.check("policy.debug", not claims.debug, found=f"DEBUG is {int(claims.debug)}", expected="DEBUG is 0")
 
-    # X19
-    dcap.accept_member("policy.signer", enclave.mr_signer, policy.signer, checks)
-    dcap.accept_member("policy.hash", enclave.mr_enclave, policy.hash.allow, checks)
-    dcap.accept_not_denied("policy.hash_blacklist", enclave.mr_enclave, policy.hash.deny, checks)
-    dcap.accept_number("policy.enclave_product_id", enclave.product_id, policy.product_id, checks, exact=True)
-    dcap.accept_number("policy.enclave_security_version", enclave.security_version, policy.security_version, checks)
-
-    # X21
-    dcap.accept_mask("policy.features", enclave.flags, policy.features, FEATURES, checks)
-    dcap.accept_mask("policy.misc_select", enclave.misc_select, policy.misc_select, MISC_SELECT, checks)
-    dcap.accept_mask("policy.xfrm", enclave.xfrm, policy.xfrm, {}, checks)
-
-    # X20
-    dcap.accept_member("policy.config_id", enclave.config_id, policy.config_id, checks)
-    dcap.accept_number("policy.config_svn", enclave.config_svn, policy.config_svn, checks)
-    dcap.accept_member("policy.family_id", enclave.family_id, policy.family_id, checks)
-    dcap.accept_member("policy.ext_product_id", enclave.ext_product_id, policy.ext_product_id, checks)
+    # X19, X20, X21
+    _rules(policy).ask(claims.report.enclave, checks)
 
     # X14, X16, X17, X24
     policy.platform.accept(claims, checks)
+
+
+@lru_cache(maxsize=16)
+def _rules(policy: Policy) -> Rules[EnclaveReport]:
+    return Rules(
+        # X19
+        member("policy.signer", lambda enclave: enclave.mr_signer, policy.signer),
+        member("policy.hash", lambda enclave: enclave.mr_enclave, policy.hash.allow),
+        not_denied("policy.hash_blacklist", lambda enclave: enclave.mr_enclave, policy.hash.deny),
+        exactly("policy.enclave_product_id", lambda enclave: enclave.product_id, policy.product_id),
+        at_least("policy.enclave_security_version", lambda enclave: enclave.security_version, policy.security_version),
+        # X21
+        within("policy.features", lambda enclave: enclave.flags, policy.features, FEATURES),
+        within("policy.misc_select", lambda enclave: enclave.misc_select, policy.misc_select, MISC_SELECT),
+        within("policy.xfrm", lambda enclave: enclave.xfrm, policy.xfrm, {}),
+        # X20
+        member("policy.config_id", lambda enclave: enclave.config_id, policy.config_id),
+        at_least("policy.config_svn", lambda enclave: enclave.config_svn, policy.config_svn),
+        member("policy.family_id", lambda enclave: enclave.family_id, policy.family_id),
+        member("policy.ext_product_id", lambda enclave: enclave.ext_product_id, policy.ext_product_id),
+    )
 
 
 def _mask(table: Table, key: str, names: Mapping[str, int]) -> int | None:

@@ -12,6 +12,7 @@ Whether the signature or anything else is right is asked by `enarx.tee.snp.verif
 """
 
 import struct
+from functools import lru_cache
 from typing import Final, Self
 
 from msgspec import Struct
@@ -264,6 +265,14 @@ class _WithChain:
     crl: CrlList
 
 
+@der.sequence
+class _Chain:
+    """What stands behind the report in `_WithChain`."""
+
+    certs: list[der.TLV]
+    crl: CrlList
+
+
 def parse(evidence: Evidence) -> Parsed[Report]:
     """Read evidence of any form. Raises MalformedError."""
     what = "snp evidence"
@@ -272,10 +281,9 @@ def parse(evidence: Evidence) -> Parsed[Report]:
     if evidence.oid == "":
         return Parsed(report=Report.parse(unwrap(evidence.body)))
     if evidence.oid == OID_WITH_CHAIN:
-        ours = der.decode(_WithChain, evidence.body, what)
-        certificates = _certificates([der.raw(certificate) for certificate in ours.certs], what)
-        endorsements = Endorsements(certificates=certificates, crls=take_crls(ours.crl, what))
-        return Parsed(report=Report.parse(ours.report), endorsements=endorsements)
+        report, *beside = der.members(evidence.body, 3, what)
+        endorsements = _read_chain(b"".join(beside), what)
+        return Parsed(report=Report.parse(der.content(report, 0x04, f"{what}: report")), endorsements=endorsements)
     outer = der.decode(_Original, evidence.body, what)
     first = der.raw(outer.crts)
     if len(der.sequence_of(first, what, limit=3)) == 3:  # a certificate has three parts, `crts` has two
@@ -309,6 +317,14 @@ def unwrap(data: bytes) -> bytes:
     end = len(_RESPONSE) + SIZE
     whole = len(data) == end or (len(data) == BUFFER and not any(data[end:]))
     return data[len(_RESPONSE) : end] if whole and data.startswith(_RESPONSE) else data
+
+
+@lru_cache(maxsize=64)
+def _read_chain(beside: bytes, what: str) -> Endorsements:
+    """Each part read once to know that it can be, and remembered: a machine sends the same with every report."""
+    parsed = der.decode(_Chain, der.wrap(0x30, beside), what)
+    certificates = _certificates([der.raw(certificate) for certificate in parsed.certs], what)
+    return Endorsements(certificates=certificates, crls=take_crls(parsed.crl, what))
 
 
 def _certificates(certificates: list[bytes], what: str) -> tuple[bytes, ...]:

@@ -61,6 +61,7 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
 )
 
 CURVE: Final = "secp384r1"
+_ECDSA: Final = ec.ECDSA(hashes.SHA384())
 
 Path = tuple[Certificate, Certificate, Certificate]
 
@@ -93,19 +94,15 @@ def verify(
     # 1  S9
     kind = _signing_key(report, checks)
 
-    # 2
-    with checks.step("vek.certificate", expected=f"a certificate of a {kind}") as found:
-        vek = _find_vek(report, kind, endorsements, at)
-        found(f"{kind} of {vek.product_name}, until {vek.certificate.not_after.date()}")
-
-    # 3 and 4, which are the same for every report of a machine
+    # 2, 3 and 4, which are the same for every report of a machine
     def vouch() -> tuple[_Vouched, Iterable[datetime] | None]:
-        vouched = _vouch(vek, endorsements, anchors, at, leniency, checks)
+        vouched = _vouch(report, kind, endorsements, anchors, at, leniency, checks)
         dates = dates_of(vouched.path, endorsements)
         return vouched, None if leniency.without_crl or size_of(endorsements) > LARGEST_KEY else dates
 
-    vouched = _VOUCHED.recall((kind, vek.certificate.der, endorsements, tuple(anchors), leniency), at, checks, vouch)
-    path, anchor = vouched.path, vouched.anchor
+    machine = (kind, report.chip_id, report.reported_tcb)
+    vouched = _VOUCHED.recall((machine, endorsements, tuple(anchors), leniency), at, checks, vouch)
+    vek, path, anchor = vouched.vek, vouched.path, vouched.anchor
 
     # 5  S15
     product = _product(report, vek, path, checks)
@@ -165,8 +162,9 @@ def verify(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Vouched:
-    """The chain of a key up to an anchor, and the earliest end among its certificates and the CRL."""
+    """The key's certificate, its chain up to an anchor, and the earliest end among these and the CRL."""
 
+    vek: Vek
     path: Path
     anchor: TrustAnchor
     expires: datetime
@@ -176,14 +174,20 @@ _VOUCHED: Final = Remembered[_Vouched](256)
 
 
 def _vouch(
-    vek: Vek,
+    report: Report,
+    kind: Kind,
     endorsements: Endorsements,
     anchors: Sequence[TrustAnchor],
     at: datetime,
     leniency: Leniency,
     checks: Checks,
 ) -> _Vouched:
-    """Numbers 3 and 4: nothing here depends on what the report says."""
+    """Numbers 2 to 4: of the report, nothing plays a part here but its chip and its reported TCB."""
+    # 2
+    with checks.step("vek.certificate", expected=f"a certificate of a {kind}") as found:
+        vek = _find_vek(report, kind, endorsements, at)
+        found(f"{kind} of {vek.product_name}, until {vek.certificate.not_after.date()}")
+
     # 3  S7, S8, S10
     with checks.step("vek.chain", expected=f"{vek.kind}, intermediate and a root that is trusted here") as found:
         path, anchor = _chain(vek, endorsements, anchors, at)
@@ -193,7 +197,7 @@ def _vouch(
     ends = [certificate.not_after for certificate in path]
     subjects = [("revocation.intermediate", path[1])]
     ends += require_unrevoked("crl.ark", path[2], subjects, endorsements, at, leniency, checks)
-    return _Vouched(path=path, anchor=anchor, expires=min(ends))
+    return _Vouched(vek=vek, path=path, anchor=anchor, expires=min(ends))
 
 
 def describe(report: Report, vek: Vek, standing: Standing) -> Mapping[str, Field]:
@@ -453,7 +457,7 @@ def _verify_report(vek: Vek, report: Report) -> None:
     """Never remembered, and over the bytes that came. Raises UntrustedError."""
     r, s = (int.from_bytes(report.signature[start : start + 48], "little") for start in (0, 48))
     try:
-        _key_of(vek).verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
+        _key_of(vek).verify(encode_dss_signature(r, s), report.signed, _ECDSA)
     except InvalidSignature as error:
         raise UntrustedError("report: the signature is wrong") from error
 

@@ -14,12 +14,16 @@ reads its memory. Reserved attributes are outside every ceiling. Any other key t
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
+from functools import lru_cache
 from typing import Final
+
+from msgspec import Struct
 
 from enarx.errors import UntrustedError
 from enarx.tee.dcap import policy as dcap
 from enarx.tee.dcap import tcb
+from enarx.tee.dcap.rules import Question, Rules, member, not_denied, unasked, within
 from enarx.tee.dcap.verify import DcapClaims
 from enarx.tee.model import Checks, Claims, Gate
 from enarx.tee.tdx import report as bits
@@ -62,12 +66,11 @@ CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = (
 )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Policy:
+class Policy(Struct, frozen=True, kw_only=True):
     """The table, checked. Empty sets ask nothing, except `mr_service_td`, where they allow none."""
 
-    platform: dcap.PlatformPolicy = field(default_factory=dcap.PlatformPolicy)
-    hash: dcap.Listing = field(default_factory=dcap.Listing)
+    platform: dcap.PlatformPolicy = dcap.PlatformPolicy()
+    hash: dcap.Listing = dcap.Listing()
     rtmrs: tuple[frozenset[bytes], ...] = (frozenset(),) * RTMRS
     mr_config_id: frozenset[bytes] = frozenset()
     mr_owner: frozenset[bytes] = frozenset()
@@ -111,56 +114,71 @@ def accept(claims: Claims[Report], policy: Policy, checks: Checks) -> None:
     # T6
     debug = td.attributes & bits.UNDER_DEBUG
     checks.check("policy.debug", not debug, found=f"DEBUG is {int(td.debug)}, TUD 0x{debug:02x}", expected="TUD 0x00")
-    rest = td.attributes & ~bits.UNDER_DEBUG
-    dcap.accept_mask("policy.td_attributes", rest, policy.attributes, ATTRIBUTES, checks)
-    if policy.allow_sept_ve:
-        checks.not_applicable("policy.sept_ve_disable", "allowed")
-    else:
-        has = bool(td.attributes & bits.SEPT_VE_DISABLE)
-        found = f"SEPT_VE_DISABLE is {int(has)}"
-        checks.check("policy.sept_ve_disable", has, found=found, expected="SEPT_VE_DISABLE is 1")
 
-    # T7
-    missing, extra = XFAM_ALWAYS & ~td.xfam, td.xfam & ~policy.xfam
-    checks.check(
-        "policy.xfam",
-        not missing and not extra,
-        found=f"0x{td.xfam:x}, of which 0x{extra:x} not allowed and 0x{missing:x} missing",
-        expected=f"0x{XFAM_ALWAYS:x} and nothing outside 0x{policy.xfam:x}",
-    )
-
-    # T8
-    dcap.accept_member("policy.hash", td.mr_td, policy.hash.allow, checks)
-    dcap.accept_not_denied("policy.hash_blacklist", td.mr_td, policy.hash.deny, checks)
-    for index, (rtmr, allowed) in enumerate(zip(td.rtmrs, policy.rtmrs, strict=True)):
-        dcap.accept_member(f"policy.rtmr{index}", rtmr, allowed, checks)
-    dcap.accept_member("policy.mr_config_id", td.mr_config_id, policy.mr_config_id, checks)
-    dcap.accept_member("policy.mr_owner", td.mr_owner, policy.mr_owner, checks)
-    dcap.accept_member("policy.mr_owner_config", td.mr_owner_config, policy.mr_owner_config, checks)
-    dcap.accept_member("policy.mr_seam", td.mr_seam, policy.mr_seam, checks)
-
-    # T9
-    _accept_service_tds(td, policy.mr_service_td, checks)
+    # T6, T7, T8, T9
+    _rules(policy).ask(td, checks)
     _accept_launch(claims, policy, checks)
 
     # T2 to T5, X14, X16, X17, X24
     policy.platform.accept(claims, checks)
 
 
-def _accept_service_tds(td: TdReport, allowed: frozenset[bytes], checks: Checks) -> None:
-    """A service TD can move the TD elsewhere, so it has to be one that is known, now and at the beginning."""
-    lineage = td.lineage
-    bound = {"MRSERVICETD": td.mr_service_td}
-    if lineage is not None:
-        bound |= {"INIT_SERVTD_HASH": lineage.initial_service_td, "CUR_SERVTD_HASH": lineage.current_service_td}
-    present = {name: value for name, value in bound.items() if value is not None and any(value)}
-    unknown = [f"{name} {value.hex()}" for name, value in present.items() if value not in allowed]
-    checks.check(
-        "policy.mr_service_td",
-        not unknown,
-        found=", ".join(unknown) or ("known service TDs" if present else "none"),
-        expected=" or ".join(["none", *sorted(value.hex() for value in allowed)]),
+@lru_cache(maxsize=16)
+def _rules(policy: Policy) -> Rules[TdReport]:
+    return Rules(
+        # T6
+        within("policy.td_attributes", lambda td: td.attributes & ~bits.UNDER_DEBUG, policy.attributes, ATTRIBUTES),
+        unasked("policy.sept_ve_disable", "allowed") if policy.allow_sept_ve else _ask_sept_ve,
+        # T7
+        _xfam(policy.xfam),
+        # T8
+        member("policy.hash", lambda td: td.mr_td, policy.hash.allow),
+        not_denied("policy.hash_blacklist", lambda td: td.mr_td, policy.hash.deny),
+        member("policy.rtmr0", lambda td: td.rtmrs[0], policy.rtmrs[0]),
+        member("policy.rtmr1", lambda td: td.rtmrs[1], policy.rtmrs[1]),
+        member("policy.rtmr2", lambda td: td.rtmrs[2], policy.rtmrs[2]),
+        member("policy.rtmr3", lambda td: td.rtmrs[3], policy.rtmrs[3]),
+        member("policy.mr_config_id", lambda td: td.mr_config_id, policy.mr_config_id),
+        member("policy.mr_owner", lambda td: td.mr_owner, policy.mr_owner),
+        member("policy.mr_owner_config", lambda td: td.mr_owner_config, policy.mr_owner_config),
+        member("policy.mr_seam", lambda td: td.mr_seam, policy.mr_seam),
+        # T9
+        _service_tds(policy.mr_service_td),
     )
+
+
+def _ask_sept_ve(td: TdReport, checks: Checks) -> None:
+    has = bool(td.attributes & bits.SEPT_VE_DISABLE)
+    found = f"SEPT_VE_DISABLE is {int(has)}"
+    checks.check("policy.sept_ve_disable", has, found=found, expected="SEPT_VE_DISABLE is 1")
+
+
+def _service_tds(allowed: frozenset[bytes]) -> Question[TdReport]:
+    """A service TD can move the TD elsewhere, so it has to be one that is known, now and at the beginning."""
+    expected = " or ".join(["none", *sorted(value.hex() for value in allowed)])
+
+    def ask(td: TdReport, checks: Checks) -> None:
+        bound = {"MRSERVICETD": td.mr_service_td}
+        if td.lineage is not None:
+            bound["INIT_SERVTD_HASH"] = td.lineage.initial_service_td
+            bound["CUR_SERVTD_HASH"] = td.lineage.current_service_td
+        present = {name: value for name, value in bound.items() if value is not None and any(value)}
+        unknown = [f"{name} {value.hex()}" for name, value in present.items() if value not in allowed]
+        found = ", ".join(unknown) or ("known service TDs" if present else "none")
+        checks.check("policy.mr_service_td", not unknown, found=found, expected=expected)
+
+    return ask
+
+
+def _xfam(allowed: int) -> Question[TdReport]:
+    expected = f"0x{XFAM_ALWAYS:x} and nothing outside 0x{allowed:x}"
+
+    def ask(td: TdReport, checks: Checks) -> None:
+        missing, extra = XFAM_ALWAYS & ~td.xfam, td.xfam & ~allowed
+        found = f"0x{td.xfam:x}, of which 0x{extra:x} not allowed and 0x{missing:x} missing"
+        checks.check("policy.xfam", not missing and not extra, found=found, expected=expected)
+
+    return ask
 
 
 def _accept_launch(claims: DcapClaims[Report], policy: Policy, checks: Checks) -> None:

@@ -43,13 +43,11 @@ def verify(
     platform = dcap.authenticate(report.quoted, TDX, endorsements, anchors, at, leniency, checks)
     td, info = report.td, platform.tcb_info
 
-    # 15 and 16
-    module = _appraise_module(td, info, checks)
-
-    # 17
-    standing = dcap.appraise_tcb(
-        platform, checks, tee_tcb_svn=td.tee_tcb_svn, tee_tcb_svn2=td.tee_tcb_svn2, module=module
+    # 15 to 17
+    loaded = dcap.Loaded(
+        svn=td.tee_tcb_svn, svn2=td.tee_tcb_svn2, signer=td.mr_signer_seam, attributes=td.seam_attributes
     )
+    standing = dcap.appraise_tcb(platform, checks, loaded, lambda: _appraise_module(loaded, info, checks))
     return dcap.DcapClaims(
         report=report,
         report_data=td.report_data,
@@ -69,32 +67,30 @@ def verify(
     )
 
 
-def _appraise_module(td: TdReport, info: TcbInfo, checks: Checks) -> tcb.ModuleStanding | None:
+def _appraise_module(loaded: dcap.Loaded, info: TcbInfo, checks: Checks) -> tcb.ModuleStanding | None:
     """The module's level, or None for a first-generation module, which is judged by the platform's TDX components."""
-    found = f"MRSIGNERSEAM {td.mr_signer_seam.hex()}, SEAMATTRIBUTES {td.seam_attributes.hex()}"
+    found = f"MRSIGNERSEAM {loaded.signer.hex()}, SEAMATTRIBUTES {loaded.attributes.hex()}"
     with checks.step("module.identity", found=found, expected="a TDX module that the TCB info describes"):
-        module = tcb.select_module(info, td.tee_tcb_svn)
-        _require_described(td, module)
+        module = tcb.select_module(info, loaded.svn)
+        _require_described(loaded, module)
     if not module.id:
         checks.not_applicable("module.level", "TEE_TCB_SVN[1] is 0: the platform's TDX components tell its version")
         return None
-    with checks.step("module.level", found=f"{module.id} SVN {td.tee_tcb_svn[0]}", expected="one that Intel lists"):
-        level = tcb.select_enclave_level(module.levels, td.tee_tcb_svn[0], f"TDX module {module.id}")
+    with checks.step("module.level", found=f"{module.id} SVN {loaded.svn[0]}", expected="one that Intel lists"):
+        level = tcb.select_enclave_level(module.levels, loaded.svn[0], f"TDX module {module.id}")
     return tcb.ModuleStanding(
-        level=level, newest=tcb.newest(module.levels), loaded_newest=_newest_of_loaded(td.tee_tcb_svn2, info)
+        level=level, newest=tcb.newest(module.levels), loaded_newest=_newest_of_loaded(loaded.svn2, info)
     )
 
 
-def _require_described(td: TdReport, module: TdxModule) -> None:
+def _require_described(loaded: dcap.Loaded, module: TdxModule) -> None:
     name = f"TDX module {module.id}".strip()
-    if td.mr_signer_seam != module.mr_signer:
-        raise UntrustedError(
-            f"{name}: MRSIGNERSEAM: expected {module.mr_signer.hex()}, found {td.mr_signer_seam.hex()}"
-        )
-    masked = bytes(have & mask for have, mask in zip(td.seam_attributes, module.attributes_mask, strict=True))
+    if loaded.signer != module.mr_signer:
+        raise UntrustedError(f"{name}: MRSIGNERSEAM: expected {module.mr_signer.hex()}, found {loaded.signer.hex()}")
+    masked = bytes(have & mask for have, mask in zip(loaded.attributes, module.attributes_mask, strict=True))
     wanted = bytes(have & mask for have, mask in zip(module.attributes, module.attributes_mask, strict=True))
-    if masked != wanted or any(td.seam_attributes):  # a module for production has none set, masked or not
-        raise UntrustedError(f"{name}: SEAMATTRIBUTES: expected {wanted.hex()}, found {td.seam_attributes.hex()}")
+    if masked != wanted or any(loaded.attributes):  # a module for production has none set, masked or not
+        raise UntrustedError(f"{name}: SEAMATTRIBUTES: expected {wanted.hex()}, found {loaded.attributes.hex()}")
 
 
 def _newest_of_loaded(tee_tcb_svn2: bytes | None, info: TcbInfo) -> int | None:
