@@ -92,22 +92,16 @@ def sign(
     Reports of such a launch carry the digests of the ID key and the author's key, which a policy can ask for instead of
     listing every measurement.
     """
-    from enarx.image import measure as measuring
     from enarx.keep.backends.qemu import ID_AUTH_NAME, ID_BLOCK_NAME
-    from enarx.pki import keys
     from enarx.tee.snp import idblock
-    from enarx.web.files import read_file, read_private
 
-    key = keys.from_pem(read_private(id_key), str(id_key))
-    vouched = None if id_key_signature is None else read_file(id_key_signature)
-    machine = machine_of(directory, firmware, "snp", cpus, cpu)
-    launch = measuring.snp(machine)
-    block = idblock.IdBlock(launch_digest=launch, policy=measuring.SNP_POLICY, guest_svn=guest_svn).encode()
-    auth = idblock.authenticate(block, key, vouched)
+    block = measured_block(directory, guest_svn, firmware=firmware, cpus=cpus, cpu=cpu)
+    auth = id_auth(block, id_key, id_key_signature)
     (directory / ID_BLOCK_NAME).write_bytes(block)
     (directory / ID_AUTH_NAME).write_bytes(auth)
-    click.echo(f"launch digest {launch.hex()}")
-    click.echo(f"ID key        {idblock.key_digest(key.public_key()).hex()}")
+    click.echo(f"launch digest {idblock.IdBlock.parse(block).launch_digest.hex()}")
+    for owner, digest in idblock.digests(auth).items():
+        click.echo(f"{owner:<13} {digest.hex()}")
 
 
 @image.command()
@@ -183,6 +177,25 @@ def machine_of(directory: Path, firmware: Path | None, tee: str, cpus: int, cpu:
     return Machine(
         firmware=parts[0], kernel=parts[1], initramfs=parts[2], command_line=command_line(tee), cpus=cpus, cpu=cpu
     )
+
+
+def measured_block(directory: Path, guest_svn: int, *, firmware: Path | None, cpus: int, cpu: str) -> bytes:
+    """The ID block of an image, as it will be launched."""
+    from enarx.image import measure as measuring
+    from enarx.tee.snp import idblock
+
+    launch = measuring.snp(machine_of(directory, firmware, "snp", cpus, cpu))
+    return idblock.IdBlock(launch_digest=launch, policy=measuring.SNP_POLICY, guest_svn=guest_svn).encode()
+
+
+def id_auth(block: bytes, key: Path, vouched: Path | None) -> bytes:
+    """An ID block's authentication by the key in a file, and what its author's word adds."""
+    from enarx.pki import keys
+    from enarx.tee.snp import idblock
+    from enarx.web.files import read_file, read_private
+
+    signer = keys.from_pem(read_private(key), str(key))
+    return idblock.authenticate(block, signer, None if vouched is None else read_file(vouched))
 
 
 def _read_lock(file: Path) -> "Lock":

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
-from enarx.errors import RejectedError, UnavailableError
+from enarx.errors import MalformedError, RejectedError, UnavailableError
 from enarx.image.firmware import lint, tdx_sections
 
 COMMAND_LINE: Final = "console=ttyS0 quiet panic=-1"
@@ -39,7 +39,11 @@ class Machine:
 
 
 def snp(machine: Machine) -> bytes:
-    """The launch digest, 48 bytes. Raises RejectedError for a firmware that checks nothing, UnavailableError."""
+    """The launch digest, 48 bytes.
+
+    Raises RejectedError for a firmware that checks nothing, MalformedError for one that lacks what QEMU starts it by,
+    UnavailableError.
+    """
     findings = lint(machine.firmware.read_bytes())
     if not findings.binds_kernel:
         missing = "reserves no page for hashes" if not findings.kernel_hashes else "never compares them"
@@ -55,16 +59,19 @@ def snp(machine: Machine) -> bytes:
     if machine.cpu not in vcpu_types.CPU_SIGS:
         known = ", ".join(sorted(vcpu_types.CPU_SIGS))
         raise UnavailableError(f"CPU {machine.cpu!r}: expected one of {known}")
-    digest = guest.calc_launch_digest(
-        SevMode.SEV_SNP,
-        vcpus=machine.cpus,
-        vcpu_sig=vcpu_types.CPU_SIGS[machine.cpu],
-        ovmf_file=str(machine.firmware),
-        kernel=str(machine.kernel),
-        initrd=str(machine.initramfs),
-        append=machine.command_line,
-        guest_features=machine.features,
-    )
+    try:
+        digest = guest.calc_launch_digest(
+            SevMode.SEV_SNP,
+            vcpus=machine.cpus,
+            vcpu_sig=vcpu_types.CPU_SIGS[machine.cpu],
+            ovmf_file=str(machine.firmware),
+            kernel=str(machine.kernel),
+            initrd=str(machine.initramfs),
+            append=machine.command_line,
+            guest_features=machine.features,
+        )
+    except (RuntimeError, ValueError, AssertionError) as error:
+        raise MalformedError(f"{machine.firmware}: cannot be measured: {str(error) or 'not of whole pages'}") from error
     return bytes(digest)
 
 

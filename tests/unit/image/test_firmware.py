@@ -4,6 +4,7 @@ import hashlib
 import lzma
 import struct
 from pathlib import Path
+from uuid import UUID
 
 import pytest
 from hypothesis import given
@@ -14,6 +15,8 @@ from enarx.image import firmware, measure
 from enarx.image.firmware import KERNEL_HASHES, LZMA_SECTION, SEV_METADATA, TABLE, TDX_METADATA, VERIFIER
 
 PAGE = bytes(range(256)) * 16
+HASH_TABLE = UUID("7255371f-3a3b-4b04-927b-1da6efa8d454")  # where the machine's monitor puts hashes of the kernel
+RESET_BLOCK = UUID("00f771de-1a7e-4fcb-890e-68c77e2fb44e")  # where processors begin
 
 
 def image(*, verifier: tuple[str, ...] = tuple(VERIFIER), hashes: bool = True, tdx: bool = True) -> bytes:
@@ -28,15 +31,14 @@ def image(*, verifier: tuple[str, ...] = tuple(VERIFIER), hashes: bool = True, t
     body = PAGE + section
     sev_at, body = len(body), body + sev
     tdx_at, body = len(body), body + vf
-    entries = {SEV_METADATA: sev_at} | ({TDX_METADATA: tdx_at} if tdx else {})
-    length = 18 + 22 * len(entries) + 32
-    total = len(body) + length
-    table = (
-        b"".join(struct.pack("<IH", total - at, 22) + guid.bytes_le for guid, at in entries.items())
-        + struct.pack("<H", 18 + 22 * len(entries))
-        + TABLE.bytes_le
-    )
-    return body + table + bytes(32)
+    places = {SEV_METADATA: sev_at} | ({TDX_METADATA: tdx_at} if tdx else {})
+    length = 18 + 22 * len(places) + 26 + 22
+    total = -(-(len(body) + length + 32) // 4096) * 4096  # whole pages, which is what a TEE measures
+    entries = {guid: struct.pack("<I", total - at) for guid, at in places.items()}
+    entries |= {HASH_TABLE: struct.pack("<II", 0x800C00, 0x400), RESET_BLOCK: struct.pack("<I", 0x80B004)}
+    table = b"".join(data + struct.pack("<H", len(data) + 18) + guid.bytes_le for guid, data in entries.items())
+    table += struct.pack("<H", length) + TABLE.bytes_le
+    return body.ljust(total - length - 32, b"\0") + table + bytes(32)
 
 
 def test_a_firmware_that_compares_all_three_hashes_binds_the_kernel() -> None:

@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from hashlib import sha384
 from typing import Final, Self
 
+from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
+from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.hashes import SHA384
 
 from enarx.binary import Reader, Writer
@@ -73,24 +74,57 @@ def key_digest(key: ec.EllipticCurvePublicKey) -> bytes:
     return sha384(public_key(key)).digest()
 
 
+def digests(auth: bytes) -> dict[str, bytes]:
+    """What reports of a launch with this ID auth will carry: the digests of its keys, by owner."""
+    reader = Reader(auth, what="SNP ID auth")
+    reader.take(4, "ID_KEY_ALGO")
+    has_author = reader.uint(4, "AUTH_KEY_ALGO") != 0
+    reader.take(56 + SIGNATURE_SIZE, "ID_BLOCK_SIG")
+    found = {"ID key": sha384(reader.take(PUBLIC_KEY_SIZE, "ID_KEY")).digest()}
+    reader.take(60 + SIGNATURE_SIZE, "ID_KEY_SIG")
+    author = sha384(reader.take(PUBLIC_KEY_SIZE, "AUTHOR_KEY")).digest()
+    return {**found, "author key": author} if has_author else found
+
+
 def sign_key(author: ec.EllipticCurvePrivateKey, id_key: ec.EllipticCurvePublicKey) -> bytes:
     """The author's word for an ID key: signature ‖ author's public key, 1540 bytes."""
     return _signature(author, public_key(id_key)) + public_key(author.public_key())
 
 
 def authenticate(block: bytes, id_key: ec.EllipticCurvePrivateKey, key_signature: bytes | None = None) -> bytes:
-    """The 4096 bytes of ID auth for a block of 96 bytes; `key_signature` is what `sign_key` made. Raises MalformedError."""
+    """The 4096 bytes of ID auth for a block of 96 bytes; `key_signature` is what `sign_key` made. Raises MalformedError.
+
+    An author's word for another key is refused here: the firmware would refuse the launch.
+    """
     if len(block) != BLOCK_SIZE:
         raise MalformedError(f"SNP ID block: expected {BLOCK_SIZE} bytes, found {len(block)}")
     author = bytes(KEY_SIGNATURE_SIZE) if key_signature is None else key_signature
     if len(author) != KEY_SIGNATURE_SIZE:
         raise MalformedError(f"SNP ID key signature: expected {KEY_SIGNATURE_SIZE} bytes, found {len(author)}")
+    if key_signature is not None:
+        _require_vouched(key_signature, public_key(id_key.public_key()))
     writer = Writer().uint(_ECDSA_P384, 4).uint(0 if key_signature is None else _ECDSA_P384, 4).zeros(56)
     writer.put(_signature(id_key, block), SIGNATURE_SIZE).put(public_key(id_key.public_key()), PUBLIC_KEY_SIZE).zeros(
         60
     )
     writer.put(author)
     return _padded(writer, AUTH_SIZE)
+
+
+def _require_vouched(key_signature: bytes, id_key: bytes) -> None:
+    """Raises MalformedError unless its author's key signed this ID key."""
+    reader = Reader(key_signature, what="SNP ID key signature")
+    r, s = (reader.uint(_COMPONENT, name) for name in ("R", "S"))
+    reader.zeros(SIGNATURE_SIZE - 2 * _COMPONENT)
+    curve, x, y = reader.uint(4, "CURVE"), *(reader.uint(_COMPONENT, name) for name in ("QX", "QY"))
+    reader.zeros(reader.left)
+    if curve != _CURVE_P384:
+        raise MalformedError(f"SNP ID key signature: CURVE: expected {_CURVE_P384} (P-384), found {curve}")
+    try:
+        author = ec.EllipticCurvePublicNumbers(x, y, ec.SECP384R1()).public_key()
+        author.verify(encode_dss_signature(r, s), id_key, ec.ECDSA(SHA384()))
+    except (ValueError, InvalidSignature) as error:
+        raise MalformedError("SNP ID key signature: its author does not vouch for this ID key") from error
 
 
 def _signature(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
