@@ -1,7 +1,8 @@
 """The holes of the stock server, each by what a stranger would do to it (`enarx.web.server`).
 
 Limits are made short; each test waits for the server to end something, and the socket's own timeout turns a server that
-does not into a failure. Run against uvicorn's own protocol, every one of these fails.
+does not into a failure. `test_the_stock_server_has_every_hole` does the same to uvicorn as it is, and each of them
+fails.
 """
 
 import asyncio
@@ -9,9 +10,14 @@ import socket
 import ssl
 import time
 from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, closing, contextmanager
+from functools import partial
+from pathlib import Path
+from threading import Thread
 
 import pytest
+import uvicorn
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
@@ -49,10 +55,11 @@ async def _flood(_: Request) -> Response:
 
 
 async def _slow(_: Request) -> Response:
-    await asyncio.sleep(1)
+    await asyncio.sleep(0.02)
     return PlainTextResponse("done")
 
 
+FLOODS = ["one long header", "many headers", "a long path", "endless trailers", "chunk extensions"]
 APP: Starlette = build(
     [
         Route("/early", _early, methods=["GET", "PUT", "POST"]),
@@ -78,10 +85,10 @@ def connected(port: int) -> Iterator[socket.socket]:
 
 def everything(connection: socket.socket) -> bytes:
     """What the server sends until it ends the connection."""
-    found = b""
+    found = bytearray()
     while data := _receive(connection):
         found += data
-    return found
+    return bytes(found)
 
 
 def _receive(connection: socket.socket) -> bytes:
@@ -125,9 +132,7 @@ def test_headers_that_trickle_are_cut_off(port: int) -> None:
     raise AssertionError("the server still reads")
 
 
-@pytest.mark.parametrize(
-    "kind", ["one long header", "many headers", "a long path", "endless trailers", "chunk extensions"]
-)
+@pytest.mark.parametrize("kind", FLOODS)
 def test_a_flood_of_what_is_no_body_is_refused(port: int, kind: str) -> None:
     """What is not body is bounded, wherever it stands, and the server says so where it can."""
     post = b"POST /echo HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n1\r\nx\r\n"
@@ -207,11 +212,10 @@ def test_a_reader_that_takes_nothing_is_cut_off(port: int) -> None:
 
 def test_there_is_a_last_connection(port: int) -> None:
     """More at once than the limit are closed at once; when one ends, another may come."""
-    held = [socket.create_connection(("127.0.0.1", port), PATIENCE) for _ in range(8)]
-    ended = [everything(connection) for connection in held]
+    with ExitStack() as stack:
+        held = [stack.enter_context(connected(port)) for _ in range(8)]
+        ended = [everything(connection) for connection in held]
     assert ended == [b""] * 8
-    for connection in held:
-        connection.close()
     with connected(port) as connection:
         connection.sendall(b"GET /early HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
         assert everything(connection).startswith(b"HTTP/1.1 200")
@@ -223,3 +227,57 @@ def test_pipelined_requests_are_bounded(port: int) -> None:
         connection.sendall(b"GET /slow HTTP/1.1\r\nHost: x\r\n\r\n" * 100)
         answer = everything(connection)
     assert answer.count(b"HTTP/1.1 200") < 100
+
+
+@contextmanager
+def stock(**options: str) -> Iterator[int]:
+    """uvicorn as it is, with the protocol that ours is made from."""
+    config = uvicorn.Config(APP, port=0, http="httptools", ws="none", log_config=None, timeout_graceful_shutdown=1)
+    for name, value in options.items():
+        setattr(config, name, value)
+    server = uvicorn.Server(config)
+    thread = Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        assert thread.is_alive()
+        time.sleep(0.01)
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
+    thread.join(20)
+
+
+def test_the_stock_server_has_every_hole(tmp_path: Path, localhost: Issued, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What strangers do to ours above they do to uvicorn's own: it holds to none of it, so each test proves something."""
+    monkeypatch.setattr("tests.unit.web.test_limits.PATIENCE", 1.5)
+    chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
+    chain.write_bytes(localhost.server_tls().cert_chain_pem)
+    key.write_bytes(localhost.server_tls().key_pem)
+    with stock() as plain, stock(ssl_certfile=str(chain), ssl_keyfile=str(key)) as tls:
+        strangers: dict[str, Callable[[], None]] = {
+            "silence": partial(test_who_connects_and_says_nothing_is_cut_off, plain),
+            "no handshake": partial(test_who_never_shakes_hands_is_cut_off, lambda *_, **__: tls, localhost),
+            "trickling headers": partial(test_headers_that_trickle_are_cut_off, plain),
+            **{kind: partial(test_a_flood_of_what_is_no_body_is_refused, plain, kind) for kind in FLOODS},
+            "no body": partial(test_a_body_that_does_not_come_is_answered_408, plain),
+            "trickling body": partial(test_a_body_that_trickles_is_answered_408, lambda *_, **__: plain),
+            "early answer": partial(test_an_answer_before_the_body_ends_the_connection, plain, b""),
+            "early answer, expected": partial(
+                test_an_answer_before_the_body_ends_the_connection, plain, b"Expect: 100-continue\r\n"
+            ),
+            "no reader": partial(test_a_reader_that_takes_nothing_is_cut_off, plain),
+            "connections": partial(test_there_is_a_last_connection, plain),
+            "pipelining": partial(test_pipelined_requests_are_bounded, plain),
+        }
+        with ThreadPoolExecutor(len(strangers)) as pool:
+            closed = [
+                name for name, shut in zip(strangers, pool.map(_is_closed, strangers.values()), strict=True) if shut
+            ]
+    assert closed == []
+
+
+def _is_closed(stranger: Callable[[], None]) -> bool:
+    try:
+        stranger()
+    except (AssertionError, TimeoutError):
+        return False
+    return True
