@@ -185,6 +185,8 @@ def _network(lists: "Network") -> dict[str, Json]:
 def explanation(checked: "Config") -> Iterator[str]:
     """What a program gets, in sentences."""
     yield "It starts as " + " ".join(json.dumps(argument) for argument in ("main.wasm", *checked.args)) + "."
+    from enarx.keep.config import DEFAULT_REQUEST_SECONDS
+
     names = ", ".join(checked.env) or "nothing else"
     yield f"Its environment has FD_COUNT={len(checked.files)}, FD_NAMES, and {names}."
     if not checked.files:
@@ -201,6 +203,10 @@ def explanation(checked: "Config") -> Iterator[str]:
         (limits.memory, "Its memory grows to at most {} bytes."),
         (limits.fuel, "It is stopped after about {} instructions."),
         (limits.seconds, "It is stopped after {} seconds."),
+        (
+            None if limits.request_seconds == DEFAULT_REQUEST_SECONDS else limits.request_seconds,
+            "A request to it is stopped after {} seconds.",
+        ),
         (limits.output, "It is stopped when it has printed {} bytes."),
     ):
         if value is not None:

@@ -36,6 +36,7 @@ MAX_FILES: Final = 1024  # entries of `files`; each may be a listening socket of
 MAX_NAMES: Final = 100  # DNS names in a certificate
 MAX_DESCRIPTORS: Final = 16384  # the size of a program's descriptor table
 DEFAULT_INSTANCES: Final = 256
+DEFAULT_REQUEST_SECONDS: Final = 300
 
 _UNITS: Final[Mapping[str, int]] = {
     "": 1, "b": 1, "kb": 10**3, "mb": 10**6, "gb": 10**9, "kib": 1 << 10, "mib": 1 << 20, "gib": 1 << 30,
@@ -115,6 +116,7 @@ class Limits:
     instances: int = DEFAULT_INSTANCES
     fuel: int | None = None
     seconds: int | None = None
+    request_seconds: int = DEFAULT_REQUEST_SECONDS
     output: int | None = None
     descriptors: int = MAX_DESCRIPTORS
 
@@ -357,6 +359,7 @@ def _limits(table: "Table") -> Limits:
         instances=table.integer("instances", DEFAULT_INSTANCES, minimum=1, maximum=10_000),
         fuel=table.integer("fuel", None, minimum=1),
         seconds=table.integer("seconds", None, minimum=1, maximum=10**9),
+        request_seconds=table.integer("request_seconds", DEFAULT_REQUEST_SECONDS, minimum=1, maximum=10**9),
         output=_size(table, "output"),
         descriptors=table.integer("descriptors", MAX_DESCRIPTORS, minimum=1, maximum=MAX_DESCRIPTORS),
     )

@@ -46,6 +46,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _s("limits.instances", "integer", "256", "Threads of a module, or instances of a component that serves HTTP, at a time."),
     _s("limits.fuel", "integer", "none", "Instructions, roughly: the program is stopped when they are used up. Costs speed."),
     _s("limits.seconds", "integer", "none", "Wall clock: the program is stopped after so many seconds."),
+    _s("limits.request_seconds", "integer", "300", "Wall clock of one request to a component that serves HTTP: beyond it this request is stopped, and answered 504 if it was not yet."),
     _s("limits.output", "size", "none", "Bytes on standard output and error together: the program is stopped beyond."),
     _s("limits.descriptors", "integer", "16384", "Open descriptors, connections above all; opening more fails."),
     _s("certificate.lifetime", "seconds", "the Steward's", "How long a certificate should last before it is renewed; a Steward grants what its policy allows, never more."),
@@ -117,13 +118,14 @@ kind = "stderr"
 # memory = "64 MiB"
 # path = "/tmp"
 
-## What the program may use. Beyond instances, fuel, seconds and output it is stopped; memory
-## and descriptors beyond their limit are refused.
+## What the program may use. Beyond fuel, seconds and output it is stopped, beyond request_seconds
+## one request is; more memory, instances and descriptors are refused.
 # [limits]
 # memory = "512 MiB"
 # instances = 64
 # fuel = 1000000000000
 # seconds = 86400
+# request_seconds = 60
 # output = "1 GiB"
 # descriptors = 4096
 

@@ -21,6 +21,7 @@ MAX_DATA_FILES: Final = 10_000
 
 WASM_NAME: Final = "main.wasm"
 CONFIG_NAME: Final = "Enarx.toml"
+HANDLER: Final = "wasi:http/incoming-handler"  # what a component exports that serves HTTP
 
 _CORE_MODULE: Final = b"\0asm\x01\0\0\0"
 _COMPONENT: Final = b"\0asm\x0d\0\x01\0"
@@ -42,6 +43,11 @@ class Workload:
     def is_component(self) -> bool:
         """Whether the program is a component (WASI 0.2); else it is a module (WASI preview 1)."""
         return self.wasm.startswith(_COMPONENT)
+
+    @property
+    def may_serve(self) -> bool:
+        """Whether the program speaks of handling HTTP: what can be known of a component that is not compiled yet."""
+        return self.is_component and HANDLER.encode() in self.wasm
 
     @classmethod
     def from_package(cls, files: Mapping[str, bytes]) -> Self:

@@ -81,6 +81,6 @@ def test_explain_knows_every_key() -> None:
     """A key, a table, or a near miss with a suggestion."""
     told = CliRunner().invoke(config, ["explain", "--key", "limits.memory"]).output
     assert told.startswith("limits.memory  (size; default none)\n")
-    assert len(CliRunner().invoke(config, ["explain", "--key", "limits"]).output.splitlines()) == 12
+    assert len(CliRunner().invoke(config, ["explain", "--key", "limits"]).output.splitlines()) == 14
     missed = CliRunner().invoke(config, ["explain", "--key", "limit"])
     assert str(missed.exception) == "no key 'limit' in Enarx.toml; did you mean 'limits'?"

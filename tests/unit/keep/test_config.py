@@ -163,7 +163,7 @@ def test_the_new_tables_are_read() -> None:
     assert not config.network.allows_outgoing("a.example.org", 80)
     assert config.storage == Storage(package=True, memory=64 << 20, path="/tmp")  # noqa: S108 - a name inside the program's world
     assert config.limits == Limits(
-        memory=512 << 20, instances=64, fuel=10**12, seconds=86400, output=1 << 30, descriptors=4096
+        memory=512 << 20, instances=64, fuel=10**12, seconds=86400, request_seconds=60, output=1 << 30, descriptors=4096
     )
     assert config.certificate == Wishes(lifetime=3600, names=("app.example.org",))
     assert config.identity == "/enarx"

@@ -223,7 +223,10 @@ def _time_limit(seconds: int | None, interrupt: Interrupt) -> Iterator[None]:
 
 def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> int:
     limits = workload.config.limits
-    place, fuel, epochs = probe(), limits.fuel is not None, settings.interruptible
+    place, fuel = probe(), limits.fuel is not None
+    epochs = (
+        settings.interruptible or workload.may_serve
+    )  # its requests end one by one, and this process with none of them
     engine = new_engine(fuel=fuel, epochs=epochs, place=place)
     compiler = Compiler(engine, settings.cache, configuration(fuel=fuel, epochs=epochs, place=place))
     try:

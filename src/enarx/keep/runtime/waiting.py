@@ -28,6 +28,10 @@ class Interrupted(Exception):  # noqa: N818 - what happened to the program, no e
         self.signal, self.why = signal, why
 
 
+class Overdue(Exception):  # noqa: N818 - as above
+    """What this thread does has taken longer than it may."""
+
+
 class Interrupt:
     """Ends a running program, from any thread or signal handler, once and for good."""
 
@@ -131,11 +135,17 @@ class Waiter:
         self._interrupt, self.lock = interrupt, lock
         self._debtors: dict[Debtor, None] = {}
         self._lingering: dict[Debtor, None] = {}
+        self.limit: float | None = None  # when what this thread does has to be over, in monotonic seconds
         self.quiet: set[int] = set()  # descriptors on which nothing will ever happen: listeners that were silenced
 
     def check(self) -> None:
         """Raises Interrupted where that has been."""
         self._interrupt.check()
+
+    @property
+    def overdue(self) -> bool:
+        """Whether `limit` has passed."""
+        return self.limit is not None and time.monotonic() >= self.limit
 
     def owe(self, debtor: Debtor) -> None:
         """Serve `debtor` during every wait until it owes nothing."""
@@ -159,7 +169,12 @@ class Waiter:
         self.poll({descriptor: events}, None)
 
     def poll(self, wanted: Mapping[int, int], deadline: float | None) -> dict[int, int]:
-        """What has happened to the descriptors in `wanted`; empty when `deadline` (monotonic seconds) came first."""
+        """What has happened to the descriptors in `wanted`; empty when `deadline` (monotonic seconds) came first.
+
+        Raises Interrupted, and Overdue when `limit` came before both.
+        """
+        if self.limit is not None:
+            deadline = self.limit if deadline is None else min(deadline, self.limit)
         while True:
             poller = select.poll()
             poller.register(self._interrupt.fileno(), select.POLLIN)
@@ -179,6 +194,8 @@ class Waiter:
                 for descriptor, happened in found.items()
                 if descriptor in wanted and happened & (wanted[descriptor] | _FAILED)
             }
+            if not ready and self.overdue:
+                raise Overdue
             if ready or (deadline is not None and time.monotonic() >= deadline):
                 return ready
 

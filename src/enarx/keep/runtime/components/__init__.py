@@ -10,8 +10,8 @@ not in the wheel; a component that asks for it is refused by name.
     values    between a component's values and Python's        files     wasi:filesystem
     host      the imports of a component, from its own types   sockets   wasi:sockets; options and udp beside it
     io        wasi:io                                          messages  HTTP/1.1 on a connection
-    system    wasi:cli, wasi:clocks, wasi:random               http      wasi:http/types and outgoing-handler
-                                                               serve     wasi:http/incoming-handler
+    system    wasi:cli, wasi:clocks, wasi:random               http      wasi:http/types
+    outgoing  wasi:http/outgoing-handler                       serve     wasi:http/incoming-handler
 """
 
 import re
@@ -29,14 +29,13 @@ from enarx.keep.runtime.engine import Compiler, TrapError
 from enarx.keep.runtime.stdio import Meter
 from enarx.keep.runtime.waiting import Interrupt, Waiter
 from enarx.keep.runtime.wasi import Exit
-from enarx.keep.workload import WASM_NAME, Workload
+from enarx.keep.workload import HANDLER, WASM_NAME, Workload
 
 if TYPE_CHECKING:
     from enarx.keep.runtime.components.host import Host
     from enarx.keep.runtime.runner import Settings
 
 COMMAND: Final = "wasi:cli/run"
-HANDLER: Final = "wasi:http/incoming-handler"
 _HOSTED: Final = ("wasi:sockets/", "wasi:http/")
 
 
@@ -187,9 +186,10 @@ class _Run:
 
             first = worker()
             server = Server(
-                listeners, worker, self._config.limits.instances, self._interrupt, settings.log, self._report_trap
+                listeners, worker, self._config.limits, self._engine, self._interrupt, settings.log, self._report_trap
             )
             self._interrupt.on_terminate(runner.drainer(opener.listeners, settings.grace, self._interrupt))
+            self._interrupt.on_terminate(server.wake)
             self._ready(opener.listening)
             server.serve(first)
         finally:
@@ -202,7 +202,15 @@ class _Run:
 
     def _host(self, waiter: Waiter) -> "Host":
         """A host with every implementation, for the thread of that waiter."""
-        from enarx.keep.runtime.components import files, http, io, sockets, system, udp  # noqa: PLC0415 - as above
+        from enarx.keep.runtime.components import (  # noqa: PLC0415 - as above
+            files,
+            http,
+            io,
+            outgoing,
+            sockets,
+            system,
+            udp,
+        )
         from enarx.keep.runtime.components.host import Host  # noqa: PLC0415 - as above
 
         if self._settings.preopens:
@@ -226,7 +234,8 @@ class _Run:
                 **files.implementations(directories, waiter),
                 **sockets.implementations(world),
                 **udp.implementations(world),
-                **http.implementations(http.Sender(world, self._interrupt, waiter)),
+                **http.implementations(waiter),
+                **outgoing.implementations(world),
             },
         )
 

@@ -1,46 +1,32 @@
-"""wasi:http for components: the resources of `types`, and requests of a component's own (`outgoing-handler`).
+"""wasi:http/types for components: fields, messages, and their bodies as streams.
 
-An answer streams: its head goes out when the component sets it, every piece of its body as it is written. A request of a
-component is collected until its body is finished, and then sent by a thread; whom it may reach is decided by the lists
-of the package, TLS is the Keep's, and its certificate is shown to whoever asks for one.
+Bodies stream both ways and never block by themselves: what has not come is not there yet, what the other side does not
+take holds back whoever writes. An answer's head goes out when the component sets it, every piece of its body as it is
+written. Requests of a component's own are in `enarx.keep.runtime.components.outgoing`.
 """
 
-import os
 import re
-import select
-import socket
-import threading
-import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
-from enarx.errors import EnarxError, UnavailableError
-from enarx.keep import network
-from enarx.keep.config import Connect
-from enarx.keep.runtime.abi import FD_WRITE, Refused
+from enarx.errors import EnarxError
+from enarx.keep.runtime.abi import Refused
 from enarx.keep.runtime.components.host import Implementation
-from enarx.keep.runtime.components.io import Failure, Pollable, When
+from enarx.keep.runtime.components.io import Failure, Pollable, When, wait
 from enarx.keep.runtime.components.messages import (
     HOP_BY_HOP,
-    Conversation,
     GoneError,
     Headers,
     Incoming,
     MessageError,
     Wire,
     chunk,
-    encode_head,
     last_chunk,
 )
-from enarx.keep.runtime.components.sockets import World, addresses, client_stream
 from enarx.keep.runtime.components.values import Err, Ok, Own
-from enarx.keep.runtime.streams import Stream
-from enarx.keep.runtime.tls import TlsStream
-from enarx.keep.runtime.waiting import Interrupt, Interrupted, Waiter
+from enarx.keep.runtime.waiting import Waiter
 
-MAX_BODY: Final = 64 * 1024 * 1024  # bytes of a request that a component sends
-CONNECT_SECONDS: Final = 30.0
-ANSWER_SECONDS: Final = 60.0  # for the head of an answer, unless the component says otherwise
+MAX_COLLECTED: Final = 64 * 1024 * 1024  # bytes of a body that is written before it has anywhere to go
 WRITE_PIECE: Final = 65536
 
 METHODS: Final = frozenset({"get", "head", "post", "put", "delete", "connect", "options", "trace", "patch"})
@@ -74,15 +60,22 @@ def _wrong(name: str, values: Sequence[bytes]) -> Err | None:
     return Err("forbidden") if name.lower() in HOP_BY_HOP else None
 
 
+def visible(headers: Headers) -> "Fields":
+    """What of a message that came concerns the component; it may hand all of it on."""
+    return Fields([pair for pair in headers if pair[0] not in HOP_BY_HOP], fixed=True)
+
+
 class Body:
-    """The body of a message that came: one stream, then its trailers."""
+    """The body of a message that came: one stream, then its trailers. Handles to all three are handles to this."""
 
     def __init__(
         self, incoming: Incoming, before: Callable[[], None] | None = None, after: Callable[[], None] | None = None
     ) -> None:
-        """`before` is called once, when the body is first read, `after` when nobody holds it any more."""
+        """`before` is called once, when the body is first wanted, `after` when nobody holds it any more."""
         self.incoming, self._before, self._after, self._rest = incoming, before, after, b""
-        self._handles = 0  # body, stream and trailers are handles to the same
+        self._failed: Exception | None = None
+        self._handles = 0
+        self.opened = False
 
     def held(self, resource: str) -> Own:
         """One more handle."""
@@ -94,24 +87,195 @@ class Body:
         if self._handles <= 0 and self._after is not None:
             self._after()
 
+    def open(self) -> Own | Err:
+        if self.opened:
+            return Err()
+        self.opened = True
+        return self.held("input-stream")
+
+    # -- as an input-stream
+
     def read(self, limit: int) -> bytes | Err:
-        """As an input-stream; waits for the network, for nothing else can be done meanwhile."""
-        if self._before is not None:
-            before, self._before = self._before, None
-            before()
-        try:
-            self._rest = self._rest or self.incoming.read()
-        except (MessageError, GoneError) as error:
-            return Err(("last-operation-failed", Own(Failure(str(error), error), "error")))
+        """What has come, at most `limit` bytes; none when nothing has; Err at the end."""
+        if not limit:
+            return b""
+        if not self._look():
+            return b""
+        if self._failed is not None:
+            return Err(("last-operation-failed", Own(Failure(str(self._failed), self._failed), "error")))
         if not self._rest:
             return Err(("closed", None))
         found, self._rest = self._rest[:limit], self._rest[limit:]
         return found
 
-    blocking_read = read
+    def blocking_read(self, limit: int) -> bytes | Err:
+        while (found := self.read(limit)) == b"" and limit:
+            wait([self.pollable()], self.incoming.wire.waiter)
+        return found
+
+    def _look(self) -> bool:
+        """Whether there is something to say: bytes, the end, or that it broke off."""
+        if self._before is not None:
+            before, self._before = self._before, None
+            before()
+        if self._rest or self._failed is not None:
+            return True
+        try:
+            piece = self.incoming.look()
+        except (MessageError, GoneError) as error:
+            self._failed = error.with_traceback(None)  # which would hold this body, and it the error
+            return True
+        self._rest = piece or b""
+        return piece is not None
 
     def pollable(self) -> Pollable:
-        return Pollable()
+        wire = self.incoming.wire
+        return When(self._look, wire.watch, wire.ends)
+
+    # -- as future-trailers
+
+    def _drained(self) -> bool:
+        """Read past what the component left of the body; whether its end has come."""
+        while self._look() and self._failed is None and self._rest:
+            self._rest = b""
+        return self._failed is not None or (self.incoming.message.complete and not self._rest)
+
+    def trailers(self) -> Any:  # Any: option<result<result<option<trailers>, error>>>
+        if not self._drained():
+            return None
+        if self._failed is not None:
+            return Ok(Err(error_code(self._failed)))
+        found = self.incoming.message.trailers
+        return Ok(Ok(Own(visible(found), "fields") if found else None))
+
+    def end(self) -> Pollable:
+        wire = self.incoming.wire
+        return When(self._drained, wire.watch, wire.ends)
+
+
+class Sink:
+    """The body of a message that goes: an output-stream that collects until `attach` says where to."""
+
+    def __init__(self, waiter: Waiter, length: int | None) -> None:
+        self._waiter, self._left = waiter, length  # what is still to come, where the head has said how much
+        self._collected = bytearray()
+        self._wire: Wire | None = None
+        self._chunked = self._bare = False
+        self._gone: Exception | None = None
+        self._coming: Callable[[], Pollable] | None = None
+        self.finished = self.abandoned = False
+
+    def expect(self, coming: Callable[[], Pollable]) -> None:
+        """`attach` will come; `coming` is called while somebody waits for it, and answers what moves things on."""
+        self._coming = coming
+
+    def attach(self, wire: Wire, *, chunked: bool, bare: bool = False) -> None:
+        """From now on pieces go out, those that were collected first; with `bare` they go nowhere."""
+        self._wire, self._chunked, self._bare = wire, chunked, bare
+        data, self._collected = bytes(self._collected), bytearray()
+        self._post(data)
+
+    def fail(self, error: Exception) -> None:
+        """Nobody will take anything any more."""
+        self._gone, self._collected, self._coming = error.with_traceback(None), bytearray(), None
+
+    def abandon(self) -> None:
+        """The component will not finish it."""
+        self.abandoned = True
+        self.fail(GoneError("left unfinished"))
+
+    @property
+    def open(self) -> bool:
+        """Whether there may be more."""
+        return not self.finished and self._gone is None
+
+    @property
+    def size(self) -> int:
+        """Of what was collected."""
+        return len(self._collected)
+
+    @property
+    def sound(self) -> bool:
+        """Whether everything that the head announced has been written."""
+        return self.finished and self._gone is None and (self._bare or not self._left)
+
+    def _post(self, data: bytes) -> Err | None:
+        if self._wire is None or self._bare or not data:
+            return None
+        try:
+            self._wire.post(chunk(data) if self._chunked else data)
+        except GoneError as error:
+            self.fail(error)
+            return Err(("closed", None))
+        return None
+
+    def end(self, trailers: Headers) -> bool:
+        """There is no more; whether it is as much as was announced."""
+        self.finished = True
+        if self._wire is not None and self._chunked and not self._bare and self._gone is None:
+            try:
+                self._wire.post(last_chunk(trailers))
+            except GoneError as error:
+                self.fail(error)
+        return self._bare or not self._left
+
+    # -- as an output-stream
+
+    def check(self) -> int | Err:
+        if self._gone is not None:
+            return Err(("closed", None))
+        if self._wire is None:
+            if self._coming is None:
+                return min(WRITE_PIECE, MAX_COLLECTED - len(self._collected))
+            return max(0, WRITE_PIECE - len(self._collected))
+        try:
+            return WRITE_PIECE if self._wire.post() else 0
+        except GoneError as error:
+            self.fail(error)
+            return Err(("closed", None))
+
+    def write(self, data: bytes) -> Err | None:
+        if self._left is not None and len(data) > self._left:
+            return Err(("last-operation-failed", Own(Failure("more than content-length says"), "error")))
+        if self._wire is None and len(self._collected) + len(data) > MAX_COLLECTED:
+            return Err(("last-operation-failed", Own(Failure(f"more than {MAX_COLLECTED} bytes"), "error")))
+        if self._gone is not None:
+            return Err(("closed", None))
+        if self._left is not None:
+            self._left -= len(data)
+        if self._wire is None:
+            self._collected += data
+            return None
+        return self._post(data)
+
+    def flush(self) -> Err | None:
+        """Wait until everything has gone, or is collected where nobody takes it yet."""
+        while self._wire is not None or self._coming is not None:
+            allowed = self.check()
+            if isinstance(allowed, Err):
+                return allowed
+            if allowed:
+                return None
+            wait([self.pollable()], self._waiter)
+        return None
+
+    def pollable(self) -> Pollable:
+        return When(self._ready, self._watch, self._ends)
+
+    def _ready(self) -> bool:
+        if self._wire is None and self._coming is not None:
+            self._coming().ready()
+        return self.check() != 0
+
+    def _watch(self) -> tuple[int, int] | None:
+        if self._wire is not None:
+            return self._wire.watch()
+        return None if self._coming is None else self._coming().watch()
+
+    def _ends(self) -> float | None:
+        if self._wire is not None:
+            return self._wire.ends()
+        return None if self._coming is None else self._coming().at()
 
 
 class Request:
@@ -122,48 +286,62 @@ class Request:
         self.method, self.scheme, self.body = method, scheme, body
         self.target = message.target.decode("latin-1")
         self.authority = (message.get("host") or b"").decode("latin-1") or None
-        self.headers = Fields([pair for pair in message.headers if pair[0] != "host"], fixed=True)
+        self.headers = visible(message.headers)
         self.consumed = False
 
 
-class Response:
-    """outgoing-response, and its body: written through `send` once the component has set it."""
+class _Message:
+    """What outgoing-response and outgoing-request have in common, and outgoing-body with them."""
 
-    def __init__(self, headers: Fields) -> None:
-        self.headers, self.status = headers, 200
+    def __init__(self, headers: Fields, waiter: Waiter) -> None:
+        self.headers, self._waiter = headers, waiter
         self.headers.fixed = True
-        self.taken = self.finished = self.opened = False
-        self.waiting: list[bytes] = []
-        self.send: Callable[[bytes], None] | None = None
+        self.taken = self.opened = False
+        self._sink: Sink | None = None
         self.trailers: Headers = []
 
-    def attach(self, send: Callable[[bytes], None]) -> None:
-        """From now on pieces go out; those that waited go first."""
-        self.send = send
-        for piece in self.waiting:
-            send(piece)
-        self.waiting.clear()
+    @property
+    def length(self) -> int | None:
+        """What content-length says, where it can be read."""
+        said = self.headers.get("content-length")
+        return int(said[0]) if len(said) == 1 and re.fullmatch(rb"[0-9]{1,18}", said[0]) else None
 
-    # -- as an output-stream
+    @property
+    def sink(self) -> Sink:
+        if self._sink is None:
+            self._sink = Sink(self._waiter, self.length)
+        return self._sink
 
-    def check(self) -> int:
-        return WRITE_PIECE
+    def take(self) -> Own | Err:
+        if self.taken:
+            return Err()
+        self.taken = True
+        return Own(self, "outgoing-body")
 
-    def write(self, data: bytes) -> Err | None:
-        try:
-            if data and self.send is not None:
-                self.send(data)
-            elif data:
-                self.waiting.append(data)
-        except GoneError:
-            return Err(("closed", None))
-        return None
+    def open(self) -> Own | Err:
+        if self.opened:
+            return Err()
+        self.opened = True
+        return Own(self.sink, "output-stream")
 
-    def flush(self) -> Err | None:
-        return None
+    def finish(self, trailers: Fields | None) -> Err | None:
+        self.trailers = trailers.pairs if trailers is not None else []
+        if self.sink.end(self.trailers):
+            return None
+        self.sink.abandon()
+        return Err((f"HTTP-{self.what}-body-size", None))
 
-    def pollable(self) -> Pollable:
-        return Pollable()
+    def drop(self) -> None:
+        if self._sink is not None and self._sink.open:
+            self._sink.abandon()
+
+    what = "response"
+
+
+class Response(_Message):
+    """outgoing-response."""
+
+    status = 200
 
 
 class Outparam:
@@ -173,41 +351,17 @@ class Outparam:
         self.answer = answer
 
 
-class Outgoing:
-    """outgoing-request, its body, and the output-stream of that."""
+class Outgoing(_Message):
+    """outgoing-request."""
 
-    def __init__(self, headers: Fields) -> None:
-        self.headers = headers
-        self.headers.fixed = True
+    what = "request"
+
+    def __init__(self, headers: Fields, waiter: Waiter) -> None:
+        super().__init__(headers, waiter)
         self.method: Any = "get"  # Any: a variant's name, or ("other", text)
         self.target: str | None = None
         self.scheme: Any = None  # Any: as above
         self.authority: str | None = None
-        self.data = bytearray()
-        self.taken = self.opened = self.finished = False
-        self.trailers: Headers = []
-        self.go: Callable[[], None] | None = None
-
-    def check(self) -> int:
-        return WRITE_PIECE
-
-    def write(self, data: bytes) -> Err | None:
-        if len(self.data) + len(data) > MAX_BODY:
-            return Err(("last-operation-failed", Own(Failure(f"more than {MAX_BODY} bytes"), "error")))
-        self.data += data
-        return None
-
-    def flush(self) -> Err | None:
-        return None
-
-    def pollable(self) -> Pollable:
-        return Pollable()
-
-    def finish(self) -> None:
-        self.finished = True
-        if self.go is not None:
-            go, self.go = self.go, None
-            go()
 
 
 class Options:
@@ -219,133 +373,7 @@ class Options:
         self.between: int | None = None
 
 
-class Future:
-    """future-incoming-response: filled by the thread that sends the request."""
-
-    def __init__(self, waiter: Waiter) -> None:
-        self.waiter = waiter
-        self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
-        self.result: Incoming | Err | None = None
-        self.given = False
-
-    def fill(self, result: Incoming | Err) -> None:
-        self.result = result
-        os.eventfd_write(self._event, 1)
-
-    def pollable(self) -> Pollable:
-        return When(lambda: self.result is not None, lambda: (self._event, select.POLLIN))
-
-    def drop(self) -> None:
-        os.close(self._event)
-        if isinstance(self.result, Incoming) and not self.given:
-            self.result.wire.stream.close()
-
-
-class Answer:
-    """incoming-response."""
-
-    def __init__(self, incoming: Incoming) -> None:
-        self.incoming = incoming
-        self.headers = Fields(incoming.message.headers, fixed=True)
-        self.body = Body(incoming, after=incoming.wire.stream.close)
-        self.consumed = False
-
-    def drop(self) -> None:
-        if not self.consumed:
-            self.incoming.wire.stream.close()
-
-
-class Sender:
-    """Sends a component's requests, within the lists of the package."""
-
-    def __init__(self, world: World, interrupt: Interrupt, waiter: Waiter) -> None:
-        self._world, self._interrupt, self._waiter = world, interrupt, waiter
-
-    def handle(self, request: Outgoing, options: Options | None) -> Own | Err:
-        """outgoing-handler.handle: refuses at once what may not be, else answers a future."""
-        scheme = request.scheme or "HTTPS"
-        if scheme not in {"HTTP", "HTTPS"} or not request.authority:
-            return Err("HTTP-protocol-error" if request.authority else "HTTP-request-URI-invalid")
-        host, port = _authority(request.authority, 443 if scheme == "HTTPS" else 80)
-        if port is None or not self._world.policy.allows(host, port):
-            self._world.denied(f"reach {host} port {port}")
-            return Err("HTTP-request-denied")
-        future = Future(self._waiter)
-
-        def start() -> None:
-            work = (future, request, scheme, host, port, options or Options())
-            threading.Thread(target=self._send, args=work, name="request", daemon=True).start()
-
-        if request.taken and not request.finished:
-            request.go = start
-        else:
-            start()
-        return Own(future, "future-incoming-response")
-
-    def _send(self, future: Future, request: Outgoing, scheme: str, host: str, port: int, options: Options) -> None:
-        waiter = Waiter(self._interrupt)
-        try:
-            wire = Wire(self._connect(scheme, host, port, options, waiter), waiter)
-            wire.write(_request_bytes(request, host, port, scheme))
-            wire.deadline = time.monotonic() + _seconds(options.first, ANSWER_SECONDS)
-            incoming = _answer_head(wire, request)
-            wire.deadline = None
-            wire.waiter = wire.stream.waiter = self._waiter  # from now on the component's thread reads
-            future.fill(incoming)
-        except (EnarxError, Interrupted, GoneError, MessageError, Refused, OSError, ValueError) as error:
-            future.fill(Err(_error_code(error)))
-
-    def _connect(self, scheme: str, host: str, port: int, options: Options, waiter: Waiter) -> Stream:
-        world = self._world
-        deadline = time.monotonic() + _seconds(options.connect, CONNECT_SECONDS)
-        found = addresses(world.policy, host) if network.is_name(host) else [host]
-        if not found:
-            raise GoneError("no address")
-        sock = socket.socket(socket.AF_INET6 if ":" in found[0] else socket.AF_INET, socket.SOCK_STREAM)
-        sock.setblocking(False)
-        stream = Stream(sock, waiter)
-        try:
-            _reach(sock, (found[0], port), waiter, deadline)
-            if scheme == "HTTP":
-                return stream
-            return self._encrypt(sock, host, world.policy.connection(found[0], port), waiter, deadline)
-        except BaseException:
-            stream.close()
-            raise
-
-    def _encrypt(
-        self, sock: socket.socket, host: str, entry: Connect | None, waiter: Waiter, deadline: float
-    ) -> TlsStream:
-        if self._world.contexts is None:
-            raise UnavailableError("this Keep has no TLS")
-        entry = entry or Connect(name=host, prot="tls", host=host, port=443)
-        stream = client_stream(sock, host, entry, self._world.contexts, waiter, self._world.log)
-        while not stream.shake():
-            if not waiter.poll({stream.fileno(): stream.wants(FD_WRITE)}, deadline):
-                stream.close()
-                raise TimeoutError
-        return stream
-
-
-def _answer_head(wire: Wire, request: Outgoing) -> Incoming:
-    conversation = Conversation(wire, request=False)
-    while (incoming := conversation.next()) is not None:
-        if incoming.message.status >= 200:  # before it 100 Continue and its like
-            if request.method == "head" or incoming.message.status in {204, 304}:
-                incoming.message.complete = True
-            return incoming
-    raise GoneError("ended without an answer")
-
-
-def _reach(sock: socket.socket, address: tuple[str, int], waiter: Waiter, deadline: float) -> None:
-    sock.connect_ex(address)
-    if not waiter.poll({sock.fileno(): select.POLLOUT}, deadline):
-        raise TimeoutError
-    if number := sock.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR):
-        raise OSError(number, os.strerror(number))
-
-
-def _error_code(error: BaseException) -> str:
+def error_code(error: BaseException) -> Any:  # Any: a variant of wasi:http
     """What wasi:http calls it."""
     if isinstance(error, TimeoutError):
         return "connection-timeout"
@@ -359,46 +387,15 @@ def _error_code(error: BaseException) -> str:
     return "connection-terminated"
 
 
-def _seconds(nanoseconds: int | None, default: float) -> float:
-    return default if nanoseconds is None else nanoseconds / 1e9
-
-
-def _authority(text: str, default: int) -> tuple[str, int | None]:
-    match = re.fullmatch(r"(\[[0-9A-Fa-f:.]+\]|[^:\[\]@/]+)(?::([0-9]{1,5}))?", text)
-    if match is None:
-        return text, None
-    port = int(match.group(2) or default)
-    return network.fold(match.group(1).strip("[]")), port if 0 < port <= network.LAST_PORT else None
-
-
 def method_text(method: Any) -> str:  # Any: a variant's name, or (name, text)
     name, text = method if isinstance(method, tuple) else (method, None)
     return text if name == "other" else str(name).upper()
 
 
-def _request_bytes(request: Outgoing, host: str, port: int, scheme: str) -> bytes:
-    shown = f"[{host}]" if ":" in host else host
-    if port != (443 if scheme == "HTTPS" else 80):
-        shown = f"{shown}:{port}"
-    pairs = [("host", shown.encode()), *request.headers.pairs, ("connection", b"close")]
-    length = request.headers.get("content-length")
-    if request.trailers:
-        body = chunk(bytes(request.data)) + last_chunk(request.trailers)
-        pairs = [pair for pair in pairs if pair[0].lower() != "content-length"] + [("transfer-encoding", b"chunked")]
-    else:
-        body = bytes(request.data)
-        if not length and (body or request.method in {"post", "put", "patch"}):
-            pairs.append(("content-length", str(len(body)).encode()))
-    return encode_head(f"{method_text(request.method)} {request.target or '/'} HTTP/1.1", pairs) + body
-
-
-def implementations(sender: Sender | None) -> Mapping[str, Implementation]:
-    """wasi:http/types and, with a sender, wasi:http/outgoing-handler."""
+def implementations(waiter: Waiter) -> Mapping[str, Implementation]:
+    """wasi:http/types."""
     types = "wasi:http/types#"
-    table: dict[str, Implementation] = {**_fields(types), **_incoming(types), **_answers(types), **_requests(types)}
-    if sender is not None:
-        table["wasi:http/outgoing-handler#handle"] = sender.handle
-    return table
+    return {**_fields(types), **_incoming(types), **_answers(types, waiter), **_requests(types, waiter)}
 
 
 def _fields(types: str) -> Mapping[str, Implementation]:
@@ -422,7 +419,14 @@ def _fields(types: str) -> Mapping[str, Implementation]:
     }
 
 
-def _consume(message: Request | Answer) -> Own | Err:
+class _Came(Protocol):
+    """A message that came, of either kind."""
+
+    body: Body
+    consumed: bool
+
+
+def consume(message: _Came) -> Own | Err:
     if message.consumed:
         return Err()
     message.consumed = True
@@ -432,22 +436,20 @@ def _consume(message: Request | Answer) -> Own | Err:
 def _incoming(types: str) -> Mapping[str, Implementation]:
     request, body = f"{types}[method]incoming-request.", f"{types}[method]incoming-body."
 
-    def trailers(incoming: Body) -> Any:  # Any: option<result<result<option<trailers>, error>>>
-        found = incoming.incoming.message.trailers
-        return Ok(Ok(Own(Fields(found, fixed=True), "fields") if found else None))
-
     return {
         f"{request}method": lambda message: _variant(message.method),
         f"{request}path-with-query": lambda message: message.target,
         f"{request}scheme": lambda message: message.scheme,
         f"{request}authority": lambda message: message.authority,
         f"{request}headers": lambda message: Own(message.headers, "fields"),
-        f"{request}consume": _consume,
-        f"{body}stream": lambda incoming: incoming.held("input-stream"),
+        f"{request}consume": consume,
+        f"{body}stream": lambda incoming: incoming.open(),
         f"{types}[static]incoming-body.finish": lambda incoming: Own(incoming, "future-trailers"),
-        f"{types}[method]future-trailers.subscribe": lambda _: Own(Pollable(), "pollable"),
-        f"{types}[method]future-trailers.get": trailers,
-        f"{types}http-error-code": lambda _: None,
+        f"{types}[method]future-trailers.subscribe": lambda body: Own(body.end(), "pollable"),
+        f"{types}[method]future-trailers.get": lambda body: body.trailers(),
+        f"{types}http-error-code": lambda failure: (
+            error_code(failure.cause) if isinstance(failure.cause, MessageError | GoneError) else None
+        ),
     }
 
 
@@ -455,7 +457,7 @@ def _variant(method: str) -> Any:  # Any: a variant's name, or ("other", text)
     return method.lower() if method.lower() in METHODS and method.isupper() else ("other", method)
 
 
-def _answers(types: str) -> Mapping[str, Implementation]:
+def _answers(types: str, waiter: Waiter) -> Mapping[str, Implementation]:
     response, body = f"{types}[method]outgoing-response.", f"{types}[method]outgoing-body."
 
     def status(message: Response, code: int) -> Err | None:
@@ -464,41 +466,21 @@ def _answers(types: str) -> Mapping[str, Implementation]:
         message.status = code
         return None
 
-    def take(message: Response | Outgoing) -> Own | Err:
-        if message.taken:
-            return Err()
-        message.taken = True
-        return Own(message, "outgoing-body")
-
-    def open_body(message: Response | Outgoing) -> Own | Err:
-        if message.opened:
-            return Err()
-        message.opened = True
-        return Own(message, "output-stream")
-
-    def finish(message: Response | Outgoing, trailers: Fields | None) -> None:
-        message.trailers = trailers.pairs if trailers is not None else []
-        if isinstance(message, Outgoing):
-            message.finish()
-        else:
-            message.finished = True
-
     return {
-        f"{types}[constructor]outgoing-response": lambda fields: Own(Response(fields), "outgoing-response"),
+        f"{types}[constructor]outgoing-response": lambda fields: Own(Response(fields, waiter), "outgoing-response"),
         f"{response}status-code": lambda message: message.status,
         f"{response}set-status-code": status,
         f"{response}headers": lambda message: Own(message.headers, "fields"),
-        f"{response}body": take,
-        f"{types}[method]outgoing-request.body": take,
-        f"{body}write": open_body,
-        f"{types}[static]outgoing-body.finish": finish,
+        f"{response}body": lambda message: message.take(),
+        f"{types}[method]outgoing-request.body": lambda message: message.take(),
+        f"{body}write": lambda message: message.open(),
+        f"{types}[static]outgoing-body.finish": lambda message, trailers: message.finish(trailers),
         f"{types}[static]response-outparam.set": lambda outparam, answer: outparam.answer(answer),
     }
 
 
-def _requests(types: str) -> Mapping[str, Implementation]:  # noqa: C901 - a table, with small functions of its own
+def _requests(types: str, waiter: Waiter) -> Mapping[str, Implementation]:
     request, options = f"{types}[method]outgoing-request.", f"{types}[method]request-options."
-    answer, future = f"{types}[method]incoming-response.", f"{types}[method]future-incoming-response."
 
     def setter(name: str, allowed: Callable[[Any], bool]) -> Implementation:  # Any: as the function says
         def change(message: Outgoing | Options, value: Any) -> Err | None:  # Any: as above
@@ -518,25 +500,10 @@ def _requests(types: str) -> Mapping[str, Implementation]:  # noqa: C901 - a tab
     def text_ok(value: str | None) -> bool:
         return value is None or bool(_TARGET.fullmatch(value))
 
-    def get(pending: Future) -> Any:  # Any: option<result<result<incoming-response, error-code>>>
-        if pending.result is None:
-            return None
-        if pending.given:
-            return Err()
-        pending.given = True
-        if isinstance(pending.result, Err):
-            return Ok(pending.result)
-        return Ok(Own(Answer(pending.result), "incoming-response"))
-
     table: dict[str, Implementation] = {
-        f"{types}[constructor]outgoing-request": lambda fields: Own(Outgoing(fields), "outgoing-request"),
+        f"{types}[constructor]outgoing-request": lambda fields: Own(Outgoing(fields, waiter), "outgoing-request"),
         f"{types}[constructor]request-options": lambda: Own(Options(), "request-options"),
         f"{request}headers": lambda message: Own(message.headers, "fields"),
-        f"{answer}status": lambda message: message.incoming.message.status,
-        f"{answer}headers": lambda message: Own(message.headers, "fields"),
-        f"{answer}consume": _consume,
-        f"{future}subscribe": lambda pending: Own(pending.pollable(), "pollable"),
-        f"{future}get": get,
     }
     always: Callable[[Any], bool] = lambda _: True  # noqa: E731 - a predicate among predicates
     for key, name, allowed in (

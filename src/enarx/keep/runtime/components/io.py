@@ -70,16 +70,24 @@ class Readiness(Pollable):
 
 
 class When(Pollable):
-    """Ready when a question is answered with yes; asked again whenever its descriptor moves."""
+    """Ready when a question is answered with yes; asked again whenever its descriptor moves, and at a time."""
 
-    def __init__(self, question: Callable[[], bool], watch: Callable[[], tuple[int, int] | None]) -> None:
-        self._question, self._watch = question, watch
+    def __init__(
+        self,
+        question: Callable[[], bool],
+        watch: Callable[[], tuple[int, int] | None],
+        at: Callable[[], float | None] | None = None,
+    ) -> None:
+        self._question, self._watch, self._at = question, watch, at
 
     def ready(self) -> bool:
         return self._question()
 
     def watch(self) -> tuple[int, int] | None:
         return self._watch()
+
+    def at(self) -> float | None:
+        return None if self._at is None else self._at()
 
 
 def wait(pollables: Sequence[Pollable], waiter: Waiter) -> list[int]:

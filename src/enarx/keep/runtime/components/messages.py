@@ -1,8 +1,8 @@
 """HTTP/1.1 on a connection: heads and bodies as they come and go, for both sides (RFC 9112).
 
 Parsing is llhttp's, through httptools, which refuses what is ambiguous. Here are the bounds: a head of at most MAX_HEAD
-bytes, a body that is read only as fast as somebody takes it. A connection is a descriptor of the runtime; waiting for
-it can be interrupted, and ends at a deadline where one is set.
+bytes, a body that is read only as fast as somebody takes it, and sent only as fast as the other side does. A connection
+is a descriptor of the runtime; waiting for it can be interrupted, and ends when the other side has been silent too long.
 """
 
 import time
@@ -22,7 +22,8 @@ Headers = list[tuple[str, bytes]]
 MAX_HEAD: Final = 64 * 1024
 PIECE: Final = 65536
 HOP_BY_HOP: Final = frozenset({
-    "connection", "keep-alive", "proxy-connection", "transfer-encoding", "upgrade", "te", "trailer", "host", "http2-settings",
+    "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "transfer-encoding",
+    "upgrade", "host", "http2-settings",
 })  # fmt: skip
 
 
@@ -39,51 +40,100 @@ class GoneError(Exception):
 
 
 class Wire:
-    """A connection with deadlines."""
+    """A connection. `patience` is how many seconds the other side may be silent while it is waited for."""
 
-    def __init__(self, stream: Stream, waiter: Waiter) -> None:
+    def __init__(self, stream: Stream, waiter: Waiter, patience: float | None = None) -> None:
         stream.flags |= NONBLOCK
         stream.waiter = waiter
-        self.stream, self.waiter = stream, waiter
-        self.deadline: float | None = None
+        self.stream, self.waiter, self.patience = stream, waiter, patience
+        self._pending = b""  # posted, not yet taken
+        self._moved = time.monotonic()  # when a byte last came or went
+
+    # -- what does not wait
+
+    def look(self) -> bytes | None:
+        """What is there; nothing at the end; None when nothing has come yet. Raises GoneError."""
+        buffer = bytearray(PIECE)
+        try:
+            found = bytes(buffer[: self.stream.read(memoryview(buffer))])
+        except Refused as refused:
+            if refused.number != Errno.AGAIN:
+                raise GoneError(refused.number.name.lower()) from None
+            self._be_patient()
+            return None
+        except OSError as error:
+            raise GoneError(error.strerror or "failed") from error
+        self._moved = time.monotonic()
+        return found
+
+    def post(self, data: bytes = b"") -> bool:
+        """Send `data` after what waits already; whether all of it has gone. Raises GoneError."""
+        if data and not self._pending:
+            self._moved = time.monotonic()  # nobody was waited for until now
+        self._pending += data
+        while self._pending:
+            try:
+                taken = self.stream.write(memoryview(self._pending))
+            except Refused as refused:
+                if refused.number != Errno.AGAIN:
+                    raise GoneError(refused.number.name.lower()) from None
+                taken = 0
+            except OSError as error:
+                raise GoneError(error.strerror or "failed") from error
+            if not taken:
+                self._be_patient()
+                return False
+            self._pending = self._pending[taken:]
+            self._moved = time.monotonic()
+        return True
+
+    def forget(self) -> None:
+        """Send nothing of what was posted and has not gone."""
+        self._pending = b""
+
+    def _be_patient(self) -> None:
+        if (ends := self.ends()) is not None and time.monotonic() >= ends:
+            raise GoneError("too slow")
+
+    def ends(self) -> float | None:
+        """When patience ends, if nothing moves until then."""
+        return None if self.patience is None else self._moved + self.patience
+
+    def begin(self, patience: float | None) -> None:
+        """Silence counts from now on."""
+        self.patience, self._moved = patience, time.monotonic()
+
+    def watch(self) -> tuple[int, int]:
+        """What to wait for: bytes that come, and room for what is posted."""
+        events = self.stream.wants(FD_READ) | (self.stream.wants(FD_WRITE) if self._pending else 0)
+        return self.stream.fileno(), events
+
+    # -- what does
 
     def read(self) -> bytes:
-        """What is there, at least a byte; nothing at the end. Raises GoneError."""
-        buffer = bytearray(PIECE)
-        while True:
-            try:
-                return bytes(buffer[: self.stream.read(memoryview(buffer))])
-            except Refused as refused:
-                if refused.number != Errno.AGAIN:
-                    raise GoneError(refused.number.name.lower()) from None
-            except OSError as error:
-                raise GoneError(error.strerror or "failed") from error
+        """At least a byte; nothing at the end. Raises GoneError."""
+        self.begin(self.patience)
+        while (found := self.look()) is None:
             self._wait(FD_READ)
+        return found
 
-    def write(self, data: bytes) -> None:
-        """All of it. Raises GoneError."""
-        view = memoryview(data)
-        while view:
-            try:
-                view = view[self.stream.write(view) :]
-                continue
-            except Refused as refused:
-                if refused.number != Errno.AGAIN:
-                    raise GoneError(refused.number.name.lower()) from None
-            except OSError as error:
-                raise GoneError(error.strerror or "failed") from error
+    def write(self, data: bytes = b"") -> None:
+        """All of it, and of what was posted. Raises GoneError."""
+        self.begin(self.patience)
+        gone = self.post(data)
+        while not gone:
             self._wait(FD_WRITE)
+            gone = self.post()
 
     def settle(self) -> None:
         """Wait until the socket has taken everything. Raises GoneError."""
+        self.write()
         while not Readiness(self.stream, FD_WRITE, self.waiter).ready():
             self._wait(FD_WRITE)
+            self._be_patient()
 
     def _wait(self, kind: int) -> None:
-        wanted = {self.stream.fileno(): self.stream.wants(kind)}
-        moved = self.waiter.poll(wanted, self.deadline)
-        if not moved and self.deadline is not None and time.monotonic() >= self.deadline:
-            raise GoneError("too slow")
+        self.waiter.poll({self.stream.fileno(): self.stream.wants(kind)}, self.ends())
 
 
 class Message:
@@ -116,35 +166,50 @@ class Conversation:
         self._messages: deque[Message] = deque()
         self._parser = (httptools.HttpRequestParser if request else httptools.HttpResponseParser)(self)
         self._current = Message()
+        self._unsaid = 0  # bytes of which the parser has not said what they are
 
     def next(self) -> "Incoming | None":
         """Read the head of the next message; None when the other side ended before it. Raises as `Incoming.read`."""
-        while not (self._messages and self._messages[0].headed):
+        while (incoming := self.arrived()) is None:
             if not self.feed():
                 if self._messages:
                     raise GoneError("ended in the middle of a head")
                 return None
-            if self._messages:
-                self._messages[0].count(0)
-        return Incoming(self, self._messages.popleft())
+        return incoming
 
     @property
-    def waiting(self) -> bool:
-        """Whether more than the message that was taken has arrived already."""
+    def begun(self) -> bool:
+        """Whether more than the message that was taken has begun to arrive."""
         return bool(self._messages)
 
     def feed(self) -> bool:
-        """Read and parse a piece; False at the end."""
-        data = self.wire.read()
+        """Wait for a piece and parse it; False at the end."""
+        return self._parse(self.wire.read())
+
+    def glance(self) -> bool | None:
+        """As `feed`, without waiting: None when nothing has come."""
+        data = self.wire.look()
+        return None if data is None else self._parse(data)
+
+    def arrived(self) -> "Incoming | None":
+        """The next message whose head is there already."""
+        if self._messages and self._messages[0].headed:
+            return Incoming(self, self._messages.popleft())
+        return None
+
+    def _parse(self, data: bytes) -> bool:
+        self._unsaid += len(data)
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserCallbackError as error:
             cause = error.__context__
             raise cause if isinstance(cause, MessageError) else MessageError("not HTTP/1.1") from error
-        except httptools.HttpParserUpgrade as error:
-            raise MessageError("expected no upgrade", 501) from error
+        except httptools.HttpParserUpgrade:
+            self._current.keeps_alive = False  # nothing is switched to: the request counts, what follows it does not
         except httptools.HttpParserError as error:
             raise MessageError(f"not HTTP/1.1: {error}") from error
+        if self._unsaid > MAX_HEAD:  # a header, trailer or chunk extension without end
+            raise MessageError(f"expected lines of at most {MAX_HEAD} bytes", 431)
         return bool(data)
 
     def on_message_begin(self) -> None:
@@ -152,11 +217,12 @@ class Conversation:
         self._messages.append(self._current)
 
     def on_url(self, url: bytes) -> None:
+        self._unsaid = 0
         self._current.target += url
         self._current.count(len(url))
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        message = self._current
+        message, self._unsaid = self._current, 0
         message.count(len(name) + len(value))
         pair = (name.decode("latin-1").lower(), value)
         if message.headed:
@@ -165,7 +231,7 @@ class Conversation:
             message.headers.append(pair)
 
     def on_headers_complete(self) -> None:
-        message, parser = self._current, self._parser
+        message, parser, self._unsaid = self._current, self._parser, 0
         message.headed, message.version = True, parser.get_http_version()
         if isinstance(parser, httptools.HttpRequestParser):
             message.method = parser.get_method().decode("latin-1")
@@ -173,6 +239,7 @@ class Conversation:
             message.status = parser.get_status_code()
 
     def on_body(self, piece: bytes) -> None:
+        self._unsaid = 0
         self._current.pieces.append(piece)
 
     def on_message_complete(self) -> None:
@@ -187,13 +254,32 @@ class Incoming:
 
     def read(self) -> bytes:
         """The next piece of the body; nothing at its end. Raises MessageError and GoneError."""
+        while (piece := self._piece()) is None:
+            self._take(self._conversation.feed())
+        return piece
+
+    def look(self) -> bytes | None:
+        """As `read`, without waiting: None when nothing has come."""
+        while (piece := self._piece()) is None:
+            fed = self._conversation.glance()
+            if fed is None:
+                return None
+            self._take(fed)
+        return piece
+
+    def _piece(self) -> bytes | None:
         message = self.message
-        while not message.pieces and not message.complete:
-            if not self._conversation.feed() and not message.complete:
-                if not message.status or message.get("content-length") is not None or self._chunked():
-                    raise GoneError("ended in the middle of a body")
-                message.complete = True  # an answer may end with its connection
-        return message.pieces.popleft() if message.pieces else b""
+        if message.pieces:
+            return message.pieces.popleft()
+        return b"" if message.complete else None
+
+    def _take(self, more: bool) -> None:
+        message = self.message
+        if more or message.complete:
+            return
+        if not message.status or message.get("content-length") is not None or self._chunked():
+            raise GoneError("ended in the middle of a body")
+        message.complete = True  # an answer may end with its connection
 
     def _chunked(self) -> bool:
         return b"chunked" in (self.message.get("transfer-encoding") or b"").lower()

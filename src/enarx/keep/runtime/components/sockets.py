@@ -448,17 +448,19 @@ def resolve(world: World, name: str) -> Own | Err:
 
 def addresses(policy: Policy, name: str) -> Sequence[str]:
     """The addresses of a name, noted as its meaning; `localhost` is 127.0.0.1, whatever a resolver says."""
-    if name == "localhost":
-        found = ["127.0.0.1"]
-    else:
-        try:
-            answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
-        except (OSError, UnicodeError):
-            return []
-        found = list(dict.fromkeys(str(answer[4][0]) for answer in answers))
+    found = ["127.0.0.1"] if name == "localhost" else find(name)
     for address in found:
         policy.found(name, address)
     return found
+
+
+def find(name: str) -> Sequence[str]:
+    """What the system's resolver answers; nothing when it does not know."""
+    try:
+        answers = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except (OSError, UnicodeError):
+        return []
+    return list(dict.fromkeys(str(answer[4][0]) for answer in answers))
 
 
 def implementations(world: World) -> Mapping[str, Implementation]:

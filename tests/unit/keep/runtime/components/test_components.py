@@ -135,6 +135,7 @@ def test_a_handler_that_says_nothing_answers_500(start_guest: Starter) -> None:
     ("request_bytes", "status"),
     [
         (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 70_000 + b"\r\n\r\n", b"431"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nX: " + b"y" * 200_000, b"431"),
         (b"nonsense\r\n\r\n", b"400"),
         (b"GET / HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
     ],
@@ -156,6 +157,72 @@ def test_silent_clients_hold_up_nobody(start_guest: Starter, identity: TlsIdenti
             stack.enter_context(socket.create_connection(("127.0.0.1", guest.ports[0]), timeout=30))
         connection = stack.enter_context(_connection(guest, "tls"))
         assert _ask(connection) == (200, b"hello\n")
+
+
+@pytest.mark.parametrize("behaviour", ["(loop $l (br $l))", "(call $hoard (local.get $request))"])
+def test_a_request_that_takes_too_long_is_stopped(start_guest: Starter, behaviour: str) -> None:
+    """Whether it computes or waits for its client; the client gets 504, the log a line, the next request an instance."""
+    guest = start_guest(
+        _component("handler", behaviour),
+        toml=_listen("tcp") + "[limits]\nrequest_seconds = 1\ninstances = 1\n",
+        interruptible=False,
+    )
+    for _ in range(2):
+        with socket.create_connection(("127.0.0.1", guest.ports[0]), timeout=30) as sock:
+            sock.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\nabc")
+            assert _all(sock).startswith(b"HTTP/1.1 504 Gateway Timeout\r\n")
+    guest.interrupt.send(15)
+    assert b"enarx: warn: web: limits.request_seconds: stopped after 1 seconds\n" in guest.join().stderr
+
+
+def _all(sock: socket.socket) -> bytes:
+    found = b""
+    while piece := sock.recv(1000):
+        found += piece
+    return found
+
+
+def test_slow_heads_hold_no_instance(start_guest: Starter) -> None:
+    """Clients in the middle of a head, with one instance for all: whoever has said everything is served."""
+    guest = start_guest(_component("handler"), toml=_listen("tcp") + "[limits]\ninstances = 1\n")
+    with contextlib.ExitStack() as stack:
+        slow = [
+            stack.enter_context(socket.create_connection(("127.0.0.1", guest.ports[0]), timeout=30)) for _ in range(9)
+        ]
+        for sock in slow:
+            sock.sendall(b"GET / HTTP/1.1\r\nHost: ")
+        connection = stack.enter_context(_connection(guest, "tcp"))
+        assert _ask(connection) == (200, b"hello\n")
+        for sock in slow:
+            sock.sendall(b"x\r\nConnection: close\r\n\r\n")
+            assert _all(sock).endswith(b"6\r\nhello\n\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize(
+    ("request_bytes", "answers"),
+    [
+        (b"GET / HTTP/1.0\r\n\r\n", [b"hello\n"]),
+        (b"GET / HTTP/1.1\r\nHost: x\r\n\r\nHEAD / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", [b"hello", b""]),
+        (
+            b"POST / HTTP/1.1\r\nHost: x\r\nExpect: 100-continue\r\nConnection: close\r\nContent-Length: 3\r\n\r\nabc",
+            [b"", b"hello"],
+        ),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\n\r\n", [b"hello"]),
+    ],
+    ids=["1.0", "pipelined", "expect", "upgrade"],
+)
+def test_what_http_clients_do(start_guest: Starter, request_bytes: bytes, answers: list[bytes]) -> None:
+    """HTTP/1.0, several requests at once, a body held back until it is asked for, an upgrade that is not taken."""
+    guest = start_guest(_component("handler", "(call $hoard (local.get $request))"), toml=_listen("tcp"))
+    with socket.create_connection(("127.0.0.1", guest.ports[0]), timeout=30) as sock:
+        sock.sendall(request_bytes)
+        heads = _all(sock).split(b"HTTP/1.1 ")[1:]
+    assert len(heads) == len(answers)
+    for head, answer in zip(heads, answers, strict=True):
+        assert answer in head.partition(b"\r\n\r\n")[2]
+    assert heads[-1].startswith(b"200 OK\r\n")
+    assert heads[0].startswith(b"100 Continue") == (b"Expect" in request_bytes)
+    assert b"connection: close\r\n" in heads[-1]
 
 
 @pytest.mark.parametrize(
