@@ -236,7 +236,7 @@ def large(server: Server, other: Server | None, token: str, folder: Path, mib: i
     with Client(f"https://localhost:{server.port}", ca_pem=server.ca.read_bytes(), token=token) as http_client:
         remote, entry = Remote(http_client), Entry(meta=meta)
         slug = PackageSlug(user=USER, repository=REPO, tag=TagName("1.0.0"))
-        remote.publish(slug, Tag(entry=entry), Tree(nodes=()))
+        remote.up.publish(slug, Tag(entry=entry), Tree(nodes=()))
     url = f"https://localhost:{server.port}{API}/{USER}/{REPO}/_tag/1.0.0/tree"
     headers = [
         f"Authorization: Bearer {token}",
@@ -269,7 +269,7 @@ def small(server: Server, other: Server | None, token: str, count: int) -> None:
     with Client(f"https://localhost:{server.port}", ca_pem=server.ca.read_bytes(), token=token) as http_client:
         slug = PackageSlug(user=USER, repository=REPO, tag=TagName("2.0.0"))
         directories = Tree(nodes=tuple(node for node in tree.nodes if node.entry.is_directory))
-        Remote(http_client).publish(slug, Tag(entry=tree.root), directories)
+        Remote(http_client).up.publish(slug, Tag(entry=tree.root), directories)
     puts: Requests = []
     for node in tree.nodes:
         if not node.entry.is_directory:

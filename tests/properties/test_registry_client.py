@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from enarx.cli.credentials import Logins
 from enarx.drawbridge import client, login
+from enarx.drawbridge.client import up
 from enarx.drawbridge.names import PackageSlug
 from enarx.errors import MalformedError
 from enarx.web.client import Response
@@ -59,7 +60,7 @@ def test_any_link_header_names_a_steward_or_none(text: str) -> None:
 @given(st.dictionaries(st.sampled_from(["content-length", "content-type", "content-digest"]), st.text(max_size=60)))
 def test_any_headers_of_a_node_are_a_meta_or_malformed(headers: dict[str, str]) -> None:
     """What HEAD says is read strictly."""
-    said = _refusal(lambda: client._meta(Response(status=200, headers=headers), "node"))
+    said = _refusal(lambda: up._meta(Response(status=200, headers=headers), "node"))
     assert said is None or said.startswith("node: ")
 
 

@@ -137,7 +137,7 @@ class Publisher:
             try:
                 with self.luck.choice(self.servers).client() as http:
                     remote = Remote(http, sleep=lambda _: None)
-                    remote.publish(
+                    remote.up.publish(
                         slug, Tag(entry=tree.root), tree, on_node=lambda node, _: self.ledger.took(tag, tree, node)
                     )
             except UnavailableError:

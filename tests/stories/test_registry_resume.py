@@ -72,7 +72,7 @@ def half_way(host: str, token: str, ca: Path, tree: Tree) -> None:
     with Client(f"https://{host}", ca_pem=ca.read_bytes(), token=token) as http:
         registry = Registry(http, sleep=lambda _: None)
         *above, file = tree.nodes
-        registry.publish(SLUG, Tag(entry=tree.root), Tree(nodes=tuple(above)))
+        registry.up.publish(SLUG, Tag(entry=tree.root), Tree(nodes=tuple(above)))
         headers = {
             "Content-Type": file.entry.meta.media_type,
             "Content-Digest": file.entry.meta.digests.header(),

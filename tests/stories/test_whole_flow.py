@@ -207,7 +207,7 @@ def fetch(village: Village, chain_pem: bytes, key: keys.PrivateKey, opening: Ope
     who = ClientIdentity(chain_pem=chain_pem, key=key)
     with Client(f"https://{village.host}", ca_pem=village.roots, identity=who) as http:
         registry = Registry(http, opening=opening, sleep=lambda _: None)
-        return registry.fetch(slug, registry.tag(slug).entry, workload=workload(village, "1.0.0"))
+        return registry.down.fetch(slug, registry.tag(slug).entry, workload=workload(village, "1.0.0"))
 
 
 def test_only_the_keep_that_was_certified_opens_what_is_released(village: Village) -> None:

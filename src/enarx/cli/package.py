@@ -72,7 +72,7 @@ def publish(store: Store, *, spec: str, path: Path, signers: tuple[Path, ...], d
         store.connect(host) as http,
         progress("publishing", tree.size, quiet=quiet) as on_bytes,
     ):
-        new = Registry(http).publish(
+        new = Registry(http).up.publish(
             slug,
             tag,
             tree,
@@ -116,12 +116,12 @@ def fetch(store: Store, *, spec: str, directory: Path | None) -> None:
         registry = Registry(http)
         published = registry.tag(slug)
         slug = replace(slug, tag=published.name)
-        workload = registry.workload(slug, published.entry)
-        items = registry.tree(slug, published.entry, workload=workload)
+        workload = registry.down.workload(slug, published.entry)
+        items = registry.down.tree(slug, published.entry, workload=workload)
         files = [item for item in items if not item.entry.is_directory]
         total = sum(item.entry.meta.length for item in files)
         with progress("fetching", total, quiet=store.as_json) as on_bytes:
-            registry.fetch_into(slug, items, target, workload=workload, on_bytes=on_bytes)
+            registry.files.fetch_into(slug, items, target, workload=workload, on_bytes=on_bytes)
     warn_yanked(spec, published)
     if store.as_json:
         show_json({"directory": str(target), "digest": str(workload), "files": len(files), "bytes": total})

@@ -76,10 +76,10 @@ def fetch(store: Store, *, spec: str, path: str, out: Path | None) -> None:
         registry = Registry(http)
         published = registry.tag(slug)
         slug = replace(slug, tag=published.name)
-        workload = registry.workload(slug, published.entry)
+        workload = registry.down.workload(slug, published.entry)
         items = [
             item
-            for item in registry.tree(slug, published.entry, workload=workload)
+            for item in registry.down.tree(slug, published.entry, workload=workload)
             if item.path.names[: len(wanted)] == wanted.names
         ]
         if not items:
@@ -88,9 +88,9 @@ def fetch(store: Store, *, spec: str, path: str, out: Path | None) -> None:
         total = sum(item.entry.meta.length for item in items if not item.entry.is_directory)
         with progress("fetching", total, quiet=store.as_json) as on_bytes:
             if items[0].entry.is_directory or wanted.is_root:
-                registry.fetch_into(slug, items, target, below=wanted, workload=workload, on_bytes=on_bytes)
+                registry.files.fetch_into(slug, items, target, below=wanted, workload=workload, on_bytes=on_bytes)
             else:
-                registry.fetch_file(slug, items[0], target, workload=workload, on_bytes=on_bytes)
+                registry.files.fetch_file(slug, items[0], target, workload=workload, on_bytes=on_bytes)
     warn_yanked(spec, published)
     if store.as_json:
         show_json({"path": str(target), "digest": str(workload), "bytes": total})
@@ -143,8 +143,8 @@ def look(store: Store, what: str) -> Seen:
         registry = Registry(http)
         published = registry.tag(slug)
         slug = replace(slug, tag=published.name)
-        workload = registry.workload(slug, published.entry)
-        items = registry.tree(slug, published.entry, workload=workload)
+        workload = registry.down.workload(slug, published.entry)
+        items = registry.down.tree(slug, published.entry, workload=workload)
     warn_yanked(what, published)
     return Seen(workload, items)
 
@@ -160,7 +160,7 @@ def _digest(store: Store, what: str) -> "Digest":
     with asking(f"Failed to look at {what}"), store.connect(store.host(slug.host)) as http:
         registry = Registry(http)
         published = registry.tag(slug)
-        return registry.workload(replace(slug, tag=published.name), published.entry)
+        return registry.down.workload(replace(slug, tag=published.name), published.entry)
 
 
 def _is_local(what: str) -> bool:

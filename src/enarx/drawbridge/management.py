@@ -111,14 +111,14 @@ class Management:
         )
 
     def set_policy(self, place: Place, values: Mapping[str, Json]) -> None:
-        self.registry.set(f"{place.url}/_policy", values)
+        self.registry.wire.set(f"{place.url}/_policy", values)
 
     def remove_policy(self, place: Place) -> None:
-        self.registry.remove(f"{place.url}/_policy")
+        self.registry.wire.remove(f"{place.url}/_policy")
 
     def test_policy(self, place: Place, certificates: bytes) -> Verdict:
         """Whether the workload would be released to the Keep with this chain (PEM, leaf first)."""
-        answer = self.registry.ask(f"{place.url}/_policy/test", certificates, "application/x-pem-file")
+        answer = self.registry.wire.ask(f"{place.url}/_policy/test", certificates, "application/x-pem-file")
         values = canonical.members(answer, "verdict")
         keep = values.get("keep")
         return Verdict(
@@ -144,7 +144,7 @@ class Management:
         asked |= {"digest": str(digest)} if digest is not None else {"tag": str(tag)}
         asked |= {} if lifetime is None else {"lifetime": lifetime}
         asked |= {} if uses is None else {"uses": uses}
-        values = canonical.members(self.registry.make(f"{place.url}/_token", asked), "token")
+        values = canonical.members(self.registry.wire.make(f"{place.url}/_token", asked), "token")
         text = canonical.member(values, "token", str, "token")
         return NewToken(text=text, facts={name: value for name, value in values.items() if name != "token"})
 
@@ -156,7 +156,7 @@ class Management:
         return self._object(f"{place.url}/_token/{_label(name)}", "token")
 
     def revoke_token(self, place: Place, name: str) -> None:
-        self.registry.remove(f"{place.url}/_token/{_label(name)}")
+        self.registry.wire.remove(f"{place.url}/_token/{_label(name)}")
 
     # -- members
 
@@ -167,10 +167,10 @@ class Management:
 
     def set_member(self, place: Place, name: str, member: Mapping[str, Json]) -> None:
         """`member` has role, and user, or subject and perhaps issuer, or issuer and claims."""
-        self.registry.set(f"{place.url}/_member/{_label(name)}", member)
+        self.registry.wire.set(f"{place.url}/_member/{_label(name)}", member)
 
     def remove_member(self, place: Place, name: str) -> None:
-        self.registry.remove(f"{place.url}/_member/{_label(name)}")
+        self.registry.wire.remove(f"{place.url}/_member/{_label(name)}")
 
     # -- who has to sign
 
@@ -180,15 +180,15 @@ class Management:
 
     def set_signers(self, place: Place, keys: "Sequence[SigningKey]") -> None:
         """Replace them; none means that nobody has to sign. Only the public half of a key is sent."""
-        self.registry.set(f"{place.url}/_signer", {_label(key.name): key.public_pem().decode() for key in keys})
+        self.registry.wire.set(f"{place.url}/_signer", {_label(key.name): key.public_pem().decode() for key in keys})
 
     # -- yanking and history
 
     def yank(self, slug: PackageSlug, reason: str) -> None:
-        self.registry.set(_yank_url(slug), {"reason": reason})
+        self.registry.wire.set(_yank_url(slug), {"reason": reason})
 
     def unyank(self, slug: PackageSlug) -> None:
-        self.registry.remove(_yank_url(slug))
+        self.registry.wire.remove(_yank_url(slug))
 
     def history(self, place: Place) -> tuple[Change, ...]:
         """Every change, the oldest first. Raises MalformedError where the chain does not hold."""
@@ -196,7 +196,7 @@ class Management:
         return tuple(check(Change.from_json(item) for item in _objects(values, "changes")))
 
     def _object(self, url: str, what: str) -> dict[str, Any]:  # Any: parsed JSON, checked by the caller
-        return canonical.members(self.registry.look(url), f"{self.registry.host}: {what}")
+        return canonical.members(self.registry.wire.look(url), f"{self.registry.host}: {what}")
 
 
 def _yank_url(slug: PackageSlug) -> str:

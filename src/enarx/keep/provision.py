@@ -121,7 +121,7 @@ def release(order: Order, identity: Identity) -> dict[str, bytes]:
         with gate("tag"):
             order.require_signer(published.tag, subject_of(slug.user, slug.repository, published.name))
         with _checking():
-            return registry.fetch(slug, published.entry, workload=order.digest, limits=LIMITS)
+            return registry.down.fetch(slug, published.entry, workload=order.digest, limits=LIMITS)
 
 
 @contextmanager

@@ -57,12 +57,12 @@ def open_registry(port: int, **named: Any) -> Iterator[Registry]:  # Any: the op
 def tree(registry: Registry) -> Tree:
     """A published package."""
     made = Tree.from_files(FILES)
-    assert registry.publish(SLUG, Tag(entry=made.root), made)
+    assert registry.up.publish(SLUG, Tag(entry=made.root), made)
     return made
 
 
 def fetch(registry: Registry, tree: Tree, **named: Any) -> dict[str, bytes]:  # Any: the options of `fetch`
-    return registry.fetch(SLUG, registry.tag(SLUG).entry, workload=tree.workload, **named)
+    return registry.down.fetch(SLUG, registry.tag(SLUG).entry, workload=tree.workload, **named)
 
 
 def test_what_is_published_comes_back(registry: Registry, double: Double, tree: Tree) -> None:
@@ -72,13 +72,13 @@ def test_what_is_published_comes_back(registry: Registry, double: Double, tree: 
     assert sorted(puts[2:]) == [f"/tree/{name}" for name in sorted([*FILES, "data"])]
     assert puts.index("/tree/data") < min(puts.index("/tree/data/a b.txt"), puts.index("/tree/data/empty"))
     assert fetch(registry, tree) == FILES
-    assert registry.workload(SLUG, tree.root) == tree.workload
+    assert registry.down.workload(SLUG, tree.root) == tree.workload
 
 
 def test_a_lone_file_is_main_wasm(registry: Registry) -> None:
     """A package whose root is a file has one file, and it is the program."""
     made = Tree.from_path(_file(b"\0asm"))
-    registry.publish(SLUG, Tag(entry=made.root), made)
+    registry.up.publish(SLUG, Tag(entry=made.root), made)
     assert fetch(registry, made) == {"main.wasm": b"\0asm"}
 
 
@@ -114,7 +114,7 @@ def test_other_bytes_under_the_same_name_are_refused(registry: Registry, double:
     """A registry that serves a whole other package, tag and all, does not pass for the one whose digest we hold."""
     other = Tree.from_files({"main.wasm": b"\0asm other"})
     double.held.clear()
-    registry.publish(SLUG, Tag(entry=other.root), other)
+    registry.up.publish(SLUG, Tag(entry=other.root), other)
     with pytest.raises(UntrustedError, match=f"expected the digest {tree.workload}, found {other.workload}"):
         fetch(registry, tree)
     pinned = replace(SLUG, digest=tree.workload)
@@ -156,7 +156,7 @@ def test_a_listing_with_a_name_that_could_escape_is_refused(registry: Registry, 
     root = Entry.of(body, "application/vnd.drawbridge.directory.v1+json")
     double.held[f"{BASE}/tree"] = (body, {})
     with pytest.raises(MalformedError, match=r"directory: '\.\.'|tree name"):
-        registry.fetch(SLUG, root, workload=Digest.of(body))
+        registry.down.fetch(SLUG, root, workload=Digest.of(body))
 
 
 def test_a_broken_download_goes_on_where_it_was(registry: Registry, double: Double, tree: Tree) -> None:
@@ -181,34 +181,34 @@ def test_a_directory_appears_when_it_is_complete(
 ) -> None:
     """What is fetched grows under another name, is gone on with where it was, and appears as a whole."""
     target = tmp_path / "out"
-    items = registry.tree(SLUG, tree.root, workload=tree.workload)
+    items = registry.down.tree(SLUG, tree.root, workload=tree.workload)
     double.cut = [700_000, 0, 0, 0, 0]
     with pytest.raises(UnavailableError):
-        registry.fetch_into(SLUG, items, target, workload=tree.workload)
+        registry.files.fetch_into(SLUG, items, target, workload=tree.workload)
     assert not target.exists()
     double.cut, double.asked = [], []
-    registry.fetch_into(SLUG, items, target, workload=tree.workload)
+    registry.files.fetch_into(SLUG, items, target, workload=tree.workload)
     assert {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()} == FILES
     assert list(tmp_path.iterdir()) == [target]
     assert not any("Enarx.toml" in line for line in double.asked)  # it was there, and right
     assert any(" bytes=" in line for line in double.asked)
     with pytest.raises(ConflictError, match="expected nothing or an empty directory"):
-        registry.fetch_into(SLUG, items, target, workload=tree.workload)
+        registry.files.fetch_into(SLUG, items, target, workload=tree.workload)
 
 
 def test_a_damaged_beginning_is_fetched_again(registry: Registry, tree: Tree, tmp_path: Path) -> None:
     """What was left of an earlier fetch proves nothing: wrong bytes are replaced, a link is not followed."""
-    items = registry.tree(SLUG, tree.root, workload=tree.workload)
+    items = registry.down.tree(SLUG, tree.root, workload=tree.workload)
     part = tmp_path / f".out.{tree.workload.hex[:16]}.part"
     part.mkdir()
     (part / "main.wasm").write_bytes(b"not it")
-    registry.fetch_into(SLUG, items, tmp_path / "out", workload=tree.workload)
+    registry.files.fetch_into(SLUG, items, tmp_path / "out", workload=tree.workload)
     assert (tmp_path / "out" / "main.wasm").read_bytes() == FILES["main.wasm"]
     part = tmp_path / f".two.{tree.workload.hex[:16]}.part"
     part.mkdir()
     (part / "main.wasm").symlink_to(tmp_path / "victim")
     with pytest.raises(UnavailableError):
-        registry.fetch_into(SLUG, items, tmp_path / "two", workload=tree.workload)
+        registry.files.fetch_into(SLUG, items, tmp_path / "two", workload=tree.workload)
     assert not (tmp_path / "victim").exists()
 
 
@@ -217,7 +217,7 @@ def test_publishing_goes_on_where_it_was(registry: Registry, double: Double, tre
     del double.held[f"{BASE}/tree/data/a b.txt"]
     double.asked = []
     sent: list[str] = []
-    new = registry.publish(
+    new = registry.up.publish(
         SLUG, Tag(entry=tree.root), tree, on_node=lambda node, was: sent.append(str(node.path)) if was else None
     )
     assert not new
@@ -229,7 +229,7 @@ def test_a_version_can_not_change(registry: Registry, tree: Tree) -> None:
     """Publishing something else under a version that exists is refused before a byte is sent, with both digests."""
     other = Tree.from_files({"main.wasm": b"other"})
     with pytest.raises(ConflictError, match=f"expected {other.workload}, found {tree.workload}; choose another"):
-        registry.publish(SLUG, Tag(entry=other.root), other)
+        registry.up.publish(SLUG, Tag(entry=other.root), other)
 
 
 def test_a_put_is_repeated_while_nobody_answers(registry: Registry, double: Double) -> None:
@@ -237,7 +237,7 @@ def test_a_put_is_repeated_while_nobody_answers(registry: Registry, double: Doub
     double.refuse = [503, 429, 502]
     made = Tree.from_files(FILES)
     passed: list[int] = []
-    assert registry.publish(SLUG, Tag(entry=made.root), made, on_bytes=passed.append)
+    assert registry.up.publish(SLUG, Tag(entry=made.root), made, on_bytes=passed.append)
     assert sum(passed) == made.size
     double.refuse = [403]
     with pytest.raises(EnarxError, match="403: not now"):
@@ -340,10 +340,10 @@ def test_an_unread_digest_of_the_root_is_computed(registry: Registry, double: Do
     body = Directory({}).encode()
     root = Entry.of(body, "application/vnd.drawbridge.directory.v1+json", ["sha-384"])
     double.held[f"{BASE}/tree"] = (body, {})
-    assert registry.workload(SLUG, root) == Digest.of(body)
-    assert registry.fetch(SLUG, root, workload=Digest.of(body)) == {}
+    assert registry.down.workload(SLUG, root) == Digest.of(body)
+    assert registry.down.fetch(SLUG, root, workload=Digest.of(body)) == {}
     with pytest.raises(UntrustedError, match=f"expected {Digest.of(b'other')}, found {Digest.of(body)}"):
-        registry.fetch(SLUG, root, workload=Digest.of(b"other"))
+        registry.down.fetch(SLUG, root, workload=Digest.of(b"other"))
     assert Item(TreePath(), root).digest.algorithm == "sha-384"
 
 
