@@ -33,6 +33,7 @@ from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.pck import Pck, read_chain
 from enarx.tee.dcap.quoted import Quoted
 from enarx.tee.model import Evidence, Technology
+from enarx.tee.sgx import registration
 from enarx.tee.snp.idblock import IdBlock
 from enarx.tee.snp.vek import Vek
 
@@ -97,6 +98,8 @@ PARSERS: Final[Mapping[str, Parser]] = {
     "request-bundle": parse_bundle,
     "result": AttestationResult.parse,
     "revocations": Revocations.parse,
+    "sgx-registration": registration.Request.parse,
+    "sgx-registration-status": registration.Status.parse,
     "sgx-report": EnclaveReport.parse,
     "tag": Tag.parse,
     "tcb-info": TcbInfo.parse,

@@ -21,6 +21,7 @@ from enarx.tee.dcap.pck import EXTENSION
 from enarx.tee.dcap.quoted import Quoted
 from enarx.tee.model import Endorsements
 from enarx.tee.nitro.simulator import NitroMachine
+from enarx.tee.sgx import registration
 from enarx.tee.sgx import report as sgx
 from enarx.tee.snp import report as snp
 from enarx.tee.snp.report import parse
@@ -57,6 +58,11 @@ def _intel() -> Iterator[Seed]:
         yield "quote", f"tdx-v{version}-{body_type}", bare
         yield "tdx-bare", f"v{version}-{body_type}", bare
     yield "sgx-ours-5", "whole", enclave.evidence(DATA).body
+    for guid, kind in registration.KINDS.items():
+        for edition in (2, 3):
+            request = registration.Request(kind=kind, body=guid + bytes(20), version=edition)
+            yield "sgx-registration", f"{kind}-{edition}", request.encode()
+    yield "sgx-registration-status", "complete", registration.Status(bits=1, error=0).encode()
     yield (
         "sgx-original-2",
         "tcb",

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
+from enarx.cli.registration import EFIVARS, Firmware, Registrar, register
 from enarx.errors import MalformedError, NotFoundError, UnavailableError
 
 if TYPE_CHECKING:
@@ -24,11 +25,6 @@ if TYPE_CHECKING:
 DEFAULT: Final = Path("/var/cache/enarx")
 VARIABLE: Final = "ENARX_CACHE"
 FILE: Final = click.Path(path_type=Path)
-EFIVARS: Final = Path("/sys/firmware/efi/efivars")
-REQUEST: Final = "SgxRegistrationServerRequest"  # the firmware's, with its GUID behind
-REQUEST_HEADER: Final = 8  # bytes before the request: the variable's attributes, then version and size
-MAX_REQUEST: Final = 64 * 1024
-REGISTRATION: Final = "/sgx/registration/v1/platform"
 PRODUCTS: Final = ("Milan", "Genoa", "Turin")
 
 
@@ -87,6 +83,17 @@ class Cache:
         for each in kept:
             click.echo(f"{each.source} → {each.target}{f'  ({each.note})' if each.note else ''}")
 
+    def chip_certificate(self) -> Path:
+        """The file with the certificate of this machine's chip, fetched if need be."""
+        from enarx.keep.backends import chip, guest, sevhost
+        from enarx.keep.backends.hosts import Roots
+
+        self._prepare()
+        roots = Roots()
+        host = (lambda: sevhost.chip(roots)) if sevhost.present(roots) else None
+        with self.services() as (kds, _):
+            return guest.chip_certificate(self.directory, lambda which: chip.from_amd(which, kds), host=host)
+
     def _prepare(self) -> None:
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -144,16 +151,12 @@ def snp_cache_crl(cache: Cache, *, products: Sequence[str]) -> None:
 @snp.command()
 @cache_options
 def update(cache: Cache) -> None:
-    """Fetch the VCEK of the chip that this SEV-SNP guest runs on into the cache, unless it is there."""
-    from enarx.keep.backends.guest import attester
-    from enarx.keep.backends.inside import Inside
+    """Fetch the VCEK of this machine's chip into the cache, unless it is there.
 
-    if Inside().technology() != "snp":
-        raise UnavailableError("no SEV-SNP here: a report of this machine says which certificate to fetch")
-    attester(cache.directory)
-    found = _vcek(cache.directory)
-    if found is None:
-        raise UnavailableError("AMD's service did not give the certificate of this chip")
+    In an SEV-SNP guest it is the chip that the guest runs on, in Azure too, whose own service gives it; on a host of such
+    guests, the chip in its first socket.
+    """
+    found = cache.chip_certificate()
     click.echo(json.dumps({"file": str(found)}) if cache.as_json else str(found))
 
 
@@ -241,37 +244,7 @@ def _update(cache: Cache, maker: str) -> None:
     cache.refresh(Wanted(products=tuple(dict.fromkeys(products)), tees=tuple(dict.fromkeys(tees)), fmspcs=held.fmspcs))
 
 
-@sgx.command()
-@click.option("--efivars", type=FILE, default=EFIVARS, show_default=True, help="Where the firmware's variables are.")
-@click.option("--service", metavar="URL", help="Intel's registration service, or one that speaks as it does.")
-@click.option("--ca", type=FILE, help="CAs (PEM) of this server, if the system does not know them.")
-def register(*, efivars: Path, service: str | None, ca: Path | None) -> None:
-    """Register this platform with Intel: send the request that its firmware left in an EFI variable.
-
-    A machine of several sockets needs it once before Intel certifies its key, and after a change of processors.
-    """
-    click.echo(_register(efivars, service, ca))
-
-
-def _register(efivars: Path, service: str | None, ca: Path | None) -> str:
-    """What was done. Raises NotFoundError where the firmware left no request, and what the service answers."""
-    from enarx.steward.vendors import PCS
-    from enarx.web.client import Client
-
-    found = next(iter(sorted(efivars.glob(f"{REQUEST}-*"))), None)
-    if found is None:
-        raise NotFoundError(f"{efivars}: no {REQUEST}: the firmware left nothing to register")
-    try:
-        data = found.read_bytes()
-    except OSError as error:
-        raise UnavailableError(f"{found}: {error.strerror}") from error
-    if not REQUEST_HEADER < len(data) <= MAX_REQUEST:
-        raise MalformedError(f"{found}: expected {REQUEST_HEADER + 1} to {MAX_REQUEST} bytes, found {len(data)}")
-    with Client(service or PCS, ca_pem=None if ca is None else ca.read_bytes()) as client:
-        answer = client.post(
-            REGISTRATION, data[REQUEST_HEADER:], headers={"Content-Type": "application/octet-stream"}, limit=4096
-        )
-        return f"{found.name}: registered with {client.host}, PPID {answer.body.decode('ascii', 'replace')[:64]}"
+sgx.add_command(register)
 
 
 @click.command()
@@ -280,16 +253,25 @@ def _register(efivars: Path, service: str | None, ca: Path | None) -> str:
 @click.option("--registration", metavar="URL", help="Intel's registration service, or one that speaks as it does.")
 @cache_options
 def setup(cache: Cache, *, vendor: str | None, efivars: Path, registration: str | None) -> None:
-    """Prepare this machine: register an Intel platform whose firmware asks for it, then fetch vendors' documents.
+    """Prepare this machine: fetch its chip's certificate or register it with its vendor, and fetch vendors' documents.
 
-    It says each step. Nothing is changed but the cache, which has to be writable.
+    An Intel platform is registered if its firmware asks for that. It says each step. Nothing is changed but the cache,
+    which has to be writable, and what the firmware is told of its registration.
     """
     maker = vendor or _vendor()
+    done: list[str]
     if maker == "intel":
         try:
-            click.echo(_register(efivars, registration, cache.ca), err=True)
+            done = list(Firmware(efivars=efivars).register(Registrar(service=registration, ca=cache.ca)))
         except NotFoundError as error:
-            click.echo(f"not registered: {error}", err=True)
+            done = [f"not registered: {error}"]
+    else:
+        try:
+            done = [f"certificate of this chip: {cache.chip_certificate()}"]
+        except UnavailableError as error:
+            done = [f"no certificate of a chip: {error}"]
+    for line in done:
+        click.echo(line, err=True)
     click.echo(f"documents of {maker} go to {cache.directory}", err=True)
     _update(cache, maker)
 

@@ -20,7 +20,7 @@ from typing import Final, Self, TypeVar
 
 from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 
-from enarx.errors import EnarxError, MalformedError, NotFoundError, RejectedError, UntrustedError
+from enarx.errors import EnarxError, MalformedError, NotFoundError, RejectedError, UnavailableError, UntrustedError
 from enarx.pki.certificate import Certificate, pem
 from enarx.pki.chain import ECDSA_SHA256, verify_document, verify_issued
 from enarx.pki.crl import Crl
@@ -153,11 +153,14 @@ class Stock:
                 yield f"passed over: {error}"
             except EnarxError as error:
                 failures.append(error)
-        if len(failures) > 1:
-            reasons = [str(error) for error in failures]
-            raise RejectedError(f"{len(reasons)} documents were not taken: {'; '.join(reasons)}", reasons=reasons)
-        if failures:
+        if len(failures) == 1:
             raise failures[0]
+        if failures:
+            reasons = tuple(dict.fromkeys(str(error) for error in failures))
+            told = f"{len(failures)} documents were not taken: {'; '.join(reasons)}"
+            if all(isinstance(error, UnavailableError) for error in failures):
+                raise UnavailableError(told)  # an outage, and nothing worse
+            raise RejectedError(told, reasons=reasons)
 
     def export(self, target: Path) -> int:
         """Write every document into a tar archive, the same bytes for the same documents; returns how many."""

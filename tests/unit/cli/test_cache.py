@@ -15,9 +15,17 @@ from starlette.routing import Route
 from enarx.cli import cache
 from enarx.cli.main import main
 from enarx.keep import measurement
+from enarx.keep.backends import sevhost
+from enarx.keep.backends.sevhost import HostChip
 from enarx.keep.backends.simulated import Directory
+from enarx.pki.certificate import Certificate
 from enarx.steward.collateral import read
 from enarx.tee.dcap.simulator import FMSPC, Vendor
+from enarx.tee.sgx import registration
+from enarx.tee.snp.report import Report
+from enarx.tee.snp.simulator import SnpMachine
+from enarx.tee.snp.simulator import Vendor as AmdVendor
+from enarx.tee.snp.tcb import Tcb
 from tests.unit.steward.test_stock import AT, Amd, World
 from tests.values import replace
 
@@ -112,33 +120,79 @@ def test_doctor_says_what_is_missing_and_exits_by_it() -> None:
     assert found["missing"]["inside"] or found["chosen"]
 
 
-def test_a_platform_is_registered_with_what_its_firmware_left(tmp_path: Path, start: Callable[..., int]) -> None:
-    """The request goes out without the variable's header; nothing left, a stub and a refusal are errors."""
-    sent: list[bytes] = []
-
-    async def intel(request: Request) -> Response:
-        sent.append(await request.body())
-        assert request.headers["content-type"] == "application/octet-stream"
-        return Response("ab" * 16, status_code=201) if len(sent) == 1 else Response(status_code=400)
-
-    service = f"http://127.0.0.1:{start(Starlette(routes=[Route(cache.REGISTRATION, intel, methods=['POST'])]))}"
-    command = ["platform", "sgx", "register", "--efivars", str(tmp_path), "--service", service]
-    absent = CliRunner().invoke(main, command)
-    assert absent.exit_code != 0
-    variable = tmp_path / "SgxRegistrationServerRequest-304e0796-0000"
-    variable.write_bytes(bytes(8))
-    assert CliRunner().invoke(main, command).exit_code != 0
-    assert sent == []
-    variable.write_bytes(bytes(8) + b"request")
-    done = CliRunner().invoke(main, command)
-    assert (done.exit_code, sent) == (0, [b"request"]), done.output
-    assert "ab" * 16 in done.output
-    assert CliRunner().invoke(main, command).exit_code != 0
-
-
 def test_setup_says_what_it_does(run: Callable[..., Result], tmp_path: Path) -> None:
     """Without a request nothing is registered, and the documents are fetched all the same."""
     done = run("platform", "setup", "--vendor", "intel", "--efivars", str(tmp_path / "none"))
     assert done.exit_code == 0, done.output
     assert "not registered" in done.stderr
     assert kinds(tmp_path)
+
+
+def test_setup_registers_a_platform_whose_firmware_asks_for_it(
+    run: Callable[..., Result], tmp_path: Path, start: Callable[..., int]
+) -> None:
+    """Then documents are fetched as ever."""
+    sent: list[bytes] = []
+
+    async def intel(request: Request) -> Response:
+        sent.append(await request.body())
+        return Response("ab" * 16, status_code=201)
+
+    service = f"http://127.0.0.1:{start(Starlette(routes=[Route('/{path:path}', intel, methods=['POST'])]))}"
+    body = next(iter(registration.KINDS)) + b"manifest"
+    request = registration.Request(kind="platform", body=body)
+    (tmp_path / registration.REQUEST_NAME).write_bytes(request.encode())
+    options = ["--vendor", "intel", "--efivars", str(tmp_path), "--registration", service]
+    done = run("platform", "setup", *options)
+    assert (done.exit_code, sent) == (0, [body]), done.output
+    assert f"PPID {'ab' * 16}" in done.stderr
+    assert kinds(tmp_path)
+
+
+@pytest.fixture
+def host(world: World, monkeypatch: pytest.MonkeyPatch) -> SnpMachine:
+    """This machine is a host of SNP guests, and AMD has the certificate of its chip."""
+    machine = SnpMachine.create(AmdVendor.create(AT), AT, measurement=bytes(48))
+    report = Report.parse(machine.report(bytes(64)))
+    chip = HostChip(cpuid=(25, 1, 1), chip_id=report.chip_id, reported_tcb=report.reported_tcb)
+    monkeypatch.setattr(sevhost, "present", lambda _: True)
+    monkeypatch.setattr(sevhost, "chip", lambda _: chip)
+    tcb = Tcb.parse(report.reported_tcb, 0)
+    levels = f"blSPL={tcb.bootloader:02d}&teeSPL={tcb.tee:02d}&snpSPL={tcb.snp:02d}&ucodeSPL={tcb.microcode:02d}"
+    world.beside[f"/vcek/v1/Milan/{report.chip_id.hex()}?{levels}"] = machine.certificate
+    return machine
+
+
+def test_setup_fetches_the_certificate_of_the_chip_and_amds_documents(
+    run: Callable[..., Result], world: World, host: SnpMachine, tmp_path: Path
+) -> None:
+    """Once: the second time it is in the cache, where `vcek` prints it and `deploy` finds it."""
+    done = run("platform", "setup", "--vendor", "amd")
+    assert done.exit_code == 0, done.output
+    assert kinds(tmp_path) == {"certificate", "CRL"}
+    (asked,) = (path for path in world.asked if "?blSPL" in path)
+    printed = run("platform", "snp", "vcek")
+    assert printed.stdout == Certificate.parse(host.certificate).to_pem().decode()
+    again = run("platform", "snp", "update", "--json")
+    assert again.exit_code == 0, again.output
+    assert Path(json.loads(again.stdout)["file"]).read_bytes() == host.certificate
+    assert world.asked.count(asked) == 1
+
+
+def test_setup_goes_on_without_a_chip_of_amds(run: Callable[..., Result], world: World, tmp_path: Path) -> None:
+    """A machine that only deploys to others has documents to keep, and no chip."""
+    done = run("platform", "setup", "--vendor", "amd")
+    assert done.exit_code == 0, done.output
+    assert "no certificate of a chip: no SEV-SNP here" in done.stderr
+    assert kinds(tmp_path)
+    alone = run("platform", "snp", "update")
+    assert (alone.exit_code, alone.stdout) == (69, "")
+
+
+def test_vendors_that_do_not_answer_are_an_outage(tmp_path: Path) -> None:
+    """One sentence for each server, and the code that a timer tries again after."""
+    options = ["-d", str(tmp_path), "--kds", "http://127.0.0.1:9", "--pcs", "http://127.0.0.1:9"]
+    done = CliRunner().invoke(main, ["update-cache", "--vendor", "intel", *options])
+    assert done.exit_code == 69
+    assert "documents were not taken" in done.stderr
+    assert done.stderr.count("127.0.0.1:9") == 1

@@ -7,7 +7,7 @@ cannot be read is left out, and whoever judges the evidence verifies the others.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, TypeVar
+from typing import Final, Protocol, TypeVar
 
 from enarx.errors import EnarxError
 from enarx.pki.certificate import Certificate
@@ -81,7 +81,17 @@ def of_intel(platform: Pck, tcb_info: str, qe_identity: str, documents: Endorsem
     return Endorsements(crls=lists, tcb_infos=(one,), qe_identities=(other,))
 
 
-def fits(certificate: bytes, report: Report) -> bool:
+class Signs(Protocol):
+    """What the key that signs a chip's reports is known by. A Report says it."""
+
+    @property
+    def chip_id(self) -> bytes: ...
+
+    @property
+    def reported_tcb(self) -> bytes: ...
+
+
+def fits(certificate: bytes, report: Signs) -> bool:
     """Whether this is the certificate of the key that signs the chip's reports, as far as it says."""
     try:
         known = vek.read_vek(certificate)

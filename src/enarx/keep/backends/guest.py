@@ -18,41 +18,33 @@ What the host or a vendor put there is believed by nobody for having come: the S
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import lru_cache
-from hashlib import sha256
 from pathlib import Path
-from typing import Any, Final, Protocol
+from typing import Any, Protocol
 
 from enarx import der
 from enarx.attested.claims import REPORT_DATA_SIZE
-from enarx.errors import EnarxError, MalformedError, NotFoundError, UnavailableError
+from enarx.errors import EnarxError, MalformedError, UnavailableError
+from enarx.keep.backends import chip
 from enarx.keep.backends.azure import METADATA, AzureAttester, fetch_quote, paravisor
 from enarx.keep.backends.azure import fetch_vcek as fetch_vcek_of_azure
-from enarx.keep.backends.documents import Shelf, fits, of_chip, of_intel
+from enarx.keep.backends.chip import Chip, Fetch
+from enarx.keep.backends.documents import Shelf, of_chip, of_intel
 from enarx.keep.backends.inside import PROVIDERS, TPM, found_paravisor
 from enarx.keep.backends.nsm import DEVICE as NSM
 from enarx.keep.backends.nsm import Nsm
 from enarx.keep.backends.sevguest import DEVICE, SevGuest
 from enarx.keep.backends.tsm import Tsm
 from enarx.keep.backends.vtpm import Vtpm
-from enarx.pki.certificate import Certificate
 from enarx.steward.collateral import read, recognise
-from enarx.steward.vendors import KDS, Kds, Origin
 from enarx.tee import TECHNOLOGIES
 from enarx.tee.cca.report import OID as CCA_OID
 from enarx.tee.cca.report import Token
 from enarx.tee.model import Endorsements, Evidence, Technology
 from enarx.tee.nitro.report import OID as NITRO_OID
 from enarx.tee.nitro.report import Document
-from enarx.tee.snp import vek
-from enarx.tee.snp.report import VCEK as SIGNED_BY_VCEK
 from enarx.tee.snp.report import Report, encode
-from enarx.tee.snp.tcb import LAYOUTS, Tcb, product_of
 from enarx.tee.tdx.report import Report as TdxReport
 from enarx.tee.tdx.report import encode as encode_tdx
-from enarx.web.client import Client
-
-QUERY: Final = {"fmc": "fmcSPL", "bootloader": "blSPL", "tee": "teeSPL", "snp": "snpSPL", "microcode": "ucodeSPL"}
-PATIENCE: Final = 20.0  # seconds that AMD's service may ask us to wait; a start must not hang on it
 
 
 class Source(Protocol):
@@ -68,7 +60,7 @@ class GuestAttester:
     technology: Technology[Any, Any]  # Any: as in Attester
     source: Source
     shelf: Shelf
-    fetch: Callable[[Report], bytes] | None = None  # the certificate of the chip's key, if it is still missing
+    fetch: Fetch | None = None  # the certificate of the chip's key, if it is still missing
     writable: tuple[Path, ...] = ()
     measured: bytes = b""
     sealing_secret: bytes | None = field(default=None, repr=False)
@@ -82,7 +74,7 @@ class GuestAttester:
     def evidence(self, report_data: bytes) -> Evidence:
         body, beside = self.source(report_data)
         if self.fetch is not None:
-            self.shelf.own |= _certificate_of_chip(Report.parse(body), beside, self.shelf.all(), None, self.fetch)
+            self.shelf.own |= chip.missing(Report.parse(body), self.shelf.all() | _table(beside), None, self.fetch)
         return compose(self.technology.name, body, beside, self.shelf.all())
 
 
@@ -94,7 +86,7 @@ def attester(
     nsm: Path = NSM,
     tpm: Path = TPM,
     metadata: str = METADATA,
-    fetch: Callable[[Report], bytes] | None = None,
+    fetch: Fetch | None = None,
 ) -> GuestAttester | AzureAttester:
     """The TEE of this VM, asked once: what it measured, and whether the certificate of its key is at hand.
 
@@ -111,9 +103,9 @@ def attester(
         return azure_attester(Vtpm.open(tpm), documents, metadata=metadata, fetch=fetch)
     body, beside = source(bytes(REPORT_DATA_SIZE))
     held = Endorsements() if documents is None or not documents.is_dir() else read([documents]).endorsements
-    ask = (fetch or fetch_vcek) if name == "snp" else None
+    ask = (fetch or chip.from_amd) if name == "snp" else None
     if ask is not None and documents is not None:
-        held |= _certificate_of_chip(Report.parse(body), beside, held, documents, ask)
+        held |= chip.missing(Report.parse(body), held | _table(beside), documents, ask)
     return GuestAttester(
         technology=next(item for item in TECHNOLOGIES if item.name == name),
         source=source,
@@ -130,7 +122,7 @@ def azure_attester(
     documents: Path | None = None,
     *,
     metadata: str = METADATA,
-    fetch: Callable[[Report], bytes] | None = None,
+    fetch: Fetch | None = None,
 ) -> AzureAttester:
     """The paravisor behind this TPM. Raises UnavailableError, MalformedError."""
     hcl, raw = paravisor(vtpm)
@@ -139,14 +131,7 @@ def azure_attester(
     if hcl.kind == "tdx":
         body = fetch_quote(body, metadata)
     else:
-
-        def ask(report: Report) -> bytes:
-            try:
-                return fetch_vcek_of_azure(metadata)
-            except EnarxError:
-                return (fetch or fetch_vcek)(report)
-
-        held |= _certificate_of_chip(Report.parse(body), b"", held, documents, ask)
+        held |= chip.missing(Report.parse(body), held, documents, _of_azure(metadata, fetch or chip.from_amd))
     shelf = Shelf(own=held)
     return AzureAttester(
         vtpm=vtpm,
@@ -157,6 +142,57 @@ def azure_attester(
         measured=measurement(hcl.kind, body),
         sealing_secret=_perhaps(vtpm.sealing_secret),
     )
+
+
+def _of_azure(metadata: str, otherwise: Fetch) -> Fetch:
+    """Azure's metadata service, else whoever else there is."""
+
+    def ask(which: Chip) -> bytes:
+        try:
+            return fetch_vcek_of_azure(metadata)
+        except EnarxError:
+            return otherwise(which)
+
+    return ask
+
+
+def chip_certificate(
+    documents: Path,
+    fetch: Fetch,
+    *,
+    interface: Tsm | None = None,
+    device: Path = DEVICE,
+    nsm: Path = NSM,
+    tpm: Path = TPM,
+    metadata: str = METADATA,
+    host: Callable[[], Chip] | None = None,
+) -> Path:
+    """A file of `documents` with the certificate of this chip's key, fetched if nobody here has it: for operators.
+
+    It is the chip under this SNP guest, under Azure's paravisor, or, with `host`, in this host. Raises UnavailableError
+    where there is none, and what whoever was asked raises.
+    """
+    held = Endorsements() if not documents.is_dir() else read([documents]).endorsements
+    try:
+        name, source, _ = _find(interface or Tsm(), device, nsm)
+    except UnavailableError as error:
+        if found_paravisor(tpm):
+            return chip.require(_under_azure(tpm), held.certificates, documents, _of_azure(metadata, fetch))
+        if host is not None:
+            return chip.require(host(), held.certificates, documents, fetch)
+        raise UnavailableError(f"no SEV-SNP here: {error}, and no paravisor's report in {tpm}") from None  # all is said
+    if name != "snp":
+        raise UnavailableError(f"this is a guest with {name.upper()}: no chip of AMD's")
+    body, beside = source(bytes(REPORT_DATA_SIZE))
+    return chip.require(Report.parse(body), (held | _table(beside)).certificates, documents, fetch)
+
+
+def _under_azure(tpm: Path) -> Report:
+    with Vtpm.briefly(tpm) as vtpm:
+        hcl, _ = paravisor(vtpm)
+    if hcl.kind != "snp":
+        raise UnavailableError(f"Azure's paravisor runs on {hcl.kind.upper()} here: no chip of AMD's")
+    return Report.parse(hcl.hardware)
 
 
 def _perhaps(ask: Callable[[], bytes]) -> bytes | None:
@@ -210,52 +246,6 @@ def compose(technology: str, body: bytes, beside: bytes, documents: Endorsements
     if technology == "nitro":
         return Evidence(oid=NITRO_OID, body=der.wrap(0x04, body))
     return encode(body, of_chip(Report.parse(body), documents | _table(beside)))
-
-
-def fetch_vcek(report: Report) -> bytes:
-    """The certificate of the chip's key (DER) from AMD. Raises UnavailableError, NotFoundError, MalformedError."""
-    product = None if report.cpuid is None else product_of(report.cpuid)
-    if product is None:
-        raise NotFoundError("AMD's service: the report does not say of which product it is")
-    layout = LAYOUTS[product]
-    tcb = Tcb.parse(report.reported_tcb, layout, "REPORTED_TCB")
-    levels = {query: value for name, query in QUERY.items() if (value := getattr(tcb, name)) is not None}
-    with Client(KDS, timeout=PATIENCE / 2) as client:
-        service = Kds(Origin(client=client, patience=PATIENCE))
-        return service.vcek(product, report.chip_id[: vek.HWID_SIZE[layout]], levels).data
-
-
-def _certificate_of_chip(
-    report: Report, beside: bytes, held: Endorsements, documents: Path | None, fetch: Callable[[Report], bytes]
-) -> Endorsements:
-    """What is fetched because neither the host nor the directory has it.
-
-    Nothing, when AMD does not answer: the Steward may have it, and says so if not.
-    """
-    certificates = (held | _table(beside)).certificates
-    at_hand = any(fits(item, report) for item in certificates)
-    if at_hand or report.signing_key != SIGNED_BY_VCEK or not any(report.chip_id):
-        return Endorsements()
-    try:
-        fetched = fetch(report)
-        Certificate.parse(fetched, "AMD's service: VCEK")
-    except EnarxError:
-        return Endorsements()
-    if documents is not None:
-        _keep(documents, fetched)
-    return Endorsements(certificates=(fetched,))
-
-
-def _keep(directory: Path, certificate: bytes) -> None:
-    """For the next start; a directory that cannot be written is no failure."""
-    target = directory / f"vcek-{sha256(certificate).hexdigest()[:32]}.der"
-    fresh = target.with_suffix(".new")
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-        fresh.write_bytes(certificate)
-        fresh.replace(target)
-    except OSError:
-        return
 
 
 @lru_cache(maxsize=4)

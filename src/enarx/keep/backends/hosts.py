@@ -87,7 +87,7 @@ def _vendor(roots: Roots, wanted: str) -> Datum:
 
 def cpu_vendor(roots: Roots) -> str:
     """Who made the processor, in its own words."""
-    found = re.search(r"^vendor_id\s*:\s*(\S+)", _cpuinfo(roots), re.MULTILINE)
+    found = re.search(r"^vendor_id\s*:\s*(\S+)", cpuinfo(roots), re.MULTILINE)
     return found[1] if found else "unknown"
 
 
@@ -111,11 +111,12 @@ def _device(roots: Roots, name: str, *, required: bool = True) -> Datum:
 
 
 def _flags(roots: Roots) -> frozenset[str]:
-    found = re.search(r"^flags\s*:\s*(.*)$", _cpuinfo(roots), re.MULTILINE)
+    found = re.search(r"^flags\s*:\s*(.*)$", cpuinfo(roots), re.MULTILINE)
     return frozenset(found[1].split()) if found else frozenset()
 
 
-def _cpuinfo(roots: Roots) -> str:
+def cpuinfo(roots: Roots) -> str:
+    """What the kernel tells of the processors."""
     return _text(roots.proc / "cpuinfo")
 
 

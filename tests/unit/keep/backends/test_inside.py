@@ -13,10 +13,11 @@ import pytest
 
 from enarx import cbor
 from enarx.attested.claims import report_data
-from enarx.errors import NotFoundError, UnavailableError
+from enarx.errors import UnavailableError
 from enarx.keep import launch, measurement
 from enarx.keep.backends import BACKENDS, guest
 from enarx.keep.backends.api import Standing
+from enarx.keep.backends.chip import Chip
 from enarx.keep.backends.inside import Inside
 from enarx.keep.backends.nsm import Nsm
 from enarx.keep.backends.sevguest import (
@@ -42,7 +43,6 @@ from enarx.tee.nitro.simulator import NitroMachine
 from enarx.tee.snp import report as snp
 from enarx.tee.snp.report import Report
 from tests.emulators import configfs_tsm
-from tests.values import replace
 
 NOW = datetime.now(UTC)
 SPKI = b"a public key"
@@ -154,9 +154,9 @@ def test_a_missing_certificate_is_fetched_once_and_kept(
     kernel: Callable[..., Any], machines: Directory, chip: tuple[Report, bytes], tmp_path: Path
 ) -> None:
     """A host without a table costs one question to AMD; the next start finds the answer in the directory."""
-    asked: list[Report] = []
+    asked: list[Chip] = []
 
-    def fetch(report: Report) -> bytes:
+    def fetch(report: Chip) -> bytes:
         asked.append(report)
         return chip[1]
 
@@ -176,7 +176,7 @@ def test_a_certificate_that_cannot_be_had_is_the_stewards_to_miss(
 ) -> None:
     """AMD does not answer: the Keep still asks, for the Steward may have it, and says so if not."""
 
-    def fetch(_: Report) -> bytes:
+    def fetch(_: Chip) -> bytes:
         raise UnavailableError("AMD's service: nobody answers")
 
     with kernel("sev_guest", "no-table") as interface:
@@ -193,15 +193,18 @@ def test_a_table_that_cannot_be_read_is_none(chip: tuple[Report, bytes]) -> None
     assert snp.parse(evidence).endorsements.certificates == (certificate,)
 
 
-def test_an_unknown_product_is_not_asked_for(chip: tuple[Report, bytes]) -> None:
-    """A report of version 2 does not say of which product it is, and AMD's service wants to know."""
-    report, _ = chip
-    with pytest.raises(NotFoundError, match="does not say of which product"):
-        guest.fetch_vcek(_without_cpuid(report))
+def test_an_operator_gets_the_certificate_that_the_host_put_beside_the_report(
+    kernel: Callable[..., Any], chip: tuple[Report, bytes], tmp_path: Path
+) -> None:
+    """Nobody is asked for it; in a guest of another TEE there is none."""
 
+    def nobody(_: Chip) -> bytes:
+        raise UnavailableError("AMD's service: nobody answers")
 
-def _without_cpuid(report: Report) -> Report:
-    return replace(report, version=2, cpuid=None, launch_mit_vector=None, current_mit_vector=None)
+    with kernel("sev_guest") as interface:
+        assert guest.chip_certificate(tmp_path, nobody, interface=interface).read_bytes() == chip[1]
+    with kernel("tdx_guest") as interface, pytest.raises(UnavailableError, match="a guest with TDX"):
+        guest.chip_certificate(tmp_path, nobody, interface=interface)
 
 
 # -- /dev/sev-guest
