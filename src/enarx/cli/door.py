@@ -20,6 +20,7 @@ PLAIN: Final[Mapping[str, str]] = {"--wasmcfgfile": "wasmcfgfile", "--ca-bundle"
 
 def main() -> NoReturn:
     """Run what the command line says, and exit with its code."""
+    _occupy()
     plan = quick(sys.argv[1:], os.environ)
     if plan is None:
         gc.set_threshold(OBJECTS)
@@ -28,6 +29,19 @@ def main() -> NoReturn:
         whole()
         sys.exit(0)  # the library exits by itself; this is for the reader of types
     _leave(_perform(plan))
+
+
+def _occupy() -> None:
+    """Standard streams that are closed become empty ones: what we open must never be taken for them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # the lowest number that is free
+    if sys.stderr is None:
+        sys.stderr = os.fdopen(2, "w")
+    if sys.stdout is None:
+        sys.stdout = os.fdopen(1, "w")
 
 
 def _perform(plan: "Plan") -> int:

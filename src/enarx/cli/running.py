@@ -8,6 +8,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from enarx.keep.runtime.cache import Cache
     from enarx.keep.workload import Workload
 
+_TEXT: Final = (b"(module", b"(component", b";;", b"(;")  # how WebAssembly begins when it is written by hand
 NOTICE: Final = "nothing is protected: this machine sees the program, its data and its keys"
 
 
@@ -52,22 +54,23 @@ def perform(plan: Plan) -> int:
     def ready(listening: Sequence["Listening"]) -> None:
         _announce(plan, listening)
 
-    code = run(
-        workload,
-        identity=identity,
-        stdio=Stdio.inherited(),
-        extra_args=plan.args,
-        extra_env=plan.env,
-        preopens=[(Path(host), guest) for host, guest in plan.directories],
-        fd_env=plan.fd_env,
-        roots_pem=roots,
-        on_ready=ready,
-        invoke=plan.invoke,
-        cache=_cache() if plan.cached else None,
-        grace=plan.grace,
-        interruptible=False,  # this process ends with it
-        workload_digest=_digest(module, workload) if workload.config.identity is not None else None,
-    )
+    with _named(module):
+        code = run(
+            workload,
+            identity=identity,
+            stdio=Stdio.inherited(),
+            extra_args=plan.args,
+            extra_env=plan.env,
+            preopens=[(Path(host), guest) for host, guest in plan.directories],
+            fd_env=plan.fd_env,
+            roots_pem=roots,
+            on_ready=ready,
+            invoke=plan.invoke,
+            cache=_cache() if plan.cached else None,
+            grace=plan.grace,
+            interruptible=False,  # this process ends with it
+            workload_digest=_digest(module, workload) if workload.config.identity is not None else None,
+        )
     if plan.as_json:
         _say({"event": "exit", "source": "program", "code": code})
     return code
@@ -93,7 +96,7 @@ def _digest(module: Path, workload: "Workload") -> str | None:
 def load(module: Path, config: Path | None) -> "Workload":
     """The workload in a file or a package directory. Raises NotFoundError and MalformedError."""
     from enarx.keep.config import Config
-    from enarx.keep.workload import CONFIG_NAME, WASM_NAME, Workload
+    from enarx.keep.workload import CONFIG_NAME, Workload
 
     if module.is_dir():
         files = dict(_package(module))
@@ -102,12 +105,23 @@ def load(module: Path, config: Path | None) -> "Workload":
         return Workload.from_package(files)
     settings = Config() if config is None else Config.parse(read(config), source=str(config))
     wasm = read(module)
-    if module.suffix == ".wat":
+    if module.suffix == ".wat" or wasm.lstrip().startswith(_TEXT):
         wasm = _assemble(wasm, module)
-    try:
+    with _named(module):
         return Workload(wasm=wasm, config=settings)
+
+
+@contextmanager
+def _named(module: Path) -> Iterator[None]:
+    """A lone file is called main.wasm by everybody but whoever named it."""
+    from enarx.keep.workload import WASM_NAME
+
+    try:
+        yield
     except MalformedError as error:
-        raise MalformedError(str(error).replace(WASM_NAME, str(module), 1)) from error
+        if module.is_dir() or not str(error).startswith(WASM_NAME):
+            raise
+        raise MalformedError(f"{module}{str(error).removeprefix(WASM_NAME)}") from error.__cause__
 
 
 def _package(root: Path) -> Iterator[tuple[str, bytes]]:

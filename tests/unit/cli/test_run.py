@@ -1,6 +1,7 @@
 """`enarx run`: the program's output and code are the command's; what it is, is said."""
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -103,6 +104,23 @@ def test_what_cannot_be_read_or_run_is_refused_by_name(tmp_path: Path) -> None:
     (tmp_path / "Enarx.toml").write_text("argz = []")
     wrong = _refusal(str(tmp_path / "echo.wat"), "--wasmcfgfile", str(tmp_path / "Enarx.toml"))
     assert str(wrong) == f"{tmp_path}/Enarx.toml:1: argz: unknown key; did you mean 'args'?"
+
+
+def test_a_lone_file_has_its_own_name_in_errors(tmp_path: Path) -> None:
+    """What inside is called main.wasm is told by the name that was given; text is known by its look as well."""
+    (tmp_path / "text").write_text(';; by hand\n(module (func (export "f")))')
+    assert str(_refusal(str(tmp_path / "text"))).startswith(f"{tmp_path}/text: no entry point")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_standard_stream_that_is_closed_is_an_empty_one(tmp_path: Path, closed: str) -> None:
+    """Nothing that the Keep opens is taken for it: reading is the end, writing goes nowhere, the program runs."""
+    (tmp_path / "echo.wat").write_text(ECHO)
+    door = f"{shlex.quote(sys.executable)} -c 'from enarx.cli.door import main; main()' run"
+    line = f"{door} {shlex.quote(str(tmp_path / 'echo.wat'))} {closed}"
+    done = subprocess.run(["/bin/sh", "-c", line], input=b"in", capture_output=True, timeout=60, check=False)
+    assert done.returncode == 42, done.stderr
+    assert done.stdout == (b"in" if closed == "2>&-" else b"")
 
 
 def test_a_directory_is_a_package(tmp_path: Path) -> None:

@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 WASMTIME: Final = "50.0.1"  # whose private structures are known; a test compares what is installed
 USUAL: Final = Surroundings()
-MAX_EXIT_CODE: Final = 255
 TRAP_EXIT_CODE: Final = 134  # as `wasmtime run`: what a shell reports for SIGABRT
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
@@ -340,7 +339,10 @@ class Program:
             raise TrapError(str(error), code=1) from None
 
     def invoke(self, name: str, arguments: Sequence[str]) -> tuple[str, ...]:
-        """Call the exported function `name` and answer what it returns, as text. Raises MalformedError, TrapError."""
+        """Call the exported function `name` and answer what it returns, as text.
+
+        Raises MalformedError, TrapError, and Exit where the function ends the program.
+        """
         self._initialize()
         entry = self._exports.get(name)
         if not isinstance(entry, wasmtime.Func):
@@ -359,10 +361,10 @@ class Program:
         many = result if isinstance(result, list) else [] if result is None else [result]
         return tuple(map(str, many))
 
-    def run(self) -> int:
-        """Call the entry point. Returns the exit code, 0 to 255.
+    def run(self) -> None:
+        """Call the entry point.
 
-        Raises TrapError, Interrupted, and MalformedError for a program without entry point or beyond code 255.
+        Raises Exit, TrapError, Interrupted, and MalformedError for a program without entry point.
         """
         self._initialize()
         entry = self._exports.get("_start") or self._exports.get("")
@@ -374,13 +376,6 @@ class Program:
             self._guarded(lambda: entry(self._store))
         except wasmtime.WasmtimeError as error:
             raise TrapError(str(error), code=1) from None
-        except Exit as leave:
-            if leave.status > MAX_EXIT_CODE:
-                raise MalformedError(
-                    f"{self._what}: expected an exit status from 0 to {MAX_EXIT_CODE}, found {leave.status}"
-                ) from None
-            return leave.status
-        return 0
 
     def _initialize(self) -> None:
         """A reactor is made ready before its default function is called."""
@@ -410,7 +405,10 @@ def _number(kind: str, text: str, name: str) -> int | float:
     """An argument of `--invoke`: numbers alone can be written on a command line."""
     try:
         if kind in {"i32", "i64"}:
-            return int(text, 0)
+            bits, value = int(kind[1:]), int(text, 0)
+            if not -(1 << bits - 1) <= value < 1 << bits:
+                raise MalformedError(f"`{name}`: expected a number of {bits} bits ({kind}), found {text[:100]}")
+            return value
         if kind in {"f32", "f64"}:
             return float(text)
     except ValueError as error:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 import wasmtime
 
@@ -24,6 +24,7 @@ from enarx.keep.runtime.abi import Refused
 from enarx.keep.runtime.descriptors import Descriptor, Listening, Null
 from enarx.keep.runtime.engine import (
     Compiler,
+    Exit,
     Program,
     Shared,
     TrapError,
@@ -44,6 +45,7 @@ if TYPE_CHECKING:
     from enarx.keep.runtime.streams import Listener
     from enarx.keep.runtime.tls import Contexts, LiveIdentity, TlsIdentity
 
+MAX_EXIT_CODE: Final = 255
 STACK_SIZE: Final = 16 * 1024 * 1024  # bytes of the program's thread: WebAssembly's 512 KiB and Python beside it
 LEAVE_SECONDS: Final = 3.0  # how long an interrupted program may take to leave what cannot be interrupted
 QUIT_SECONDS: Final = 0.3  # likewise, where computing cannot be interrupted: time enough to say goodbye to peers
@@ -245,6 +247,12 @@ def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> in
         return trap.code
     except Interrupted as interrupted:
         return _ended(settings, interrupted.signal, interrupted.why)
+    except Exit as leave:
+        if leave.status > MAX_EXIT_CODE:
+            raise MalformedError(
+                f"{WASM_NAME}: expected an exit status from 0 to {MAX_EXIT_CODE}, found {leave.status}"
+            ) from None
+        return leave.status
 
 
 def _ended(settings: Settings, number: int, why: str | None) -> int:
@@ -284,7 +292,7 @@ class _Run:
                 self._settings.on_ready(listening)
             if shared is None:
                 return self._call(self._program(module, first))
-            return self._threads(module, shared, first, interrupt)
+            self._threads(module, shared, first, interrupt)
         finally:
             first.close_all()
             waiter.lock = None
@@ -292,12 +300,13 @@ class _Run:
 
     def _call(self, program: Program) -> int:
         if self._settings.invoke is None:
-            return program.run()
+            program.run()
+            return 0
         for value in program.invoke(self._settings.invoke, self._settings.extra_args):
             report(self._settings.stdio.stdout, f"{value}\n")
         return 0
 
-    def _threads(self, module: wasmtime.Module, shared: Shared, first: Wasi, interrupt: Interrupt) -> int:
+    def _threads(self, module: wasmtime.Module, shared: Shared, first: Wasi, interrupt: Interrupt) -> NoReturn:
         from enarx.keep.runtime.threads import Threads  # noqa: PLC0415 - most programs have one thread
 
         if self._settings.invoke is not None:
@@ -313,7 +322,7 @@ class _Run:
 
         stop, limit = self._compiler.engine.increment_epoch, self._config.limits.instances
         leave = LEAVE_SECONDS if self._settings.interruptible else QUIT_SECONDS
-        return Threads(make, limit, interrupt, start_thread, stop, leave).run()
+        Threads(make, limit, interrupt, start_thread, stop, leave).run()
 
     def _program(
         self,

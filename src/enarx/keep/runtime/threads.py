@@ -11,7 +11,7 @@ A thread that sleeps in `memory.atomic.wait` can not be woken from outside: it i
 import threading
 import time
 from collections.abc import Callable
-from typing import Final
+from typing import Final, NoReturn
 
 from enarx.keep.runtime.engine import Exit, Program
 from enarx.keep.runtime.waiting import Interrupt
@@ -43,12 +43,12 @@ class Threads:
         self._running: set[threading.Thread] = set()
         self._ended = threading.Event()
         self._next = 1
-        self._outcome: int | BaseException | None = None
+        self._outcome: BaseException = Exit(0)
 
     def spawn(self, argument: int) -> int:
         """Start a thread; its number, or -1 where there are as many as there may be."""
         with self._lock:
-            if len(self._running) >= self._limit or self._next > MAX_NUMBER or self._outcome is not None:
+            if len(self._running) >= self._limit or self._next > MAX_NUMBER or self._ended.is_set():
                 return -1
             number, self._next = self._next, self._next + 1
 
@@ -56,17 +56,17 @@ class Threads:
             return -1
         return number
 
-    def finish(self, outcome: int | BaseException) -> None:
+    def finish(self, outcome: BaseException) -> None:
         """The program ends so, unless it already has; every thread is called away from what it does."""
         with self._lock:
-            if self._outcome is not None:
+            if self._ended.is_set():
                 return
             self._outcome = outcome
+            self._ended.set()
         self._interrupt.send(0)
-        self._ended.set()
 
-    def run(self) -> int:
-        """Run the first thread, and give how the program ended: an exit code, or what a thread raised.
+    def run(self) -> NoReturn:
+        """Run the first thread, and raise how the program ended: Exit, or what else a thread raised.
 
         The first is no exception: it may sleep for ever in `memory.atomic.wait` while another ends the program.
         """
@@ -76,12 +76,11 @@ class Threads:
         while (left := tuple(self._running)) and time.monotonic() < deadline:
             self._stop()  # again: one that was just beginning has not noticed
             left[0].join(STEP_SECONDS)
-        if isinstance(self._outcome, BaseException):
-            raise self._outcome
-        return self._outcome or 0
+        raise self._outcome
 
     def _first(self) -> None:
-        self.finish(self._make(self.spawn).run())
+        self._make(self.spawn).run()
+        self.finish(Exit(0))
 
     def _begin(self, action: Callable[[], None]) -> bool:
         """Do `action` in a new thread; however that ends, it is known. False where the system has no thread left."""
@@ -89,8 +88,6 @@ class Threads:
         def work() -> None:
             try:
                 action()
-            except Exit as leave:
-                self.finish(leave.status)
             except BaseException as error:  # noqa: BLE001 - raised again by `run`
                 self.finish(error)
             finally:

@@ -172,3 +172,13 @@ def test_any_bytes_run_or_are_malformed(tail: bytes) -> None:
         run(Workload(wasm=b"\0asm\1\0\0\0" + tail), identity=None, stdio=Stdio())
     except MalformedError:
         return
+
+
+def test_a_function_that_is_invoked_may_end_the_program(run_guest: Runner, wat: Callable[[str], bytes]) -> None:
+    """proc_exit there, or in what makes a reactor ready, is the exit code; what is beyond 255 is refused as ever."""
+    assert run_guest(wat(EXIT.format(7)), invoke="_start").code == 7
+    assert run_guest(wat(EXIT.format(7).replace("_start", "_initialize"))).code == 7
+    with pytest.raises(MalformedError, match="expected an exit status from 0 to 255, found 256"):
+        run_guest(wat(EXIT.format(256)), invoke="_start")
+    with pytest.raises(MalformedError, match=r"`add`: expected a number of 32 bits \(i32\), found 4294967296"):
+        run_guest(wat(ADD), "4294967296", "1", invoke="add")

@@ -67,6 +67,12 @@ def test_a_thread_can_end_the_program(run_guest: Runner, wat: Callable[[str], by
     assert run_guest(wat(text)).code == 7
 
 
+def test_a_thread_cannot_end_it_beyond_what_a_process_can_say(run_guest: Runner, wat: Callable[[str], bytes]) -> None:
+    """An exit status of 256 is refused there, too."""
+    with pytest.raises(MalformedError, match="expected an exit status from 0 to 255, found 256"):
+        run_guest(wat(OTHER.replace("WHAT", "(call $exit (i32.const 256))").replace("FIRST", SPIN)))
+
+
 def test_a_trap_in_a_thread_ends_the_program(run_guest: Runner, wat: Callable[[str], bytes]) -> None:
     """The backtrace is printed and the code is 134."""
     outcome = run_guest(wat(OTHER.replace("WHAT", "unreachable").replace("FIRST", SPIN)))
