@@ -26,6 +26,7 @@ from enarx.errors import DeniedError, EnarxError, RejectedError, UntrustedError
 from enarx.keep import measurement
 from enarx.keep.backends.nil import NilAttester
 from enarx.keep.backends.simulated import Directory
+from enarx.keep.clock import Clock, machine
 from enarx.keep.deployment import Order
 from enarx.keep.identity import Identity, Secrets
 from enarx.keep.provision import certify
@@ -198,7 +199,7 @@ def certified(village: Village, digest: Digest) -> Identity:
         drawbridge=f"https://{village.host}",
         steward_roots=village.roots,
     )
-    return certify(order, NilAttester(), Secrets.generate("P-256"), now=lambda: datetime.now(UTC))
+    return certify(order, NilAttester(), Secrets.generate("P-256"), clock=Clock(machine))
 
 
 def fetch(village: Village, chain_pem: bytes, key: keys.PrivateKey, opening: Opening | None = None) -> dict[str, bytes]:

@@ -25,7 +25,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import datetime
 from signal import SIGINT, SIGTERM
 from typing import TYPE_CHECKING, Final, NoReturn
 from urllib.parse import urlsplit
@@ -52,6 +52,7 @@ from enarx.keep.channel import (
     Start,
     Want,
 )
+from enarx.keep.clock import Clock, machine
 from enarx.keep.config import Config, Connect, Listen
 from enarx.keep.deployment import Order, offered
 from enarx.keep.identity import Identity
@@ -65,6 +66,7 @@ if TYPE_CHECKING:
     from enarx.keep.runtime import Listening, LiveIdentity, TlsIdentity
 
 SIGNALS: Final = {"INT": SIGINT, "TERM": SIGTERM}
+START_SECONDS: Final = 600.0  # an empty Keep waits for: the host asks a registry meanwhile, and perhaps a person
 DNS_PORT: Final = 53
 IMPATIENT: Final = 0.0005  # seconds after which a thread that imports lets one go on that had waited for the network
 ABANDONED: Final = 70  # exit code of a Keep whose host went away or broke the channel's rules
@@ -193,23 +195,25 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     channel.send(Kind.HELLO, Hello(version=VERSION, technology=technology, measurement=attester.measurement().hex()))
     channel.send(Kind.PHASE, Phase(phase="sandboxed", facts=dict(done)))
     with gate("channel"):
-        start = channel.expect(Kind.START, Start)
+        start = channel.expect(Kind.START, Start, within=START_SECONDS)
         order = Order.parse(start)
         if start.collateral:
-            learn(attester, channel.expect(Kind.COLLATERAL, Collateral))
+            learn(attester, channel.expect(Kind.COLLATERAL, Collateral, within=START_SECONDS))
     inbox = Inbox(channel, attester)
     inbox.start()
     engine = Ahead()
     engine.start()
 
+    clock = Clock(machine)
+
     # 3
     def tell(phase: str, facts: Mapping[str, str]) -> None:
         channel.send(Kind.PHASE, Phase(phase=phase, facts=dict(facts)))
 
-    provisioned = provision(order, attester, now=_now, tell=tell)
+    provisioned = provision(order, attester, clock=clock, tell=tell)
     # 4
     engine.finish()
-    code = execute(channel, order, provisioned, inbox, attester.sealing_secret)
+    code = execute(channel, order, provisioned, inbox, clock, attester.sealing_secret)
     # 5
     finish(channel, code)
 
@@ -221,7 +225,9 @@ def learn(attester: Attester, collateral: Collateral) -> None:
     attester.learn(offered(collateral))
 
 
-def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox, sealing: bytes | None) -> int:
+def execute(
+    channel: Channel, order: Order, provisioned: Provisioned, inbox: Inbox, clock: Clock, sealing: bytes | None
+) -> int:
     """Run the workload; returns its exit code."""
     from enarx.keep.runtime import LiveIdentity, run  # noqa: PLC0415 - imported `Ahead` of this
 
@@ -229,9 +235,9 @@ def execute(channel: Channel, order: Order, provisioned: Provisioned, inbox: Inb
     ports = sandbox.restrict_ports(*_ports(workload.config, order))
     channel.send(Kind.PHASE, Phase(phase="ports", facts={"tcp": ports}))
     with gate("runtime"):
-        live = LiveIdentity(_tls(provisioned.identity))
+        live = LiveIdentity(_tls(provisioned.identity), clock.agreed)
     if workload.config.uses_tls:
-        in_background(_renewal(channel, provisioned, live), provisioned.identity)
+        in_background(_renewal(channel, provisioned, live, clock), provisioned.identity)
 
     def ready(listening: "Sequence[Listening]") -> None:
         facts = {at.name: f"{at.prot} {at.addr} {at.port}" for at in listening}
@@ -270,7 +276,7 @@ def _tls(identity: Identity) -> "TlsIdentity":
     return TlsIdentity(chain_pem=identity.chain_pem, key=identity.secrets.tls)
 
 
-def _renewal(channel: Channel, provisioned: Provisioned, live: "LiveIdentity") -> Renewal:
+def _renewal(channel: Channel, provisioned: Provisioned, live: "LiveIdentity", clock: Clock) -> Renewal:
     """Attest again before the certificate ends; tell the host of it."""
     over = threading.Event()
 
@@ -283,12 +289,13 @@ def _renewal(channel: Channel, provisioned: Provisioned, live: "LiveIdentity") -
         channel.send(Kind.PHASE, Phase(phase="warning", facts={"renewal": text}))
 
     return Renewal(
-        renew=provisioned.renew, use=use, failed=failed, now=_now, sleep=over.wait, random=secrets.SystemRandom().random
+        renew=provisioned.renew,
+        use=use,
+        failed=failed,
+        now=clock.now,
+        sleep=over.wait,
+        random=secrets.SystemRandom().random,
     )
-
-
-def _now() -> datetime:
-    return datetime.now(UTC)
 
 
 def refuse(channel: Channel, error: RefusalError) -> NoReturn:

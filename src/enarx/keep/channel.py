@@ -198,9 +198,17 @@ class Channel:
         length, kind = parse_header(header, self._receives)
         return Frame(kind=kind, body=self._read(length))
 
-    def expect(self, kind: Kind, form: type[B]) -> B:
-        """The next frame, which must be of `kind`. Raises MalformedError, or UnavailableError at the end."""
-        frame = self.receive()
+    def expect(self, kind: Kind, form: type[B], *, within: float | None = None) -> B:
+        """The next frame, which must be of `kind`. Raises MalformedError, or UnavailableError at the end.
+
+        `within` are the seconds of every single wait for it.
+        """
+        usual = self._stream.gettimeout()
+        self._stream.settimeout(usual if within is None else within)
+        try:
+            frame = self.receive()
+        finally:
+            self._stream.settimeout(usual)
         if frame is None:
             raise UnavailableError(f"channel: ended, expected {kind.name.lower()}")
         if frame.kind is not kind:
@@ -223,6 +231,8 @@ class Channel:
         while position < count:
             try:
                 got = self._stream.recv_into(view[position:])
+            except TimeoutError as error:
+                raise UnavailableError("channel: the other side has gone silent") from error
             except OSError as error:
                 raise UnavailableError("channel: the other side is gone") from error
             if not got:

@@ -97,6 +97,13 @@ def with_keys(claims: RuntimeClaims, secrets: Secrets) -> RuntimeClaims:
     return replace(claims, sealing=secrets.sealing.public)
 
 
+def judged_at(chain: Sequence[bytes]) -> datetime:
+    """When the Steward says that it judged: in its result, else (the originals' have none) where the certificate begins."""
+    leaf = Certificate.parse(chain[0], "certificate")
+    result = AttestationResult.from_certificate(leaf)
+    return leaf.not_before if result is None else result.appraised_at
+
+
 def require_issued_by(chain: Sequence[bytes], anchors: Sequence[Certificate], at: datetime) -> None:
     """Raises UntrustedError unless the chain (DER, leaf first) leads to one of the Stewards the user accepts."""
     leaf, *above = (Certificate.parse(item, "certificate") for item in chain)

@@ -3,7 +3,7 @@
   3  nonce        a fresh value of the Steward, so that no old report will do
   4  claims       TLS key and sealing key are made; the claims say what they are for
   5  evidence     the TEE vouches for key and claims
-  6  certificate  the Steward judges and certifies
+  6  certificate  the Steward judges and certifies; when it did so must agree with our clock
   7  release      the registry gives the workload to this certificate, sealed to this Keep; if the deploy
                   configuration names signers, the version must be signed by one of them
   8  workload     every hash is checked up to the digest that stands in the certificate, then the package is read;
@@ -18,7 +18,6 @@ each step with public facts alone.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from functools import partial
 from typing import Final, Protocol
 
@@ -29,6 +28,7 @@ from enarx.drawbridge.tag import subject_of
 from enarx.errors import EnarxError, UntrustedError
 from enarx.keep import identity as own
 from enarx.keep.backends.api import Attester
+from enarx.keep.clock import Clock
 from enarx.keep.deployment import Order
 from enarx.keep.identity import Identity, Secrets
 from enarx.keep.refusal import RefusalError, gate
@@ -56,17 +56,17 @@ class Provisioned:
     renew: Callable[[], Identity]
 
 
-def provision(order: Order, attester: Attester, *, now: Callable[[], datetime], tell: Tell) -> Provisioned:
+def provision(order: Order, attester: Attester, *, clock: Clock, tell: Tell) -> Provisioned:
     """Steps 3 to 8. Raises RefusalError at the gate that refused."""
     secrets = Secrets.generate(attester.technology.key_curve)
-    identity = certify(order, attester, secrets, now=now)
+    identity = certify(order, attester, secrets, clock=clock)
     tell("certified", identity.facts())
     files = release(order, identity)
     tell("released", {"files": str(len(files)), "bytes": str(sum(map(len, files.values())))})
     with gate("package"):
         workload = order.applied_to(Workload.from_package(files))
     wishes = workload.config.certificate
-    renew = partial(certify, order, attester, secrets, now=now, names=wishes.names, lifetime=wishes.lifetime)
+    renew = partial(certify, order, attester, secrets, clock=clock, names=wishes.names, lifetime=wishes.lifetime)
     if wishes.names or wishes.lifetime is not None:
         identity = renew()
         tell("certified again", identity.facts())
@@ -78,7 +78,7 @@ def certify(
     attester: Attester,
     secrets: Secrets,
     *,
-    now: Callable[[], datetime],
+    clock: Clock,
     names: tuple[str, ...] = (),
     lifetime: int | None = None,
 ) -> Identity:
@@ -102,8 +102,9 @@ def certify(
             request = own.request(attester, secrets, own.with_keys(claims, secrets))
         with gate("steward"):
             chain = steward.attest(connection, request)
+            clock.hear(own.judged_at(chain))
             if anchors is not None:
-                own.require_issued_by(chain, anchors, now())
+                own.require_issued_by(chain, anchors, clock.now())
     return Identity(secrets=secrets, chain=chain)
 
 

@@ -60,6 +60,17 @@ def test_frames_arrive_as_sent(pair: tuple[Channel, Channel]) -> None:
     assert keep.receive() is None
 
 
+@pytest.mark.parametrize("data", [b"", encode(Kind.START, b"{}")[:3], encode(Kind.START, b"{}")[:6]])
+def test_who_waits_for_a_frame_need_not_wait_for_ever(data: bytes) -> None:
+    """Nothing, half a header or half a body within the time: the other side has gone silent."""
+    host, keep = socket.socketpair()
+    with host, keep:
+        host.sendall(data)
+        with pytest.raises(UnavailableError, match="gone silent"):
+            Channel(keep, receives=TO_KEEP).expect(Kind.START, Start, within=0.05)
+        assert keep.gettimeout() is None
+
+
 def test_a_frame_larger_than_one_mebibyte_is_refused_unread() -> None:
     """The length alone is enough to refuse."""
     with (

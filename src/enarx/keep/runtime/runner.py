@@ -403,8 +403,6 @@ def contexts(workload: Workload, settings: Settings, *, clients: bool = False) -
     """The TLS contexts of a program, where it has an identity; `clients` for one that needs none to make connections."""
     if settings.identity is None and not clients:
         return None
-    from datetime import UTC, datetime  # noqa: PLC0415 - as above
-
     from enarx.keep.runtime.tls import Contexts  # noqa: PLC0415 - as above
 
     def read(root: str) -> bytes:
@@ -414,7 +412,7 @@ def contexts(workload: Workload, settings: Settings, *, clients: bool = False) -
             raise MalformedError(f"roots: {root} is not in the package")
         return workload.files[root]
 
-    return Contexts(settings.identity, settings.roots_pem, read, lambda: datetime.now(UTC))
+    return Contexts(settings.identity, settings.roots_pem, read)
 
 
 def standard(file: Standard, stdio: Stdio, waiter: Waiter, meter: Meter | None) -> Descriptor:

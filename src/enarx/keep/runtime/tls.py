@@ -18,7 +18,7 @@ import ssl
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import Final, Literal
 
 from cryptography import x509
@@ -49,11 +49,12 @@ class LiveIdentity:
     """The identity of this moment. Renewal replaces it, from any thread, while connections live on.
 
     Handshakes that begin later show the new certificate; who has shaken hands is not asked again. When the last
-    certificate has ended and no new one came, `require` refuses.
+    certificate has ended and no new one came, `require` refuses. `now` is the clock by which all that is judged.
     """
 
-    def __init__(self, identity: TlsIdentity) -> None:
+    def __init__(self, identity: TlsIdentity, now: Callable[[], datetime] | None = None) -> None:
         self._lock = threading.Lock()
+        self.now = now or _machine_clock
         self._current, self._ends, self._generation = identity, _end_of(identity.chain_pem), 0
 
     def replace(self, identity: TlsIdentity) -> None:
@@ -76,6 +77,10 @@ class LiveIdentity:
             return self._current, self._generation
 
 
+def _machine_clock() -> datetime:
+    return datetime.now(UTC)
+
+
 def _end_of(chain_pem: bytes) -> datetime:
     """The earliest end in a chain."""
     try:
@@ -93,13 +98,13 @@ class Contexts:
         identity: LiveIdentity | None,
         roots_pem: bytes | None,
         read: Callable[[str], bytes],
-        now: Callable[[], datetime],
     ) -> None:
         """`read` gives the PEM text of an entry of `roots`; `roots_pem` holds where an entry has none.
 
         Without an identity there are clients alone, who show no certificate.
         """
-        self._identity, self._roots, self._read, self._now = identity, roots_pem, read, now
+        self._identity, self._roots, self._read = identity, roots_pem, read
+        self._now = _machine_clock if identity is None else identity.now
         self._made: dict[tuple[str, Peers], tuple[int, ssl.SSLContext]] = {}
 
     def server(self, peers: Peers) -> ssl.SSLContext:
