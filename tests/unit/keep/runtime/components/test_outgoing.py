@@ -4,7 +4,6 @@ import socket
 import ssl
 import threading
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -236,7 +235,7 @@ def test_connecting_has_its_time(interrupt: Interrupt, serve: Callable[[Script],
     """A server that never shakes hands is a connection that was not made in time."""
     over = threading.Event()
     port = serve(lambda _: over.wait(30))
-    contexts = Contexts(None, None, lambda _: b"", lambda: datetime.now(UTC))
+    contexts = Contexts(None, None, lambda _: b"")
     component = Component(f'["localhost:{port}"]', interrupt, contexts)
     future = component.send(component.request(f"localhost:{port}", scheme="HTTPS"), connect=TENTH).thing
     assert component.wait(future) == Ok(Err("connection-timeout"))
@@ -323,7 +322,7 @@ def test_the_keep_shows_its_certificate_and_judges_the_server(
 
     port = serve(script)
     roots = server.chain_pem if trusted else identity.chain_pem
-    contexts = Contexts(LiveIdentity(identity), roots, lambda _: b"", lambda: datetime.now(UTC))
+    contexts = Contexts(LiveIdentity(identity), roots, lambda _: b"")
     component = Component(f'["localhost:{port}"]', interrupt, contexts)
     answer = component.wait(component.send(component.request(f"localhost:{port}", scheme="HTTPS")).thing)
     if trusted:
