@@ -5,9 +5,10 @@ table of option names. Commands parse, call one function, print and exit; what i
 """
 
 import json
+import re
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 EXIT: Final = {"accepted": 0, "malformed": 65, "untrusted": 77, "rejected": 77}
 FILE: Final = click.Path(path_type=Path)
+RFC3339: Final = re.compile(r"\d{4}-\d\d-\d\d[Tt ]\d\d:\d\d:\d\d(?:\.\d+)?(?:[Zz]|[+-]\d\d:\d\d)", re.ASCII)
 
 
 class Steward(ServesByDefault):
@@ -613,15 +615,12 @@ def _usage(option: str) -> Iterator[None]:
 def _moment(text: str | None) -> datetime:
     if text is None:
         return datetime.now(UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError as error:
-        raise click.BadParameter(
-            f"expected a moment like 2026-01-31T12:00:00Z, found {text!r}", param_hint="--at"
-        ) from error
-    if moment.tzinfo is None:
-        raise click.BadParameter("expected an offset, such as the Z of 2026-01-31T12:00:00Z", param_hint="--at")
-    return moment.astimezone(UTC)
+    if RFC3339.fullmatch(text):
+        with suppress(ValueError, OverflowError):  # a 30th of February; a moment before the year 1 or after 9999
+            return datetime.fromisoformat(text.upper()).astimezone(UTC)
+    raise click.BadParameter(
+        f"expected a moment with its offset, like 2026-01-31T12:00:00Z, found {text[:60]!r}", param_hint="--at"
+    )
 
 
 def _bytes(path: Path, limit: int) -> bytes:

@@ -264,8 +264,12 @@ def passphrase(file: Path | None = None) -> bytes | None:
     if file is None and PASSPHRASE not in os.environ and credentials:
         held = Path(credentials) / CREDENTIAL
         file = held if held.exists() else None
-    found = os.environ.get(PASSPHRASE, "").encode() if file is None else read_private(file).rstrip(b"\r\n")
-    return found or None
+    if file is None:
+        return os.environ.get(PASSPHRASE, "").encode() or None
+    found = read_private(file).rstrip(b"\r\n")
+    if not found:  # whoever names a file means keys that are encrypted
+        raise MalformedError(f"{file}: expected a passphrase, found nothing")
+    return found
 
 
 def load_tls(config: Config, issuer: Issuer, at: datetime, former: Sequence[Issuer] = ()) -> ServerTls | None:

@@ -30,6 +30,7 @@ from enarx.steward.profile import Shape
 ROOT_LIFETIME: Final = timedelta(days=3650)
 INTERMEDIATE_LIFETIME: Final = timedelta(days=30)
 DEVELOPMENT_LIFETIME: Final = timedelta(days=365)  # as the originals' generated CA
+MAX_NAME: Final = 64  # characters (RFC 5280, ub-common-name)
 
 _BACKDATE: Final = timedelta(minutes=5)  # of a CA certificate; it is made minutes before its first leaf
 _ALGORITHMS: Final[dict[keys.Curve, bytes]] = {"P-256": ECDSA_SHA256, "P-384": ECDSA_SHA384}
@@ -238,6 +239,8 @@ def _ca_shape(
 
 
 def _common_name(name: str) -> x509.Name:
+    if not 0 < len(name) <= MAX_NAME or not name.isprintable():
+        raise MalformedError(f"CA: a name has 1 to {MAX_NAME} printable characters, found {len(name)}: {name[:80]!r}")
     return x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
 
 

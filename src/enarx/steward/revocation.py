@@ -19,6 +19,8 @@ from enarx.errors import MalformedError
 from enarx.steward.issuer import Revoked
 
 Kind = Literal["measurement", "chip", "workload", "serial"]
+MEASUREMENTS: Final = (32, 48, 64)  # bytes: SHA-256, SHA-384, SHA-512
+CHIPS: Final = (8, 16, 32, 33, 64)  # bytes: AMD's newer ids, Intel's, a SHA-256, Arm's instances, AMD's older ids
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
@@ -122,6 +124,9 @@ def rule_value(kind: Kind, text: str) -> str:
     if len(value) % 2:
         raise MalformedError(f"{kind}: expected whole bytes of hexadecimal, found {len(value)} digits")
     raw = bytes.fromhex(value)
+    wanted = MEASUREMENTS if kind == "measurement" else CHIPS
+    if len(raw) not in wanted:
+        raise MalformedError(f"{kind}: expected {', '.join(map(str, wanted))} bytes, found {len(raw)}")
     raw = raw[:8] if kind == "chip" and len(raw) == 64 and not any(raw[8:]) else raw
     return sha256(raw).hexdigest() if kind == "chip" and len(raw) != sha256().digest_size else value
 

@@ -14,22 +14,31 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from enarx.errors import ConflictError, NotFoundError
+from enarx.errors import ConflictError, MalformedError, NotFoundError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.steward.config import private_key
-from enarx.steward.issuer import ROOT_LIFETIME, Issuer, intermediate, self_signed
+from enarx.steward.issuer import MAX_NAME, ROOT_LIFETIME, Issuer, intermediate, self_signed
 from enarx.steward.reload import former_of
 from enarx.steward.token import SCHEME
 from enarx.web.files import read_file, read_private, write_private
 
+_DISTINCT: Final = " 2026-01-31 0a1b2c"  # what the name of an intermediate ends with
 FILES: Final = ("root.pem", "root.key", "ca.pem", "ca.key")
+
+
+def require_name(name: str) -> None:
+    """Raises MalformedError for what cannot begin the names of a CA's certificates."""
+    longest = MAX_NAME - len(_DISTINCT)
+    if not name.strip() or len(name) > longest or not name.isprintable():
+        raise MalformedError(f"name: expected 1 to {longest} printable characters, found {len(name)}")
 
 
 def init(
     directory: Path, name: str, at: datetime, *, curve: keys.Curve, lifetime: timedelta, passphrase: bytes | None
 ) -> tuple[Certificate, Certificate]:
     """Make both; returns root and intermediate. Raises ConflictError when one of the files is there already."""
+    require_name(name)
     try:
         directory.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
@@ -59,6 +68,7 @@ def rotate(
 
     `root_key` is where the root's key is when not beside its certificate: a file, or a PKCS#11 URI.
     """
+    require_name(name)
     chain = certificates_from_pem(read_file(directory / "root.pem"), str(directory / "root.pem"))
     if root_key is not None and root_key.startswith(SCHEME):
         key = private_key(root_key, chain[0])
@@ -80,7 +90,7 @@ def _intermediate(
 ) -> Certificate:
     """Each intermediate has a name of its own, so that no list or chain of one is taken for another's."""
     key = keys.generate(curve)
-    made = intermediate(f"{name} {at:%Y-%m-%d} {secrets.token_hex(3)}", key, at, root=root, lifetime=lifetime)
+    made = intermediate(_distinct(name, at), key, at, root=root, lifetime=lifetime)
     suffix = f".{os.getpid()}"
     for file in ("ca.key", "ca.pem"):
         _keep(directory / file, suffix)
@@ -89,6 +99,10 @@ def _intermediate(
     for file in ("ca.key", "ca.pem"):
         (directory / f"{file}{suffix}").replace(directory / file)
     return made
+
+
+def _distinct(name: str, at: datetime) -> str:
+    return f"{name} {at.year:04}-{at.month:02}-{at.day:02} {secrets.token_hex(3)}"
 
 
 def _keep(file: Path, suffix: str) -> None:

@@ -178,7 +178,9 @@ def test_exit_codes_of_usage_and_missing_files(tmp_path: Path, capsys: pytest.Ca
     assert Run(capsys, "verify", tmp_path / "absent").code == 66
     assert Run(capsys, "verify", tmp_path / "file", "--endorsements", tmp_path / "absent").code == 66
     assert Run(capsys, "verify", tmp_path / "file", "--at", "yesterday").code == 64
-    assert Run(capsys, "verify", tmp_path / "file", "--at", "2026-01-01T00:00:00").code == 64
+    for moment in ("2026-01-01T00:00:00", "20260101T000000Z", "2026-02-30T00:00:00Z", "0001-01-01T00:00:00+14:00"):
+        assert Run(capsys, "verify", tmp_path / "file", "--at", moment).code == 64
+    assert Run(capsys, "verify", tmp_path / "file", "--at", "2026-01-01t01:00:00.5+01:00").code == 77
     assert Run(capsys, "verify", tmp_path / "file", "--format", "floppy").code == 64
     assert Run(capsys, "vrify").code == 64
 
@@ -205,6 +207,20 @@ def test_a_ca_is_made_once_and_renewed(tmp_path: Path, capsys: pytest.CaptureFix
     assert Run(capsys, "ca", "rotate", tmp_path / "ca").code == 0
     assert (tmp_path / "ca" / "root.pem").read_bytes() == root
     assert (tmp_path / "ca" / "ca.pem").read_bytes() != first
+    assert (tmp_path / "ca" / "ca.former.pem").read_bytes() == first
+    assert {path.name: path.stat().st_mode & 0o777 for path in (tmp_path / "ca").glob("*.key")} == dict.fromkeys(
+        ("root.key", "ca.key", "ca.former.key"), 0o600
+    )
+
+
+@pytest.mark.parametrize("name", ["", " ", "x" * 47, "a\nb"])
+def test_a_name_that_no_certificate_can_have(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It is refused before anything is made; the longest that fits is not."""
+    run = Run(capsys, "ca", "init", tmp_path / "ca", "--name", name)
+    assert (run.code, "expected 1 to 46 printable characters" in run.err) == (65, True)
+    assert not (tmp_path / "ca").exists()
+    assert Run(capsys, "serve", "--host", "x" * 65, "--addr", "127.0.0.1").code == 65
+    assert Run(capsys, "ca", "init", tmp_path / "ca", "--name", "x" * 46).code == 0
 
 
 def test_a_passphrase_encrypts_the_keys(
@@ -214,6 +230,16 @@ def test_a_passphrase_encrypts_the_keys(
     monkeypatch.setitem(os.environ, "STEWARD_KEY_PASSPHRASE", "correct horse")
     assert Run(capsys, "ca", "init", tmp_path / "ca").code == 0
     assert b"ENCRYPTED PRIVATE KEY" in (tmp_path / "ca" / "ca.key").read_bytes()
+
+
+def test_an_empty_passphrase_is_no_way_to_write_keys_in_the_clear(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Whoever names a file means keys that are encrypted."""
+    (tmp_path / "passphrase").touch(mode=0o600)
+    run = Run(capsys, "ca", "init", tmp_path / "ca", "--passphrase-file", tmp_path / "passphrase")
+    assert (run.code, "expected a passphrase, found nothing" in run.err) == (65, True)
+    assert not (tmp_path / "ca").exists()
 
 
 def test_the_configuration_is_explained(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -235,6 +261,8 @@ def test_revoking_needs_a_memory_and_a_rule(tmp_path: Path, capsys: pytest.Captu
     config.write_text("state = 'state'\n" + support.ACCEPT_NIL)
     assert Run(capsys, "revoke", "--config", config).code == 64
     assert Run(capsys, "revoke", "--config", config, "--serial", "zz").code == 65
+    for kind in ("--measurement", "--chip"):  # of no length that one has: it would take back nothing, for ever
+        assert Run(capsys, "revoke", "--config", config, kind, "00" * 47).code == 65
     run = Run(capsys, "revoke", "--config", config, "--workload", str(support.WORKLOAD), "--json")
     assert (run.code, run.json) == (0, {"revoked": []})
     config.write_text("state = 'state'\naudit = 'audit.jsonl'\n" + support.ACCEPT_NIL)

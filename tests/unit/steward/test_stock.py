@@ -208,6 +208,12 @@ def test_a_vendor_may_ask_to_wait(
     assert world.asked == ["/vcek/v1/Milan/crl"] * 2
 
 
+def test_vendors_that_do_not_answer_are_unavailable(world: World, tmp_path: Path) -> None:
+    """However many documents were asked for: to try again later is all that helps."""
+    with pytest.raises(UnavailableError, match="documents were not taken"):
+        refresh(world, 1, tmp_path, WANTED)
+
+
 def test_patience_ends(world: World, start: Callable[..., int]) -> None:
     """Who asks for more time than there is gets an error that says so."""
     world.refusals += [(429, {"Retry-After": "40"}), (429, {"Retry-After": "40"})]

@@ -15,6 +15,7 @@
 Status first, advisories second (flow.md, 8): allowing an advisory never allows a status.
 """
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from typing import Any, Final, Self
@@ -72,6 +73,7 @@ class Listing(Struct, frozen=True, kw_only=True):
         checks.check(name, ok, found="none" if value is None else value.hex(), expected=wanted)
 
 
+_ADVISORY: Final = re.compile(r"INTEL-[A-Z]+-[0-9]{5,}")
 _ANSWERS: Final = Remembered[None](256)
 
 
@@ -94,7 +96,7 @@ class PlatformPolicy(Struct, frozen=True, kw_only=True):
     @classmethod
     def read(cls, table: Table) -> Self:
         """Read the shared keys of a technology's table. Raises ConfigError."""
-        allowed, denied = table.strings("allowed_advisories"), table.strings("denied_advisories")
+        allowed, denied = (_advisories(table, key) for key in ("allowed_advisories", "denied_advisories"))
         both = set(allowed) & set(denied)
         if both:
             raise table.error("denied_advisories", f"{min(both)} stands in allowed_advisories too")
@@ -194,6 +196,17 @@ class PlatformPolicy(Struct, frozen=True, kw_only=True):
             found=listed(hit or applying),
             expected=f"not {listed(sorted(self.denied_advisories))}",
         )
+
+
+def _advisories(table: Table, key: str) -> tuple[str, ...]:
+    """A slip of the pen would deny nothing, and nobody would notice. Raises ConfigError."""
+    found = table.strings(key)
+    for index, text in enumerate(found):
+        if not _ADVISORY.fullmatch(text):
+            raise table.error(
+                f"{key}[{index}]", f"expected an advisory like INTEL-SA-00615, found {text[:40]!r}", at=key
+            )
+    return found
 
 
 def _accept_flag(name: str, *, allowed: bool, has: bool | None, checks: Checks) -> None:

@@ -641,6 +641,14 @@ def test_x17_an_advisory_is_not_allowed_and_denied(case: Case) -> None:
         case.policy("allowed_advisories = ['INTEL-SA-00001']\ndenied_advisories = ['INTEL-SA-00001']")
 
 
+@pytest.mark.parametrize("key", ["allowed_advisories", "denied_advisories"])
+@pytest.mark.parametrize("text", ["INTEL-SA-615", "intel-sa-00615", "INTEL-SA-00615 ", "SA-00615", ""])
+def test_x17_a_slip_of_the_pen_denies_nothing(case: Case, key: str, text: str) -> None:
+    """X17: what is no advisory's name is refused when the policy is read, with its place in the list."""
+    with pytest.raises(ConfigError, match=rf"{key}\[1\]: expected an advisory like INTEL-SA-00615"):
+        case.policy(f"{key} = ['INTEL-SA-00001', '{text}']")
+
+
 def test_x24_a_processor_without_an_instance_is_in_no_allow_list(tee: TeeName) -> None:
     """X24: an absent identity is not one that is allowed."""
     single = either(tee, "processor")
