@@ -11,7 +11,7 @@ from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Extension
 from enarx.pki.chain import _PSS_SHA384 as PSS
 from enarx.pki.chain import ECDSA_SHA256, ECDSA_SHA384, order_path, parse_all, verify_chain, verify_signature
-from enarx.pki.crl import MAX_CRL, MAX_REVOKED, Crl, require_current
+from enarx.pki.crl import MAX_CRL, MAX_REVOKED, Crl, current_for, require_current
 from tests.unit.pki.test_pki import DAY, MUTE, NOW, ROOT, Party, make, make_crl
 from tests.values import replace
 
@@ -260,3 +260,15 @@ def test_each_curve_has_its_hash(curve: ec.EllipticCurve, identifier: bytes) -> 
     signature = key.sign(b"x", ec.ECDSA(algorithm))
     with pytest.raises(UntrustedError, match="is not the one for secp"):
         verify_signature(key.public_key(), identifier, signature, b"x", "CRL")
+
+
+def test_the_reason_is_that_of_the_best_list() -> None:
+    """Of two that do not count, the one with the higher number says why: the other was superseded anyway."""
+    ended = written(number(9), ends=NOW - SECOND)
+    forged = written(number(3))[:-1] + b"\x00"
+    pool = [Crl.parse(forged), Crl.parse(ended)]
+    with pytest.raises(UntrustedError, match="x: CRL of") as best:
+        current_for(ROOT.certificate, pool, NOW, "x")
+    with pytest.raises(UntrustedError) as alone:
+        current_for(ROOT.certificate, pool[1:], NOW, "x")
+    assert str(best.value) == str(alone.value)

@@ -31,14 +31,19 @@ EVIDENCE = Evidence(oid="1.2.3", body=b"")
 
 
 def toy(
-    *, malformed: bool = False, untrusted: bool = False, wrong: Sequence[str] = (), data: bytes | None = None
+    *,
+    malformed: bool = False,
+    untrusted: bool = False,
+    wrong: Sequence[str] = (),
+    data: bytes | None = None,
+    legacy: bool = False,
 ) -> Technology[bytes, None]:
     """A technology that fails where it is told to."""
 
     def parse(evidence: Evidence) -> Parsed[bytes]:
         if malformed:
             raise MalformedError("toy: too short")
-        return Parsed(report=evidence.body)
+        return Parsed(report=evidence.body, legacy=legacy, notes=("an older form",) if legacy else ())
 
     def verify(
         report: bytes, _e: Endorsements, _a: Sequence[TrustAnchor], at: datetime, _l: Leniency, checks: Checks
@@ -91,6 +96,15 @@ def test_everything_right_is_accepted() -> None:
     assert appraisal.verdict is Verdict.ACCEPTED
     assert {check.outcome for check in appraisal.checks} == {Outcome.PASSED}
     assert [check.name for check in appraisal.checks] == ["toy.signature", "binding", "toy.one", "toy.two"]
+
+
+def test_an_older_form_is_told_and_refused_where_it_shall_be() -> None:
+    """The command line explains it, a server does not take it; what is no older form is taken by both."""
+    told = judge(toy(legacy=True), None, ())(EVIDENCE, BOUND, Endorsements(), NOW)
+    assert (told.verdict, told.notes) == (Verdict.ACCEPTED, ("an older form",))
+    strict = judge(toy(legacy=True), None, (), refuse_legacy=True)(EVIDENCE, BOUND, Endorsements(), NOW)
+    assert (strict.verdict, strict.reasons) == (Verdict.MALFORMED, ("toy: an older form",))
+    assert judge(toy(), None, (), refuse_legacy=True)(EVIDENCE, BOUND, Endorsements(), NOW).accepted
 
 
 def test_malformed_ends_at_once() -> None:

@@ -207,3 +207,15 @@ def test_the_bounds_are_exact() -> None:
 def test_brackets_in_order_are_not_deep() -> None:
     """Depth is counted down again at every closing bracket."""
     assert TcbInfo.parse(changed(lambda value: value.update(more=[[] for _ in range(40)]))).id == "SGX"
+
+
+@pytest.mark.parametrize(("value", "fits"), [(0, True), (65535, True), (65536, False), (-1, False)])
+def test_an_isvsvn_has_two_bytes(value: int, fits: bool) -> None:
+    """Its bounds are those of the field in a report."""
+    levels = [{"tcb": {"isvsvn": value}, "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": "UpToDate"}]
+    body = support.vendor().qe_identity(support.AT, "SGX", tcbLevels=levels).body
+    if fits:
+        assert QeIdentity.parse(body).levels[0].security_version == value
+        return
+    with pytest.raises(MalformedError, match="isvsvn: expected 0 to 65535"):
+        QeIdentity.parse(body)

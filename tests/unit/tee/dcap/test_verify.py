@@ -436,7 +436,7 @@ def test_x10_a_chain_beside_a_document_is_a_signer_and_its_root(case: Case) -> N
     assert "expected a signer and its root" in case.with_endorsements(tcb_infos=(long,)).reasons()
     bare = SignedJson(body=info.body)
     assert case.with_endorsements(tcb_infos=(bare,)).refused() == (UNTRUSTED, "tcb_info.signature")
-    older = vendor.root.issue(verify.TCB_SIGNER, vendor.signer.key.public_key(), AT, lifetime=2 * DAY)
+    older = vendor.root.issue(verify.TCB_SIGNER, vendor.signer.key.public_key(), AT - 5 * DAY, lifetime=2 * DAY)
     loose = (vendor.platform.certificate, b"rubbish", older, vendor.signer.certificate)
     assert case.with_endorsements(tcb_infos=(bare,), certificates=loose).judge().accepted
 

@@ -213,3 +213,26 @@ def test_numbers_have_sixteen_bits(key: str) -> None:
     assert case().policy(f"{key} = 65535")
     with pytest.raises(ConfigError, match="65535"):
         case().policy(f"{key} = 65536")
+
+
+@pytest.mark.parametrize("document", ["tcb_infos", "qe_identities"])
+def test_a_certificate_beside_a_document_is_one(document: str) -> None:
+    """Rubbish in a chain is refused when evidence is read, not when somebody happens to need it."""
+    case = support.case()
+    (first,) = getattr(case.endorsements, document)[:1]
+    rubbish = replace(first, chain=(*first.chain, b"\x30\x03\x02\x01\x01"))
+    wrong = replace(case.endorsements, **{document: (rubbish,)})
+    with pytest.raises(MalformedError):
+        TECHNOLOGY.parse(encode(case.quote, wrong))
+    assert getattr(TECHNOLOGY.parse(encode(case.quote, case.endorsements)).endorsements, document)
+
+
+def test_a_quote_of_a_domain_is_no_enclaves() -> None:
+    """Version 5 is of both; the type of TEE in its header tells them apart, in all of its four bytes."""
+    assert not TECHNOLOGY.recognise(support.domain().quote(REPORT_DATA, version=5))
+    head = bytearray(support.case().quote[:64])
+    for offset in range(4, 8):
+        head[offset] = 0x81
+        assert not TECHNOLOGY.recognise(bytes(head))
+        head[offset] = 0
+    assert TECHNOLOGY.recognise(bytes(head))

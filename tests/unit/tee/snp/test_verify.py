@@ -1,12 +1,14 @@
 """Whether AMD vouches for a report: for each rule of the matrix the evidence that only this rule refuses."""
 
 import hashlib
+from collections.abc import Mapping
 from datetime import timedelta
 
 import pytest
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from enarx import der
 from enarx.pki import keys
 from enarx.pki.certificate import BASIC_CONSTRAINTS, Certificate, Extension
 from enarx.tee.model import Endorsements, Leniency, Outcome, TrustAnchor
@@ -14,6 +16,7 @@ from enarx.tee.snp import vek
 from enarx.tee.snp.report import NONE, VCEK, VLEK, Report, Version
 from enarx.tee.snp.simulator import Authority, SnpMachine, Vendor, ca_extensions
 from enarx.tee.snp.tcb import Tcb
+from enarx.tee.snp.vek import Kind
 from enarx.tee.snp.verify import SnpClaims
 from tests.unit.tee.snp import support
 from tests.unit.tee.snp.support import AT, DAY, Case, case
@@ -629,3 +632,48 @@ def test_endorsements_may_come_in_any_order() -> None:
     good = case().endorsements
     assert case().with_endorsements(certificates=good.certificates[::-1]).judge().accepted
     assert not replace(case(), endorsements=Endorsements(crls=good.crls)).judge().accepted
+
+
+@pytest.mark.parametrize(("kind", "version"), [("VCEK", 5), ("VLEK", 3), ("VCEK", 2)])
+def test_what_a_report_lacks_is_told_as_nothing(kind: Kind, version: int) -> None:
+    """CPUID since version 3, mitigation vectors in version 5, a hwID in a VCEK alone; else the value, in hexadecimal."""
+    one = case("Milan", kind, version)
+    claims = one.judge("minimum_report_version = 2").claims
+    assert claims is not None
+    said, key = claims.fields["report"], claims.fields["vek"]
+    assert isinstance(said, Mapping)
+    assert isinstance(key, Mapping)
+    report, hwid = Report.parse(one.report), support.hwid(one.machine).hex()
+    cpuid = None if report.cpuid is None else ":".join(f"{part:02x}" for part in report.cpuid)
+    assert (version < 3) == (cpuid is None)
+    vectors = ("0x0", "0x0") if version == 5 else (None, None)
+    assert said["cpuid"] == cpuid
+    assert (said["launch_mit_vector"], said["current_mit_vector"]) == vectors
+    assert key["hwid"] == (hwid if kind == "VCEK" else None)
+
+
+@pytest.mark.parametrize(
+    ("value", "fits"), [("0201ff", False), ("020200ff", True), ("02020100", False), ("020101", True)]
+)
+def test_a_security_version_is_a_minimal_integer_of_one_byte(value: str, fits: bool) -> None:
+    """From 0 to 255, and written in one way alone."""
+
+    def alter(extensions: tuple[Extension, ...]) -> tuple[Extension, ...]:
+        return tuple(
+            replace(each, value=bytes.fromhex(value)) if each.oid == vek.BOOTLOADER else each for each in extensions
+        )
+
+    checks = case().certified(alter=alter).refused()
+    assert ("vek.certificate" not in checks) == fits, checks
+
+
+@pytest.mark.parametrize(("length", "fits"), [(0, False), (1, True), (128, True), (129, False)])
+def test_a_product_name_has_a_bounded_length(length: int, fits: bool) -> None:
+    """At least one character, at most 128."""
+
+    def alter(extensions: tuple[Extension, ...]) -> tuple[Extension, ...]:
+        name = der.wrap(0x16, b"M" * length)
+        return tuple(replace(each, value=name) if each.oid == vek.PRODUCT_NAME else each for each in extensions)
+
+    checks = case().certified(alter=alter).refused()
+    assert ("vek.certificate" not in checks) == fits, checks
