@@ -56,8 +56,9 @@ class Cache:
         """AMD's and Intel's, or whoever speaks as they do."""
         from enarx.steward.vendors import KDS, PCS, ROOT_CRLS, Kds, Origin, Pcs
         from enarx.web.client import Client
+        from enarx.web.files import read_file
 
-        trusted = None if self.ca is None else self.ca.read_bytes()
+        trusted = None if self.ca is None else read_file(self.ca)
         with ExitStack() as stack:
 
             def origin(url: str) -> Origin:
@@ -95,10 +96,12 @@ class Cache:
             return guest.chip_certificate(self.directory, lambda which: chip.from_amd(which, kds), host=host)
 
     def _prepare(self) -> None:
+        from enarx.web.files import require_folder
+
         try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise NotFoundError(f"{self.directory}: {error.strerror}; name another with --directory") from error
+            require_folder(self.directory)
+        except NotFoundError as error:
+            raise NotFoundError(f"{error}; name another with --directory") from None  # it says all
 
 
 def cache_options(command: Callable[..., None]) -> Callable[..., None]:

@@ -93,7 +93,9 @@ def serve(
     if write_ca is not None:
         if directory is None:
             raise click.UsageError("--write-ca is for the CA that --dev makes")
-        write_ca.write_bytes((directory / "ca.pem").read_bytes())
+        from enarx.web.files import write_file
+
+        write_file(write_ca, (directory / "ca.pem").read_bytes())
     serving = Serving(
         host=listen,
         port=read.port,

@@ -36,7 +36,9 @@ def build(directory: Path, lock_file: Path | None, cache: Path | None) -> None:
     from enarx.image.build import LOCK_NAME
     from enarx.image.build import build as make
     from enarx.image.lock import resolve
+    from enarx.web.files import require_folder
 
+    require_folder(directory)
     kept = cache or _cache()
     lock = resolve(kept) if lock_file is None else _read_lock(lock_file)
     made = make(lock, kept)
@@ -94,11 +96,12 @@ def sign(
     """
     from enarx.keep.backends.qemu import ID_AUTH_NAME, ID_BLOCK_NAME
     from enarx.tee.snp import idblock
+    from enarx.web.files import write_file
 
     block = measured_block(directory, guest_svn, firmware=firmware, cpus=cpus, cpu=cpu)
     auth = id_auth(block, id_key, id_key_signature)
-    (directory / ID_BLOCK_NAME).write_bytes(block)
-    (directory / ID_AUTH_NAME).write_bytes(auth)
+    write_file(directory / ID_BLOCK_NAME, block)
+    write_file(directory / ID_AUTH_NAME, auth)
     click.echo(f"launch digest {idblock.IdBlock.parse(block).launch_digest.hex()}")
     for owner, digest in idblock.digests(auth).items():
         click.echo(f"{owner:<13} {digest.hex()}")
@@ -117,7 +120,9 @@ def container(directory: Path, lock_file: Path | None, cache: Path | None) -> No
     from enarx.image.build import LOCK_NAME
     from enarx.image.container import build as make
     from enarx.image.lock import resolve_container
+    from enarx.web.files import require_folder
 
+    require_folder(directory)
     kept = cache or _cache()
     lock = resolve_container(kept) if lock_file is None else _read_lock(lock_file)
     made = make(lock, kept)
@@ -136,8 +141,9 @@ def gramine(directory: Path, size: str, no_edmm: bool) -> None:
     What is measured are the files of this machine's interpreter and of this installation.
     """
     from enarx.image.gramine import MANIFEST_NAME, Layout, manifest
+    from enarx.web.files import require_folder
 
-    directory.mkdir(parents=True, exist_ok=True)
+    require_folder(directory)
     template = directory / f"{MANIFEST_NAME}.template"
     template.write_text(manifest(Layout.of_this_machine(), size=size, edmm=not no_edmm))
     click.echo(f"{template}")

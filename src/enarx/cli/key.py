@@ -104,7 +104,7 @@ def private_key(path: Path) -> object:
 
 def _put(out: Path | None, data: bytes, *, secret: bool = False) -> None:
     """To a file, private when it holds a key, or to standard output, without a newline for programs."""
-    from enarx.web.files import write_private
+    from enarx.web.files import write_file, write_private
 
     if out is None:
         sys.stdout.buffer.write(data + (b"\n" if not secret and sys.stdout.isatty() else b""))
@@ -112,4 +112,4 @@ def _put(out: Path | None, data: bytes, *, secret: bool = False) -> None:
     elif secret:
         write_private(out, data)
     else:
-        out.write_bytes(data)
+        write_file(out, data)

@@ -58,13 +58,16 @@ def info(as_json: bool) -> None:
 def doctor(as_json: bool) -> None:
     """Say what would have to change on this machine for each backend, and which one `enarx deploy` would take.
 
+    The first generation's names are no backends of their own; `enarx platform info` tells what they mean here.
+
     Exits with 69 when none is ready that protects anything.
     """
     from enarx.keep.backends import BACKENDS, Standing
+    from enarx.keep.backends.hosts import Host
 
     standings = [Standing.of(backend) for backend in BACKENDS]
     ready = [each for each in standings if each.have and each.configured and each.backend.protects is not None]
-    missing = {each.backend.name: _missing(each.data) for each in standings}
+    missing = {each.backend.name: _missing(each.data) for each in standings if not isinstance(each.backend, Host)}
     chosen = ready[0].backend.name if ready else None
     if as_json:
         click.echo(json.dumps({"chosen": chosen, "missing": missing}, indent=2))
@@ -155,7 +158,7 @@ def _lines(standing: "Standing") -> Iterator[str]:
 def _tree(data: "Sequence[Datum]", depth: int) -> Iterator[str]:
     for datum in data:
         yield f"{' ' * depth}{_mark(datum.ok)} {datum.name}{f': {datum.info}' if datum.info else ''}"
-        if datum.advice:
+        if datum.advice and not datum.ok:
             yield f"{' ' * depth}  {datum.advice}"
         yield from _tree(datum.below, depth + 2)
 

@@ -64,11 +64,12 @@ class Registrar:
         """Who answered, and what. Raises RejectedError with the service's own word against the request."""
         from enarx.steward.vendors import PCS
         from enarx.web.client import Client
+        from enarx.web.files import read_file
 
         headers = {"Content-Type": "application/octet-stream"}
         if request.kind == "package":
             headers["Ocp-Apim-Subscription-Key"] = self._subscription()
-        with Client(self.service or PCS, ca_pem=None if self.ca is None else self.ca.read_bytes()) as client:
+        with Client(self.service or PCS, ca_pem=None if self.ca is None else read_file(self.ca)) as client:
             answer = client.post(PATHS[request.kind], request.body, headers=headers, allow=(400, 401), limit=MAX_ANSWER)
             if answer.status >= 300:
                 code, words = (answer.headers.get(name, "")[:200] for name in ("error-code", "error-message"))

@@ -63,11 +63,13 @@ def sign(
         raise click.UsageError(
             "nothing to sign: name an image's DIRECTORY (or --sev-id-block) and --sev-id-key, or --sgx-body and --sgx-key"
         )
+    from enarx.web.files import write_file
+
     text = json.dumps(found, separators=(",", ":"))
     if out is None:
         click.echo(text)
     else:
-        out.write_text(text, encoding="ascii")
+        write_file(out, text.encode())
 
 
 def _block(file: Path | None) -> bytes:

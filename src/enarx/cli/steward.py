@@ -92,7 +92,9 @@ def serve(
     read, metrics = loaded.config, Metrics(loaded.config.workers)
     running = Running(loaded, metrics)
     if write_ca is not None:
-        write_ca.write_bytes(b"".join(certificate.to_pem() for certificate in loaded.issuer.chain))
+        from enarx.web.files import write_file
+
+        write_file(write_ca, b"".join(certificate.to_pem() for certificate in loaded.issuer.chain))
     serving = Serving(
         host=read.listen(),
         port=read.port,

@@ -40,6 +40,24 @@ def read_private(path: Path) -> bytes:
         raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
 
 
+def write_file(path: Path, data: bytes) -> None:
+    """What others may read. Raises NotFoundError when it cannot be written."""
+    try:
+        path.write_bytes(data)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
+
+
+def require_folder(path: Path) -> None:
+    """Made, with those above it, unless it is there. Raises NotFoundError, so that work is not done for nothing."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or 'cannot be made'}") from error
+    if not os.access(path, os.W_OK):
+        raise NotFoundError(f"{path}: cannot be written")
+
+
 def write_private(path: Path, data: bytes) -> None:
     """A new file that only its owner may read. Raises NotFoundError when it cannot be made or is there already."""
     try:

@@ -146,3 +146,27 @@ def test_what_is_missing_is_said(options: list[str], said: str) -> None:
     done = run("sign", *options)
     assert done.exit_code == 64
     assert said in " ".join(done.stderr.replace("│", " ").split())
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["key", "sev", "create", "--out", "nowhere/key"],
+        ["key", "sev", "digest", "id", "--out", "nowhere/digest"],
+        ["key", "sev", "sign", "--author-key", "author", "--id-key", "id", "--out", "nowhere/word"],
+        ["sign", "--sgx-key", "sgx", "--sgx-body", "body", "--out", "nowhere/signatures"],
+        ["image", "gramine", "author/folder"],
+        ["image", "build", "author/folder"],
+        ["image", "container", "author/folder"],
+        ["update-cache", "--vendor", "amd", "-d", "author/folder"],
+        ["update-cache", "--vendor", "amd", "-d", "cache", "--ca", "nothing.pem"],
+        ["platform", "sgx", "register", "--efivars", "nowhere"],
+    ],
+)
+def test_places_that_are_not_there_are_said(keys: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
+    """One sentence with the place, before anything is fetched or built; it is no bug of ours."""
+    monkeypatch.chdir(keys)
+    (keys / "body").write_bytes(vectors.SGX_BODY)
+    done = run(*arguments)
+    assert (done.exit_code, done.stdout) == (66, "")
+    assert done.stderr.startswith("Error: ")

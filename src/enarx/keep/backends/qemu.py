@@ -288,7 +288,9 @@ def _host_support(tee: Tee) -> Datum:
     except OSError:
         on = False
     info = "enabled" if on else "not enabled in this kernel"
-    return Datum(name=f"{name}.{parameter}", ok=on, info=info, advice=f"a host kernel and firmware with {tee.upper()}")
+    maker = {"snp": "an AMD processor with SEV-SNP", "tdx": "an Intel processor with TDX"}[tee]
+    advice = f"{maker}, and a host kernel and firmware that have it enabled"
+    return Datum(name=f"{name}.{parameter}", ok=on, info=info, advice=advice)
 
 
 def _accelerator(wished: str | None, tee: Tee) -> Accelerator:
