@@ -4,7 +4,8 @@
 
 What the kernel does is what it does here: an entry is a directory that is made and removed; `inblob` takes at most 64
 bytes, is applied when it is closed, and an error then is lost; every applied write counts `generation` up; a report is
-made at the first read of `outblob` and kept until the next write; modes are enforced even for root. FLAW makes it lie:
+made at the first read of `outblob` and kept until the next write; modes are enforced even for root. An Arm realm has a
+platform key of its own beside the machines, for nobody simulates its vendor. FLAW makes it lie:
 `race` counts a write of somebody else, `other` gives a report over other data, `busy` refuses, `no-table` has no
 certificates from the host.
 """
@@ -21,13 +22,15 @@ from typing import Any, Final
 
 from enarx.keep import measurement
 from enarx.keep.backends.simulated import Directory
+from enarx.pki import keys
+from enarx.tee.cca.simulator import CcaMachine
 from tests.emulators import fuse
 
 BLOB: Final = 64
 READ, WRITE = 0o444, 0o200
 COMMON: Final = {"inblob": WRITE, "outblob": READ, "provider": READ, "generation": READ}
 LEVELS: Final = {"auxblob": READ, "privlevel": WRITE, "privlevel_floor": READ}
-FILES: Final = {"sev_guest": {**COMMON, **LEVELS}, "tdx_guest": COMMON, "none": {}}
+FILES: Final = {"sev_guest": {**COMMON, **LEVELS}, "tdx_guest": COMMON, "arm_cca_guest": COMMON, "none": {}}
 FLOOR: Final = 0
 HIGHEST_LEVEL: Final = 3
 GUIDS: Final = {
@@ -64,10 +67,13 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
 
     def __init__(self, provider: str, machines: Path, flaw: str) -> None:
         self._provider, self._files, self._flaw = provider, FILES[provider], flaw
-        technology = {"sev_guest": "snp", "tdx_guest": "tdx"}.get(provider)
+        technology = {"sev_guest": "snp", "tdx_guest": "tdx", "arm_cca_guest": "cca"}.get(provider)
         self._technology = technology
-        if technology is not None:
-            self._machine: Any = Directory.open(machines).attester(technology, measurement.of_agent).machine
+        self._machine: Any = None
+        if technology == "cca":
+            self._machine = realm(machines)
+        elif technology is not None:
+            self._machine = Directory.open(machines).attester(technology, measurement.of_agent).machine
         self._entries: dict[str, Entry] = {}
         self._handles: dict[int, Handle] = {}
 
@@ -170,6 +176,8 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
         if self._technology == "snp":
             entry.body = self._machine.report(data)
             entry.aux = b"" if self._flaw == "no-table" else _table(self._machine)
+        elif self._technology == "cca":
+            entry.body = self._machine.token(data)
         else:
             entry.body = self._machine.quote(data)
         entry.made_of = entry.written
@@ -189,6 +197,16 @@ def _table(machine: Any) -> bytes:
         header += swapped + (offset + len(body)).to_bytes(4, "little") + len(data).to_bytes(4, "little")
         body += data
     return header + bytes(24) + body
+
+
+def realm(machines: Path) -> CcaMachine:
+    """A realm on the platform whose key lies beside the machines; it is made if there is none."""
+    file = machines / "cca-platform.pem"
+    if not file.exists():
+        file.write_bytes(keys.to_pem(keys.generate("P-384")))
+    platform = keys.from_pem(file.read_bytes(), str(file))
+    initial = measurement.of_agent("sha-256")
+    return CcaMachine(platform_key=platform, realm_key=keys.generate("P-384"), initial=initial)
 
 
 def _names(path: str) -> list[str]:

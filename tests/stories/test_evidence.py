@@ -149,3 +149,22 @@ def test_turin_needs_its_root_from_outside(evidence: Path, capsys: pytest.Captur
     assert verify(capsys, *given, *parts["vcek"], *parts["ark"])[1]["reasons"] == [
         "VCEK: its issuer 'SEV-Turin' is not among the certificates"
     ]
+
+
+@pytest.mark.parametrize("tee", ["az-snp", "az-tdx", "nitro", "cca"])
+def test_what_is_cut_off_or_added_is_refused_in_one_sentence(
+    tee: str, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing, a part, a byte less, a byte more, zeros, twice: a verdict each, and never a bug of ours."""
+    for sample in samples(evidence):
+        if sample["tee"] != tee:
+            continue
+        folder = evidence / sample["id"]
+        whole = next(folder / name for name in FILES if (folder / name).exists())
+        data = whole.read_bytes()
+        damaged = (b"", data[:1], data[: len(data) // 2], data[:-9], data + b"\0", bytes(len(data)), data * 2)
+        for bytes_ in damaged:
+            file = tmp_path / whole.name
+            file.write_bytes(bytes_)
+            code, verdict = verify(capsys, file, "--at", sample["verify_at"] or "2026-01-01T00:00:00Z")
+            assert code in {65, 77}, (sample["id"], len(bytes_), verdict)

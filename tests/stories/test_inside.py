@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,23 @@ from enarx.keep.channel import Hello, Phase
 from enarx.keep.deployment import Order
 from enarx.keep.launch import Terminal, Watcher
 from enarx.keep.refusal import RefusalError
+from enarx.pki.certificate import pem
 from tests.emulators import configfs_tsm
-from tests.stories.test_deploy import World, settled
+from tests.stories.test_deploy import World, real_steward, settled
 
 
 @pytest.fixture(scope="module")
 def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
-    with settled(tmp_path_factory.mktemp("world")) as made:
+    with settled(tmp_path_factory.mktemp("world"), steward) as made:
         yield made
+
+
+def steward(config: Path, write_ca: Path) -> AbstractContextManager[str]:
+    """One that knows the key of an Arm platform, too: the last table names the simulated anchors."""
+    machine = configfs_tsm.realm(config.parent)
+    (config.parent / "arm.pem").write_bytes(pem("PUBLIC KEY", machine.spki))
+    config.write_text(f'{config.read_text()}arm = ["arm.pem"]\n\n[cca]\nhash = ["{machine.initial.hex()}"]\n')
+    return real_steward(config, write_ca)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +70,9 @@ def deploy(
         return code, reading.read(), hellos, phases
 
 
-@pytest.mark.parametrize(("provider", "technology"), [("sev_guest", "snp"), ("tdx_guest", "tdx")])
+@pytest.mark.parametrize(
+    ("provider", "technology"), [("sev_guest", "snp"), ("tdx_guest", "tdx"), ("arm_cca_guest", "cca")]
+)
 def test_a_guest_is_certified_and_runs(world: World, tmp_path: Path, provider: str, technology: str) -> None:
     """The agent is shut in, asks the kernel from there, and is certified as what the provider is."""
     with configfs_tsm.mounted(tmp_path, provider, world.machine.path) as root:
