@@ -228,9 +228,9 @@ _HEADER = re.compile(r"^\s*\[\[?\s*([^\]]+?)\s*\]\]?\s*(?:#.*)?$")
 
 
 def _locate(text: str, path: str, key: str) -> int | None:
-    """The line, from 1, where `key` of the table `path` is set; None when it cannot be told."""
+    """The line, from 1, where `key` of the table `path` is set, else where that table begins; None when unknown."""
     wanted, index = _split(path)
-    seen, table = 0, ""
+    seen, table, begins = 0, "", None
     name = re.escape(key.split("[", 1)[0])
     setting = re.compile(rf"""^\s*(?:"{name}"|'{name}'|{name})\s*=""")
     for number, line in enumerate(text.splitlines(), start=1):
@@ -238,11 +238,13 @@ def _locate(text: str, path: str, key: str) -> int | None:
         if header:
             table = header.group(1).replace('"', "").replace("'", "").replace(" ", "")
             seen += table == wanted
+            if table == wanted and begins is None and (index is None or seen == index + 1):
+                begins = number
             if _joined(wanted, key) == table:
                 return number
         elif table == wanted and (index is None or seen == index + 1) and setting.match(line):
             return number
-    return None
+    return begins
 
 
 def _split(path: str) -> tuple[str, int | None]:

@@ -396,9 +396,12 @@ def _log(table: "Table") -> Log:
 
 
 def _deploy(table: "Table") -> Overridable:
-    anything = table.values.get("env") == "*"
-    if anything:
+    wish = table.values.get("env")
+    anything = wish == "*"
+    if isinstance(wish, str):
         table.string("env")
+        if not anything:
+            raise table.error("env", f"expected a list of names, or '*' for all of them, found {wish[:100]!r}")
     return Overridable(
         args=table.boolean("args", default=False),
         env=None if anything else frozenset(table.strings("env")),
@@ -419,8 +422,11 @@ def _size(table: "Table", key: str, *, minimum: int = 1) -> int | None:
     """Bytes, as an integer or with a unit: "64 MiB"."""
     if key not in table:
         return table.integer(key, None)
-    if not isinstance(table.values[key], str):
+    value = table.values[key]
+    if isinstance(value, int) and not isinstance(value, bool):
         return table.integer(key, minimum=minimum)
+    if not isinstance(value, str):
+        raise table.error(key, f"expected bytes, or a size such as '64 MiB', found {value!r:.100}")
     text = table.string(key)
     match = re.fullmatch(r"([0-9]{1,15}) ?([A-Za-z]*)", text)
     if match is None or match.group(2).lower() not in _UNITS:

@@ -97,7 +97,10 @@ def test_the_uncommented_template_has_its_sockets() -> None:
     ("text", "message"),
     [
         ("[[files]]\nkind = 'stdin'\nname = 'a:b'", "Enarx.toml:3: files[0].name: file name must not contain ':'"),
-        ("[[files]]\nkind = 'listen'\nname = 'x'", "files[0].prot: missing, expected a string"),
+        (
+            "[[files]]\nkind='null'\n[[files]]\nkind='listen'\nname='x'",
+            "Enarx.toml:3: files[1].prot: missing, expected a string",
+        ),
         ("[[files]]\nkind = 'listen'\nprot = 'tls'", "files[0].name: missing, expected a string"),
         ("[[files]]\nkind = 'listen'\nname='x'\nprot = 'udp'", "files[0].prot: expected 'tcp' or 'tls', found 'udp'"),
         (
@@ -128,9 +131,13 @@ def test_the_uncommented_template_has_its_sockets() -> None:
         (LISTEN + "alpn = ['']", "files[0].alpn[0]: expected 1 to 255 ASCII letters"),
         (LISTEN + "client='attested'\nroots=['x']\nattestation={tech=[]}", "files[0].attestation.tech: unknown key"),
         (LISTEN.replace("tls", "tcp") + "alpn = ['h2']", 'files[0].alpn: expected only where prot = "tls"'),
-        ("[storage]\npath = '/x'", "storage.memory: missing, expected the size of the private directory"),
+        ("[storage]\npath = '/x'", "Enarx.toml:1: storage.memory: missing, expected the size of the private directory"),
         ("[storage]\nmemory = '1 XB'", "storage.memory: expected bytes, or a size such as '64 MiB', found '1 XB'"),
         ("[storage]\nmemory = 1\npath = '/../x'", "storage.path: expected an absolute path such as /tmp"),
+        (
+            "[limits]\nmemory = 1.5",
+            "Enarx.toml:2: limits.memory: expected bytes, or a size such as '64 MiB', found 1.5",
+        ),
         ("[limits]\nmemory = 1", "limits.memory: expected an integer from 65536"),
         ("[limits]\nfuels = 1", "limits.fuels: unknown key; did you mean 'fuel'?"),
         ("[limits]\nseconds = 0", "limits.seconds: expected an integer from 1"),
@@ -138,7 +145,7 @@ def test_the_uncommented_template_has_its_sockets() -> None:
         ("[certificate]\nnames = ['a', 'b c']", "certificate.names[1]: expected a DNS name, found 'b c'"),
         ("[identity]\npath = 'x'", "identity.path: expected an absolute path such as /enarx, found 'x'"),
         ("[log]\nlevel = 'loud'", "log.level: expected one of off, error, warn, info, debug, found 'loud'"),
-        ("[deploy]\nenv = 'A'", "deploy.env: expected a list, found a string"),
+        ("[deploy]\nenv = 'A'", "deploy.env: expected a list of names, or '*' for all of them, found 'A'"),
     ],
 )
 def test_every_mistake_is_named_with_its_place(text: str, message: str) -> None:
