@@ -47,6 +47,7 @@ from enarx.keep.workload import HANDLER, WASM_NAME
 HEAD_SECONDS: Final = 30.0  # for a request's head, once it has begun
 SILENCE_SECONDS: Final = 60.0  # of a client, in the middle of a request or of its answer
 IDLE_SECONDS: Final = 120.0  # between requests
+AT_ONCE_SECONDS: Final = 0.002  # in which a client may follow up before its connection goes back to the others
 LEAVE_SECONDS: Final = 2.0  # for workers at the end
 MAX_UNREAD: Final = 16 * 1024 * 1024  # of a body that a handler did not want: beyond it the connection is closed
 
@@ -164,6 +165,10 @@ class Connection:
             if more is None:
                 return None
         return incoming
+
+    def wanted(self) -> dict[int, int]:
+        """What to wait for before it may be heard."""
+        return {self.stream.fileno(): self.stream.wants(FD_READ)}
 
     def refuse(self, error: MessageError) -> None:
         """Say why, if the client takes it at once."""
@@ -332,7 +337,7 @@ class Server:
         while (item := self._work.get()) is not None:
             connection, incoming = item
             try:
-                connection.alive = self._one(worker, connection, incoming)
+                connection.alive = self._several(worker, connection, incoming)
             except (Interrupted, GoneError, MessageError):
                 connection.alive = False
             except Exception as error:  # noqa: BLE001 - one connection must not end the others; it is said
@@ -340,6 +345,24 @@ class Server:
                 connection.alive = False
             self._back.put(connection)
             self._waker.send(b".")
+
+    def _several(self, worker: Worker, connection: Connection, first: Incoming) -> bool:
+        """Answer a request, and those that follow at once; whether the connection may be used again."""
+        incoming: Incoming | None = first
+        while incoming is not None:
+            if not self._one(worker, connection, incoming):
+                return False
+            connection.rest()
+            if not self._work.empty() or self._interrupt.draining:
+                return True  # others wait
+            try:
+                incoming = connection.hear()
+                if incoming is None and worker.waiter.poll(connection.wanted(), time.monotonic() + AT_ONCE_SECONDS):
+                    incoming = connection.hear()
+            except MessageError as error:
+                connection.refuse(error)
+                return False
+        return True
 
     def _one(self, worker: Worker, connection: Connection, incoming: Incoming) -> bool:
         """Answer a request; whether the connection may be used again."""
