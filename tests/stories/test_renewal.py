@@ -5,6 +5,7 @@ import json
 import signal
 import socket
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -22,7 +23,7 @@ from enarx.steward.reload import Loaded
 from enarx.steward.runner import Running
 from enarx.web.attested import connect
 from enarx.web.server import serve
-from tests.stories.test_deploy import World, settled
+from tests.stories.test_deploy import EXAMPLE, SERVER, World, settled
 
 LIFETIME = timedelta(seconds=6)
 ANYTHING = Expectation(accept_simulated=True, accept_nil=True)
@@ -141,6 +142,33 @@ def test_a_certificate_is_renewed_under_a_living_connection(world: tuple[World, 
         assert "refused at steward" in told.phase("warning")["renewal"]
         while lets_in(made, port):
             pass
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+
+
+def test_a_local_run_renews_as_well(world: tuple[World, Event], tmp_path: Path) -> None:
+    """`enarx run` asks its Steward again in time; without one it says so, and goes on to the end of its certificate."""
+    made, stop_steward = world
+    package = tmp_path / "package"
+    package.mkdir()
+    for name, content in (("main.wasm", (EXAMPLE / "main.wasm").read_bytes()), ("greeting.txt", b"hi\n")):
+        (package / name).write_bytes(content)
+    (package / "Enarx.toml").write_text(f'steward = "{made.steward}"\n{SERVER}')
+    command = [sys.executable, "-c", "from enarx.cli.door import main; main()", "run", "--json"]
+    options = ["--ca-bundle", str(made.folder / "steward-ca.pem"), str(package)]
+    process = subprocess.Popen([*command, *options], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    assert process.stderr is not None
+    try:
+        events = map(json.loads, process.stderr)
+        port = next(event for event in events if event["event"] == "running")["listening"][0]["port"]
+        with peer(made, port) as (_, before):
+            next(event for event in events if event["event"] == "renewed")
+            with peer(made, port) as (_, after):
+                assert after.certificate.serial != before.certificate.serial
+                assert after.certificate.spki == before.certificate.spki
+        stop_steward.set()
+        assert "refused at steward" in next(event for event in events if event["event"] == "warning")["renewal"]
     finally:
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)

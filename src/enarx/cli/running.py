@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Final
 from enarx.errors import MalformedError, NotFoundError
 
 if TYPE_CHECKING:
-    from enarx.keep.runtime import Listening, TlsIdentity
+    from enarx.keep.runtime import Listening, LiveIdentity, TlsIdentity
     from enarx.keep.runtime.cache import Cache
     from enarx.keep.workload import Workload
 
@@ -49,7 +49,7 @@ def perform(plan: Plan) -> int:
     module = Path(plan.module)
     workload = load(module, None if plan.wasmcfgfile is None else Path(plan.wasmcfgfile))
     roots = read(Path(plan.ca_bundle)) if plan.ca_bundle else None
-    identity = _identity(workload, roots) if workload.config.uses_tls else None
+    identity = _identity(plan, workload, roots) if workload.config.uses_tls else None
 
     def ready(listening: Sequence["Listening"]) -> None:
         _announce(plan, listening)
@@ -184,29 +184,62 @@ def _write(line: str) -> None:
     sys.stderr.flush()
 
 
-def _identity(workload: "Workload", roots: bytes | None) -> "TlsIdentity":
+def _identity(plan: Plan, workload: "Workload", roots: bytes | None) -> "TlsIdentity | LiveIdentity":
     steward = workload.config.steward
-    return self_signed() if steward is None else _certified(steward, roots)
+    return self_signed() if steward is None else _certified(plan, steward, roots)
 
 
-def _certified(steward: str, roots: bytes | None) -> "TlsIdentity":
-    """Ask the Steward of the configuration, with the evidence that this process has: none."""
-    from cryptography import x509
-    from cryptography.hazmat.primitives.serialization import Encoding
+def _certified(plan: Plan, steward: str, roots: bytes | None) -> "LiveIdentity":
+    """Ask the Steward of the configuration, with the evidence that this process has: none. Again before it ends."""
+    from datetime import UTC, datetime
+    from random import SystemRandom
+    from threading import Event
 
-    from enarx.keep.runtime import TlsIdentity
-    from enarx.pki import csr, keys
+    from enarx.keep.identity import Identity, Secrets
+    from enarx.keep.refusal import RefusalError, gate
+    from enarx.keep.renewal import Renewal, in_background
+    from enarx.keep.runtime import LiveIdentity, TlsIdentity
+    from enarx.pki import csr
     from enarx.pki.certificate import Extension
     from enarx.steward.client import attest
     from enarx.tee import nil
     from enarx.web.client import Client
 
-    key = keys.generate("P-256")
-    request = csr.build(key, [Extension(oid=nil.OID, critical=False, value=b"")])
-    with Client(steward, ca_pem=roots) as client:
-        chain = attest(client, request)
-    pem = b"".join(x509.load_der_x509_certificate(certificate).public_bytes(Encoding.PEM) for certificate in chain)
-    return TlsIdentity(chain_pem=pem, key=key)
+    own = Secrets.generate("P-256")
+    request = csr.build(own.tls, [Extension(oid=nil.OID, critical=False, value=b"")])
+
+    def enrol() -> Identity:
+        with Client(steward, ca_pem=roots) as client:
+            return Identity(secrets=own, chain=attest(client, request))
+
+    def enrol_again() -> Identity:
+        with gate("steward"):
+            return enrol()
+
+    def use(identity: Identity) -> None:
+        live.replace(TlsIdentity(chain_pem=identity.chain_pem, key=own.tls))
+        if plan.as_json:
+            _say({"event": "renewed", "until": f"{identity.ends:%Y-%m-%dT%H:%M:%SZ}"})
+
+    def failed(error: RefusalError, ends: datetime) -> None:
+        text = f"renewal {error}; the certificate ends at {ends:%Y-%m-%dT%H:%M:%SZ}"
+        if plan.as_json:
+            _say({"event": "warning", "renewal": text})
+        else:
+            _write(f"enarx: warn: {text}")
+
+    first = enrol()
+    live = LiveIdentity(TlsIdentity(chain_pem=first.chain_pem, key=own.tls))
+    renewal = Renewal(
+        renew=enrol_again,
+        use=use,
+        failed=failed,
+        now=lambda: datetime.now(UTC),
+        sleep=Event().wait,  # until this process ends
+        random=SystemRandom().random,
+    )
+    in_background(renewal, first)
+    return live
 
 
 def self_signed() -> "TlsIdentity":
