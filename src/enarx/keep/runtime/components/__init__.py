@@ -223,7 +223,8 @@ class _Run:
             if isinstance(file, Standard)
         }
         contexts = runner.contexts(self._workload, settings, clients=True)
-        world = sockets.World(config, contexts, waiter, settings.log)
+        allowance = io.Allowance(config.limits.descriptors)
+        world = sockets.World(config, contexts, waiter, settings.log, allowance)
         directories = list(runner.directories(self._workload, settings))
         return Host(
             self._engine,
@@ -231,7 +232,7 @@ class _Run:
             {
                 **io.implementations(waiter),
                 **system.implementations(self._argv, self._env, streams, waiter),
-                **files.implementations(directories, waiter),
+                **files.implementations(directories, waiter, allowance),
                 **sockets.implementations(world),
                 **udp.implementations(world),
                 **http.implementations(waiter),

@@ -1,6 +1,7 @@
 """wasi:filesystem for components: the directories that modules have, through the same descriptors."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final
 
 from enarx.keep.runtime.abi import (
@@ -15,7 +16,7 @@ from enarx.keep.runtime.abi import (
     errno_of,
 )
 from enarx.keep.runtime.components.host import Implementation
-from enarx.keep.runtime.components.io import Failure, Input, Output
+from enarx.keep.runtime.components.io import Allowance, Failure, Input, Output
 from enarx.keep.runtime.components.values import Err, Own
 from enarx.keep.runtime.descriptors import Descriptor, Stat
 from enarx.keep.runtime.waiting import Waiter
@@ -28,7 +29,7 @@ CODES: Final[Mapping[Errno, str]] = {
     Errno.ISDIR: "is-directory", Errno.LOOP: "loop", Errno.NAMETOOLONG: "name-too-long", Errno.NOENT: "no-entry",
     Errno.NOMEM: "insufficient-memory", Errno.NOSPC: "insufficient-space", Errno.NOTDIR: "not-directory",
     Errno.NOTEMPTY: "not-empty", Errno.NOTSUP: "unsupported", Errno.PERM: "not-permitted", Errno.PIPE: "pipe",
-    Errno.ROFS: "read-only", Errno.SPIPE: "invalid-seek", Errno.XDEV: "cross-device",
+    Errno.MFILE: "quota", Errno.NFILE: "quota", Errno.ROFS: "read-only", Errno.SPIPE: "invalid-seek", Errno.XDEV: "cross-device",
 }  # fmt: skip
 _KINDS: Final[Mapping[FileType, str]] = {
     FileType.DIRECTORY: "directory",
@@ -42,12 +43,23 @@ _BILLION: Final = 10**9
 class Opened:
     """A descriptor as the component holds it, with what it may do."""
 
-    def __init__(self, descriptor: Descriptor, flags: frozenset[str]) -> None:
-        self.descriptor, self.flags = descriptor, flags
+    def __init__(self, descriptor: Descriptor, flags: frozenset[str], allowance: Allowance | None = None) -> None:
+        """`allowance` gets one back when it is closed; without one it was there before the program."""
+        self.descriptor, self.flags, self._allowance = descriptor, flags, allowance
+
+    def open(self, path: str, oflags: int, rights: int, flags: frozenset[str], allowance: Allowance) -> "Opened":
+        """Raises Refused, and OSError when no more may be open."""
+        allowance.take()
+        try:
+            return Opened(self.descriptor.open(path, oflags, rights, 0), flags, allowance)
+        except BaseException:
+            allowance.give()
+            raise
 
     def drop(self) -> None:
-        if self.descriptor.preopened_as() is None:
+        if self._allowance is not None:
             self.descriptor.close()
+            self._allowance.give()
 
 
 class _At(Descriptor):
@@ -113,11 +125,10 @@ def _times(accessed: tuple[str, Any], modified: tuple[str, Any]) -> tuple[int, i
     return values[0], values[1], which
 
 
-def _open(at: Opened, _: object, path: str, oflags: frozenset[str], flags: frozenset[str]) -> Own:
+def _open(allowance: Allowance, at: Opened, _: object, path: str, oflags: frozenset[str], flags: frozenset[str]) -> Own:
     bits = {"create": O_CREAT, "directory": O_DIRECTORY, "exclusive": O_EXCL, "truncate": O_TRUNC}
     rights = (Right.FD_READ if "read" in flags else 0) | (Right.FD_WRITE if "write" in flags else 0)
-    found = at.descriptor.open(path, sum(bits[name] for name in oflags), rights, 0)
-    return Own(Opened(found, flags), "descriptor")
+    return Own(at.open(path, sum(bits[name] for name in oflags), rights, flags, allowance), "descriptor")
 
 
 def _read(at: Opened, length: int, offset: int) -> tuple[bytes, bool]:
@@ -130,7 +141,9 @@ def _hash(found: Stat) -> dict[str, int]:
     return {"lower": found[1], "upper": found[0]}
 
 
-def implementations(preopened: Sequence[Descriptor], waiter: Waiter) -> Mapping[str, Implementation]:
+def implementations(
+    preopened: Sequence[Descriptor], waiter: Waiter, allowance: Allowance
+) -> Mapping[str, Implementation]:
     """wasi:filesystem/types and wasi:filesystem/preopens."""
     method = "wasi:filesystem/types#[method]descriptor."
     both = frozenset({"read", "write", "mutate-directory"})
@@ -165,7 +178,7 @@ def implementations(preopened: Sequence[Descriptor], waiter: Waiter) -> Mapping[
             path, *_times(accessed, modified)
         ),
         "link-at": lambda at, _, path, other, target: at.descriptor.link(path, other.descriptor, target),
-        "open-at": _open,
+        "open-at": partial(_open, allowance),
         "readlink-at": lambda at, path: at.descriptor.readlink(path).decode(),
         "remove-directory-at": lambda at, path: at.descriptor.remove_directory(path),
         "rename-at": lambda at, path, other, target: at.descriptor.rename(path, other.descriptor, target),

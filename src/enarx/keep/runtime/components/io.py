@@ -4,6 +4,7 @@ A stream never blocks unless the component asks it to. What a component was allo
 operating system does not take at once is kept, and the next `check-write` allows nothing until it has gone.
 """
 
+import errno
 import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
@@ -15,6 +16,22 @@ from enarx.keep.runtime.descriptors import Descriptor
 from enarx.keep.runtime.waiting import Waiter
 
 PIECE: Final = 65536  # bytes read, or allowed to be written, at a time
+
+
+class Allowance:
+    """How many descriptors a component may have open: sockets and files count alike (limits.descriptors)."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit, self.used = limit, 0
+
+    def take(self) -> None:
+        """One more. Raises OSError when there is none left."""
+        if self.used >= self._limit:
+            raise OSError(errno.EMFILE, "limits.descriptors")
+        self.used += 1
+
+    def give(self) -> None:
+        self.used -= 1
 
 
 class Failure:

@@ -68,7 +68,7 @@ class Exchange:
         self._conversation: Conversation | None = None
         self.result: Incoming | Err | None = None
         self.given = False
-        world.take()
+        world.allowance.take()
         self._counted = True
         if request.taken:
             request.sink.expect(self.pollable)
@@ -235,7 +235,7 @@ class Exchange:
             self._sock.close()
         if self._counted:
             self._counted = False
-            self._world.opened -= 1
+            self._world.allowance.give()
 
     def drop(self) -> None:
         if not (self.given and isinstance(self.result, Incoming)):  # else the answer has it

@@ -19,7 +19,7 @@ from enarx.keep import network
 from enarx.keep.config import Config, Connect, Listen
 from enarx.keep.runtime.abi import FD_WRITE, Errno, Refused
 from enarx.keep.runtime.components.host import Implementation
-from enarx.keep.runtime.components.io import Input, Output, Pollable, Readiness, When
+from enarx.keep.runtime.components.io import Allowance, Input, Output, Pollable, Readiness, When
 from enarx.keep.runtime.components.options import TCP, options
 from enarx.keep.runtime.components.values import Err, Own
 from enarx.keep.runtime.log import Log
@@ -95,10 +95,6 @@ class Policy:
         """The lists alone: what `files` names is TCP."""
         return self._config.network
 
-    @property
-    def descriptors(self) -> int:
-        return self._config.limits.descriptors
-
     def _known(self, address: str) -> Sequence[str]:
         folded = network.fold(address)
         local = ["localhost"] if folded == "127.0.0.1" else []  # as everywhere here, whatever a resolver says
@@ -143,7 +139,7 @@ class Tcp:
             if self.stream is not None:
                 self.stream.close()
             self.sock.close()
-            self.world.opened -= 1
+            self.world.allowance.give()
 
     def drop(self) -> None:
         self.release()
@@ -171,9 +167,11 @@ class _Held:
 class World:
     """What all sockets of a program share."""
 
-    def __init__(self, config: Config, contexts: Contexts | None, waiter: Waiter, log: Log) -> None:
+    def __init__(
+        self, config: Config, contexts: Contexts | None, waiter: Waiter, log: Log, allowance: Allowance
+    ) -> None:
         self.policy, self.contexts, self.waiter, self.log = Policy(config), contexts, waiter, log
-        self.opened = 0  # sockets of the program
+        self.allowance = allowance
         self._told: set[str] = set()
 
     def denied(self, what: str) -> Err:
@@ -183,19 +181,13 @@ class World:
             self.log.say("warn", "denied", f"the program may not {what}")
         return Err("access-denied")
 
-    def take(self) -> None:
-        """Count one more socket. Raises OSError beyond limits.descriptors."""
-        if self.opened >= self.policy.descriptors:
-            raise OSError(errno.EMFILE, "limits.descriptors")
-        self.opened += 1
-
     def new_socket(self, family: str, kind: int) -> socket.socket:
         """A socket that does not block. Raises OSError."""
-        self.take()
+        self.allowance.take()
         try:
             made = socket.socket(socket.AF_INET if family == "ipv4" else socket.AF_INET6, kind)
         except OSError:
-            self.opened -= 1
+            self.allowance.give()
             raise
         made.setblocking(False)
         if family == "ipv6":
@@ -272,18 +264,18 @@ def _accept(tcp: Tcp) -> Err | tuple[Own, Own, Own]:
         return Err("invalid-state")
     while True:
         try:
-            tcp.world.take()
+            tcp.world.allowance.take()
         except OSError as error:
             return code_of(error.errno or 0)
         try:
             connection, _ = tcp.sock.accept()
         except OSError as error:
-            tcp.world.opened -= 1
+            tcp.world.allowance.give()
             return code_of(error.errno or 0)
         stream = _accepted(tcp, connection)
         if stream is None:
             connection.close()
-            tcp.world.opened -= 1
+            tcp.world.allowance.give()
             continue
         made = Tcp.__new__(Tcp)
         made.family, made.world, made.sock, made.backlog = tcp.family, tcp.world, connection, tcp.backlog

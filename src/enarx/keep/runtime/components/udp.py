@@ -52,7 +52,7 @@ class Udp:
         self._handles -= 1
         if not self._handles:
             self.sock.close()
-            self.world.opened -= 1
+            self.world.allowance.give()
 
     def ready(self, events: int) -> bool:
         return bool(self.world.waiter.poll({self.sock.fileno(): events}, 0))

@@ -13,7 +13,7 @@ from enarx.cli.running import self_signed
 from enarx.keep.config import Config
 from enarx.keep.runtime import Interrupt, TlsIdentity
 from enarx.keep.runtime.components import http, outgoing
-from enarx.keep.runtime.components.io import wait
+from enarx.keep.runtime.components.io import Allowance, wait
 from enarx.keep.runtime.components.sockets import World
 from enarx.keep.runtime.components.values import Err, Ok
 from enarx.keep.runtime.log import Log
@@ -29,8 +29,8 @@ class Component:
 
     def __init__(self, outgoing_list: str, interrupt: Interrupt, contexts: Contexts | None = None) -> None:
         config = Config.parse(f"[network]\noutgoing = {outgoing_list}\n[limits]\ndescriptors = 2\n")
-        self.said = bytearray()
-        self.world = World(config, contexts, Waiter(interrupt), Log(config.log, self.said.extend))
+        self.said, self.allowance = bytearray(), Allowance(config.limits.descriptors)
+        self.world = World(config, contexts, Waiter(interrupt), Log(config.log, self.said.extend), self.allowance)
         waiter = self.world.waiter
         self._table = {**http.implementations(waiter), **outgoing.implementations(self.world)}
 
@@ -140,7 +140,7 @@ def test_both_bodies_stream(interrupt: Interrupt, serve: Callable[[Script], int]
     sum_ = component.call("fields.from-list", [("x-sum", b"42")]).thing
     assert component.call("outgoing-body.finish", body, sum_) is None
     assert component.read(answer) == (b"yesyes", "closed")
-    assert component.world.opened == 0
+    assert component.allowance.used == 0
 
 
 def test_a_body_that_is_there_has_a_length(interrupt: Interrupt, serve: Callable[[Script], int]) -> None:
@@ -228,7 +228,7 @@ def test_the_times_of_the_component_count(
     else:
         assert answer == Ok(Err(expected))
     over.set()
-    assert component.world.opened == 0
+    assert component.allowance.used == 0
 
 
 def test_connecting_has_its_time(interrupt: Interrupt, serve: Callable[[Script], int]) -> None:
@@ -296,7 +296,7 @@ def test_connections_count_as_descriptors(interrupt: Interrupt, serve: Callable[
     third = component.send(component.request(f"localhost:{ports[2]}")).thing
     second.drop()
     third.drop()
-    assert component.world.opened == 0
+    assert component.allowance.used == 0
 
 
 @pytest.mark.parametrize("trusted", [True, False])

@@ -12,6 +12,7 @@ import wasmtime
 from enarx.keep.config import Config
 from enarx.keep.runtime import Interrupt
 from enarx.keep.runtime.components import udp
+from enarx.keep.runtime.components.io import Allowance
 from enarx.keep.runtime.components.sockets import World
 from enarx.keep.runtime.components.values import Err
 from enarx.keep.runtime.log import Log
@@ -87,7 +88,13 @@ def calls() -> Iterator[Callable[[str], Calls]]:
 
         def under(toml: str) -> Calls:
             config = Config.parse(toml)
-            world = World(config, None, Waiter(interrupt), Log(config.log, bytearray().extend))
+            world = World(
+                config,
+                None,
+                Waiter(interrupt),
+                Log(config.log, bytearray().extend),
+                Allowance(config.limits.descriptors),
+            )
             table = udp.implementations(world)
 
             def call(name: str, *arguments: Any) -> Any:  # Any: as above
