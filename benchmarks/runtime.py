@@ -331,13 +331,14 @@ def idle(report: Report, folder: Path, connections: int) -> None:
         hard = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
         resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
     toml = folder / "Web.toml"
-    with process(KEEP_ECHO, str(folder / "http.wasm"), str(toml)) as port, contextlib.ExitStack() as stack:
-        context = client()
-        for _ in range(connections):
-            raw = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
-            stack.enter_context(context.wrap_socket(raw))
-        seconds = printed([sys.executable, "-c", REQUESTS, str(port), "300", "1"])
-        report.say(f"HTTPS beside {connections} idle connections", 300 / seconds, "req/s")
+    for name, guest in (("preview 1 server", "http.wasm"), ("wasi:http component", "handler.wasm")):
+        with process(KEEP_ECHO, str(folder / guest), str(toml)) as port, contextlib.ExitStack() as stack:
+            context = client()
+            for _ in range(connections):
+                raw = stack.enter_context(socket.create_connection(("127.0.0.1", port)))
+                stack.enter_context(context.wrap_socket(raw))
+            seconds = printed([sys.executable, "-c", REQUESTS, str(port), "300", "1"])
+            report.say(f"HTTPS: {name} beside {connections} idle", 300 / seconds, "req/s")
 
 
 def main() -> None:
