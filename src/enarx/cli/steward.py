@@ -181,7 +181,8 @@ def verify(
             "a certification request binds its own key: --report-data and --key are for bare reports"
         )
     paths = [*endorsements, *([read.collateral] if read is not None and read.collateral is not None else [])]
-    reading = collateral.read(paths)
+    with _usage("--endorsements"):
+        reading = collateral.read(paths)
     judgement = offline.judge_file(
         data,
         policy=default_policy(judging) if read is None else read.policy,
@@ -597,8 +598,9 @@ def _binding(report_data: str | None, key: Path | None) -> "Binding":
     if key is None:
         return Binding.none()
     data = _bytes(key, 64 * 1024)
-    if data.startswith(b"-----BEGIN"):
-        (data,) = pem_blocks(data, "PUBLIC KEY", str(key), limit=1)
+    begin = data.find(b"-----BEGIN PUBLIC KEY-----")
+    if begin >= 0:  # whatever stands before it, as tools write it
+        (data,) = pem_blocks(data[begin:], "PUBLIC KEY", str(key), limit=1)
     keys.public_from_spki(data, str(key))
     return Binding.of_key(data)
 

@@ -101,9 +101,15 @@ def test_report_data_and_key_are_compared(quote: Path, capsys: pytest.CaptureFix
     assert (wrong.code, wrong.json["verdict"]) == (77, "untrusted")
     (quote / "key.pem").write_bytes(pem("PUBLIC KEY", keys.spki(keys.generate("P-256"))))
     assert Run(capsys, *args, "--key", quote / "key.pem").code == 77
+    (quote / "key.pem").write_bytes(b"read EC key\n" + (quote / "key.pem").read_bytes())  # as openssl says it
+    assert Run(capsys, *args, "--key", quote / "key.pem").code == 77
     assert Run(capsys, *args, "--key", quote / "key.pem", "--report-data", "00").code == 64
     assert Run(capsys, *args, "--report-data", "xx").code == 64
     assert Run(capsys, *args, "--report-data", "00").code == 64
+    (quote / "many").mkdir()
+    for number in range(1001):
+        (quote / "many" / str(number)).touch()
+    assert Run(capsys, *args, "--endorsements", quote / "many").code == 64
     (quote / "junk").write_bytes(b"junk")
     for option in ("--key", "--anchor"):
         assert Run(capsys, *args, option, quote / "junk").code == 64
