@@ -140,6 +140,17 @@ def test_a_member_of_another_shape_is_refused(members: dict[str, bytes], sentenc
         Pck.parse(extension({**MEMBERS, **members}))
 
 
+@pytest.mark.parametrize(("svn", "fits"), [(0, True), (0xFFFF, True), (0x10000, False)])
+def test_a_pcesvn_has_two_bytes(svn: int, fits: bool) -> None:
+    """As in the quote, the TCB info, and everywhere else."""
+    written = replace(PLATFORM, pce_svn=svn).encode()
+    if fits:
+        assert Pck.parse(written).pce_svn == svn
+        return
+    with pytest.raises(MalformedError, match="PCESVN"):
+        Pck.parse(written)
+
+
 def test_a_component_above_255_and_a_foreign_oid_are_refused() -> None:
     """SVNs are one byte; members of another arc do not belong here."""
     wide = der.wrap(
