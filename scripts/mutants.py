@@ -21,7 +21,7 @@ import re
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import CodeType, ModuleType
@@ -31,7 +31,8 @@ ROOT: Final = Path(__file__).resolve().parent.parent
 SOURCE: Final = ROOT / "src"
 DOCUMENT: Final = ROOT / "docs" / "mutants.md"
 EXAMPLES: Final = "15"  # of each property: enough to notice what examples notice, in a tenth of the time
-LIMIT: Final = 90  # seconds for one mutant; one that loops for ever is noticed by that
+PATIENCE: Final = 8  # times as long as the room's tests took without a change: who takes longer loops for ever
+LEAST: Final = 60  # seconds
 
 TEE: Final = "tests/unit/tee"
 DCAP: Final = tuple(f"{TEE}/dcap/test_{name}.py" for name in ("verify", "tcb", "quote", "collateral", "pck"))
@@ -278,15 +279,21 @@ def run(mutant: Mutant | None, module: str) -> int:
     return int(pytest.main([*options, *(str(ROOT / test) for test in tests_of(module))]))
 
 
+def room_of(module: str) -> str:
+    return next(room for room in TESTS if module.startswith(room))
+
+
 def tests_of(module: str) -> list[str]:
     """Those of the module's room, its own first."""
-    tests = next(tests for room, tests in TESTS.items() if module.startswith(room))
+    tests = TESTS[room_of(module)]
     own = f"test_{module.rpartition('.')[2]}.py"
     return sorted(tests, key=lambda test: not test.endswith(own))
 
 
-def judged(mutants: Sequence[Mutant], jobs: int, seconds: float) -> Iterator[tuple[Mutant, str]]:
-    """Each mutant and whether it was killed, survived, or hung; as many as the time allows."""
+def judged(
+    mutants: Sequence[Mutant], jobs: int, seconds: float, limits: Mapping[str, float]
+) -> Iterator[tuple[Mutant, str]]:
+    """Each mutant and whether it was killed, survived, or hung; as many as the time allows. `limits` are of rooms."""
     end = time.monotonic() + seconds
     waiting, running = list(mutants), dict[int, tuple[Mutant, float]]()
     while waiting or running:
@@ -299,11 +306,11 @@ def judged(mutants: Sequence[Mutant], jobs: int, seconds: float) -> Iterator[tup
         if pid:
             mutant, _ = running.pop(pid)
             code = os.waitstatus_to_exitcode(status)
-            yield mutant, "survived" if code == 0 else "killed"
+            yield mutant, "survived" if code == 0 else "hung" if code == -signal.SIGKILL else "killed"
             continue
-        for pid, (_, begun) in running.items():
-            if time.monotonic() - begun > LIMIT:
-                os.kill(pid, signal.SIGKILL)  # noticed: it is reaped as killed
+        for pid, (mutant, begun) in running.items():
+            if time.monotonic() - begun > limits[room_of(mutant.module)]:
+                os.kill(pid, signal.SIGKILL)
         time.sleep(0.02)
 
 
@@ -339,14 +346,19 @@ def main() -> int:
     sys.path.insert(0, str(SOURCE))
     _warm()
     random.Random(0).shuffle(chosen)  # noqa: S311 - a fixed order that mixes the rooms, if time ends early
-    for room in sorted({room for room in TESTS for mutant in chosen if mutant.module.startswith(room)}):
+    limits: dict[str, float] = {}
+    for room in sorted({room_of(mutant.module) for mutant in chosen}):
+        begun = time.monotonic()
         _, status = os.waitpid(_fork(None, room), 0)
+        limits[room] = max(LEAST, PATIENCE * (time.monotonic() - begun))
         if status:  # else every mutant would seem to be noticed
             print(f"{room}: its tests fail without any change: {' '.join(TESTS[room])}")
             return 1
     survived, killed, known = list[Mutant](), 0, explained()
-    for mutant, outcome in judged(chosen, options.jobs, options.seconds):
-        killed += outcome == "killed"
+    for mutant, outcome in judged(chosen, options.jobs, options.seconds, limits):
+        killed += outcome != "survived"
+        if outcome == "hung":  # told, for a machine that is too busy would hide survivors so
+            print(f"hung {mutant.module}:{mutant.line} ``{mutant.key}``", flush=True)
         if outcome == "survived":
             survived.append(mutant)
             mark = "explained" if mutant.key in known else "SURVIVED"

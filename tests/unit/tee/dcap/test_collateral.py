@@ -219,3 +219,14 @@ def test_an_isvsvn_has_two_bytes(value: int, fits: bool) -> None:
         return
     with pytest.raises(MalformedError, match="isvsvn: expected 0 to 65535"):
         QeIdentity.parse(body)
+
+
+@pytest.mark.parametrize(("value", "fits"), [(2**31 - 1, True), (2**31, False), (10**10, False)])
+def test_an_evaluation_number_has_four_bytes(value: int, fits: bool) -> None:
+    """As in Intel's library; longer ones are refused before they become numbers."""
+    body = support.vendor().qe_identity(support.AT, "SGX", tcbEvaluationDataNumber=value).body
+    if fits:
+        assert QeIdentity.parse(body).evaluation == value
+        return
+    with pytest.raises(MalformedError, match=r"expected 0 to 2147483647|integer of 11 digits, expected at most 10"):
+        QeIdentity.parse(body)
