@@ -7,6 +7,7 @@ from enarx.errors import MalformedError
 from enarx.tee.appraise import judge
 from enarx.tee.dcap import enclave as bits
 from enarx.tee.dcap.enclave import EnclaveReport
+from enarx.tee.dcap.quoted import MAX_EVIDENCE
 from enarx.tee.model import Binding, Checks, Claims, Endorsements, Evidence
 from enarx.tee.sgx import TECHNOLOGY
 from enarx.tee.sgx.report import OID, OID_WITH_QE, Report, encode, parse
@@ -236,3 +237,11 @@ def test_a_quote_of_a_domain_is_no_enclaves() -> None:
         assert not TECHNOLOGY.recognise(bytes(head))
         head[offset] = 0
     assert TECHNOLOGY.recognise(bytes(head))
+
+
+@pytest.mark.parametrize(("more", "why"), [(0, "element of"), (1, "expected at most")])
+def test_evidence_has_a_size_that_is_read(more: int, why: str) -> None:
+    """Beyond it nothing is looked at."""
+    body = b"\x30\x83\x10\x00\x00".ljust(MAX_EVIDENCE + more, b"\x00")
+    with pytest.raises(MalformedError, match=why):
+        parse(Evidence(oid=OID, body=body))
