@@ -61,6 +61,8 @@ UNATTESTED_WARNING: Final = (
 )
 DEBUG_WARNING: Final = "DEBUG: protects nothing. The host of this TEE may read and change its memory."
 
+MAX_AGE: Final = 3_153_600_000  # seconds, a hundred years: no certificate lives as long, and dates reach there
+
 _TRUST_DOMAIN: Final = re.compile(r"[a-z0-9._-]{1,255}")  # SPIFFE ID, 2.1
 
 
@@ -88,7 +90,7 @@ class Expectation:
     def from_table(cls, table: Table) -> Self:
         """Read a policy file. Raises ConfigError, which names the line and the key."""
         unsafe = table.table("unsafe")
-        age = table.integer("max_age_seconds", None, minimum=1)
+        age = table.integer("max_age_seconds", None, minimum=1, maximum=MAX_AGE)
         made = cls(
             workloads=_each(table, "workloads", Digest.parse),
             technologies=_each(table, "technologies", _technology),

@@ -161,7 +161,7 @@ def fsck(config: Path | None, store: str | None, quick: bool, repair: bool, as_j
 @click.option("--config", type=FILE, help="drawbridge.toml of the server.")
 @click.option("--store", help="Directory, or URL of a bucket, that holds everything.")
 @click.option(
-    "--grace-hours", type=click.FloatRange(min=0), default=24.0, show_default=True, help="Leave what is newer."
+    "--grace-hours", type=click.FloatRange(0, 87_600), default=24.0, show_default=True, help="Leave what is newer."
 )
 @click.option("--dry-run", is_flag=True, help="Say what would be removed, and remove nothing.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON object.")

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from enarx import __version__
+from enarx.attested.relying import MAX_AGE
 from enarx.attested.sealing import MEDIA_TYPE as SEALED
 from enarx.drawbridge.routes import METHODS, PREFIX, Kind
 from enarx.drawbridge.tag import ENTRY_TYPE, JOSE_TYPE
@@ -125,7 +126,7 @@ SCHEMAS: Final[Mapping[str, Json]] = {
             "signers": {"type": "array", "items": _TEXT},
             "tcb_statuses": {"type": "array", "items": _TEXT},
             "trust_domains": {"type": "array", "items": _TEXT},
-            "max_age_seconds": {"type": "integer", "minimum": 1},
+            "max_age_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_AGE},
             "require_token": {"type": "boolean"},
             "steward": _TEXT,
             "unsafe": {

@@ -273,6 +273,7 @@ def test_a_policy_is_read_strictly() -> None:
         ("[unsafe]\naccept_all = true", "unsafe.accept_all: unknown key"),
         ("steward = 'ftp://x'", "steward: expected a URL"),
         ("max_age_seconds = 0", "max_age_seconds: expected an integer from 1"),
+        ("max_age_seconds = 9000000000000000000", "max_age_seconds: expected an integer from 1 to 3153600000"),
     ):
         with pytest.raises(MalformedError, match=why):
             policy(text)
