@@ -30,6 +30,7 @@ from enarx.errors import DeniedError, EnarxError, NotFoundError, RejectedError, 
 from enarx.pki import keys
 from enarx.web.client import Client
 from enarx.web.server import serve
+from tests import seaweed
 from tests.unit.conftest import Authority, Issued
 from tests.unit.drawbridge.issuers import AUDIENCE, MANAGE, SUBJECT, Provider
 from tests.values import replace
@@ -364,13 +365,21 @@ def test_a_laptop_needs_one_flag(tmp_path: Path) -> None:
     assert "--dev believes whoever is at this machine" in refused_start.stderr
 
 
-def test_several_processes_serve_as_one(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["directory", "bucket"])
+def test_several_processes_serve_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """Two workers on one port and one store: what one takes the other gives; their counters are one; they end together."""
     web_ca = Authority.root("Web")
     write_identity(tmp_path, web_ca.issue(names=(x509.DNSName("localhost"),)))
     with ExitStack() as stack:
+        store = str(tmp_path / "store")
+        if kind == "bucket":
+            for name, value in seaweed.CREDENTIALS.items():
+                monkeypatch.setenv(name, value)
+            running = seaweed.start(tmp_path)
+            stack.callback(running.stop)
+            store = running.location("several")
         provider = stack.enter_context(issuer(RSAKey.generate_key(2048, {"kid": "signkey"})))
-        arguments = ["--store", str(tmp_path / "store"), "--cert", str(tmp_path / "server.pem"), "--workers", "2"]
+        arguments = ["--store", store, "--cert", str(tmp_path / "server.pem"), "--workers", "2"]
         arguments += ["--key", str(tmp_path / "server.key"), "--addr", "127.0.0.1:0"]
         arguments += ["--oidc-issuer", provider.url, "--oidc-audience", AUDIENCE]
         base = f"https://localhost:{stack.enter_context(drawbridge(tmp_path, arguments))}"

@@ -75,6 +75,7 @@ def serve(
     """Serve a registry over HTTPS."""
     from enarx.drawbridge.config import Config, Flags
     from enarx.drawbridge.runner import Prepared, Shared, prepare
+    from enarx.drawbridge.store import MemoryStore, Store
     from enarx.web.log import configure
 
     configure(log_format)
@@ -86,10 +87,10 @@ def serve(
     listen = read.listen()
     shared = Shared.by(read)
 
-    def prepared_now() -> Prepared:
-        return prepare(read, directory, dev_user, datetime.now(UTC), shared)
+    def prepared_now(store: Store | None = None) -> Prepared:
+        return prepare(read, directory, dev_user, datetime.now(UTC), shared, store)
 
-    prepared = prepared_now()
+    prepared = prepared_now(None if read.workers == 1 else MemoryStore())
     if write_ca is not None:
         if directory is None:
             raise click.UsageError("--write-ca is for the CA that --dev makes")

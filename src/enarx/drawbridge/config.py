@@ -234,6 +234,8 @@ class Config:
             raise document.error("store", "missing, expected a directory or the URL of a bucket")
         if self.dev and self.workers > 1:
             raise document.error("workers", "the issuer of --dev lives in one process")
+        if self.workers > 1 and (self.store or "").startswith("memory:"):
+            raise document.error("workers", "each process would have a memory: of its own")
         if not self.issuers and not self.dev:
             raise document.error("issuer", "none: nobody could publish; name one, or say --dev on a laptop")
 
@@ -310,9 +312,14 @@ def _no_document() -> Table:
 
 def _store(document: Table, base: Path, flag: str | None) -> str | None:
     written = document.string("store", None)
+    if "" in {flag, written}:  # else it would be whatever directory we are in
+        raise document.error("store", "empty, expected a directory or the URL of a bucket")
     if flag is not None or written is None:
         return flag
-    return written if "://" in written else str(base / written)
+    scheme, colon, rest = written.partition(":")
+    if colon and "/" not in scheme:
+        return f"file:{base / rest}" if scheme == "file" else written
+    return str(base / written)
 
 
 def _path(table: Table, key: str, base: Path) -> Path | None:

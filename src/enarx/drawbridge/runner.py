@@ -24,7 +24,7 @@ from enarx.drawbridge.limits import MINUTE, Buckets
 from enarx.drawbridge.metrics import Counted, Metrics
 from enarx.drawbridge.quotas import Quotas
 from enarx.drawbridge.registry import Registry
-from enarx.drawbridge.store import FilesystemStore, open_store
+from enarx.drawbridge.store import FilesystemStore, Store, open_store
 from enarx.drawbridge.visit import Service
 from enarx.errors import UnavailableError
 from enarx.pki.certificate import Certificate, certificates_from_pem
@@ -64,10 +64,14 @@ class Shared:
         return cls(metrics=Metrics(config.workers), requests=requests)
 
 
-def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime, shared: Shared) -> Prepared:
+def prepare(
+    config: Config, dev_dir: Path | None, dev_user: str, at: datetime, shared: Shared, opened: Store | None = None
+) -> Prepared:
     """What can be wrong is found here, before anybody is answered.
 
-    Raises ConfigError, NotFoundError, MalformedError, DeniedError, UnavailableError.
+    `opened` takes the place of the storage that the configuration names: who is going to fork must not open that, for
+    the threads that speak with a bucket do not live on in the child. Raises ConfigError, NotFoundError,
+    MalformedError, DeniedError, UnavailableError.
     """
     directory = None if dev_dir is None else development.state_directory(dev_dir)
     anchors_pem = b"\n".join(read_file(steward.ca) for steward in config.stewards)
@@ -95,7 +99,7 @@ def prepare(config: Config, dev_dir: Path | None, dev_user: str, at: datetime, s
             _say_loudly(issuer, directory)
 
     limits = config.limits
-    opened = open_store(store)
+    opened = opened or open_store(store)
     near = isinstance(opened, FilesystemStore)
     service = Service(
         registry=Registry(opened),

@@ -20,7 +20,7 @@ from typing import Final, NoReturn
 
 from starlette.types import ASGIApp
 
-from enarx.errors import UnavailableError
+from enarx.errors import EnarxError, UnavailableError
 from enarx.web.log import Log
 from enarx.web.server import DEFAULT_LIMITS, Limits, listen, serve
 from enarx.web.tls import Served, ServerTls
@@ -219,6 +219,8 @@ class _Family:
                 listener=self.listener,
             )
             code = 0
+        except EnarxError as error:
+            _log.warning("worker failed", worker=number, reason=str(error))
         except BaseException as error:  # noqa: BLE001 - the edge of a process: whatever it was, it ends here
             _log.bug("worker failed", error, worker=number)
         finally:

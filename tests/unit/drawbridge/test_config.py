@@ -48,6 +48,8 @@ def test_a_whole_file() -> None:
     [
         (BASE, "issuer: none: nobody could publish"),
         (ISSUER, "store: missing"),
+        ("store = ''\n" + ISSUER, "store: empty"),
+        ("store = 'memory:'\nworkers = 2\n" + ISSUER, "workers: each process would have a memory"),
         (BASE + ISSUER + ISSUER, "issuer: expected each name and each url once"),
         (
             BASE + ISSUER + "token = 'jwt'\n",
@@ -109,3 +111,20 @@ def test_plain_http_and_the_development_issuer_stay_at_home() -> None:
     assert read("", dev=True).origin_at(4433) == "https://localhost:4433"
     with pytest.raises(MalformedError, match="origin: missing"):
         read("tls_cert = 'a'\ntls_key = 'b'\n" + BASE + ISSUER).origin_at(8080)
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("data", "/etc/drawbridge/data"),
+        ("/var/lib/data", "/var/lib/data"),
+        ("file:data", "file:/etc/drawbridge/data"),
+        ("file:/var/lib/data", "file:/var/lib/data"),
+        ("memory:", "memory:"),
+        ("s3://bucket/prefix?region=x", "s3://bucket/prefix?region=x"),
+    ],
+)
+def test_a_store_is_relative_to_the_file(written: str, meant: str) -> None:
+    """A directory is, with its scheme or without; what is elsewhere stays as it is."""
+    text = f"store = '{written}'\n{ISSUER}"
+    assert Config.parse(text, source="x", base=Path("/etc/drawbridge"), flags=Flags()).store == meant
