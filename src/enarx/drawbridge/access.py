@@ -22,6 +22,7 @@ from typing import Final, Literal, Self
 
 from enarx.attested.relying import Expectation, Peer, accept
 from enarx.digest import Digest
+from enarx.drawbridge.canonical import Json
 from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedError, UntrustedError
 from enarx.toml import Table
 
@@ -142,10 +143,8 @@ class Member:
             return not person.machine and person.identity.subject == self.subject
         return person.machine and all(_like(person.claims.get(name), text) for name, text in self.claims.items())
 
-    def to_json(self) -> dict[str, object]:
-        who: dict[str, object] = (
-            {"subject": self.subject} if self.subject is not None else {"claims": dict(self.claims)}
-        )
+    def to_json(self) -> dict[str, Json]:
+        who: dict[str, Json] = {"subject": self.subject} if self.subject is not None else {"claims": dict(self.claims)}
         return {"role": self.role, "issuer": self.issuer, **who}
 
 

@@ -69,6 +69,7 @@ def as_node(visit: Visit, node: StoredNode) -> Response:
     start, stop = wanted or (0, length)
     if wanted is not None:
         headers["Content-Range"] = f"bytes {start}-{stop - 1}/{length}"
+        headers["Repr-Digest"] = headers.pop("Content-Digest")  # of the whole, which this is not (RFC 9530, 3)
     headers |= {"Content-Type": node.meta.media_type, "Content-Length": str(stop - start)}
     status = 200 if wanted is None else 206
     if visit.method == "HEAD":
@@ -145,6 +146,8 @@ def _range(visit: Visit, length: int, etag: str) -> tuple[int, int] | None:
     """
     text = visit.headers.get("range", "").strip()
     condition = visit.headers.get("if-range")
+    if visit.method != "GET":  # RFC 9110, 14.2
+        return None
     if not text.startswith("bytes=") or "," in text or (condition is not None and condition.strip() != etag):
         return None
     first, dash, last = text.removeprefix("bytes=").strip().partition("-")

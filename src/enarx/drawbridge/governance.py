@@ -243,7 +243,7 @@ class Governance:
             raise NotFoundError(f"member {label}: there is none")
         body = None if member is None else canonical.encode(member.to_json())
         self._registry.documents.put(user, repository, MEMBER, label, body, by=by)
-        detail: dict[str, Json] = {"member": label, **({} if member is None else {"role": member.role})}
+        detail: dict[str, Json] = {"member": label, **({} if member is None else member.to_json())}
         self._record(user, repository, "member-removed" if member is None else "member-set", detail, by=by)
         return known is None
 
