@@ -71,11 +71,11 @@ class Interrupt:
     def terminate(self) -> None:
         """SIGTERM: let a program that serves clients finish with them; a second one, or any other program, ends now."""
         with self._lock:
-            granted = [drain() for drain in self._drains] if not self.draining else []
+            first, self.draining = not self.draining, True
+            granted = [drain() for drain in self._drains] if first else []
             if not any(granted):
                 self.send(SIGTERM)
                 return
-            self.draining = True
             if self._writer >= 0:
                 os.write(self._writer, b".")  # whoever waits looks again at what it waits for
 

@@ -13,7 +13,7 @@ import pytest
 import wasmtime
 
 from enarx.errors import MalformedError
-from enarx.keep.runtime import TlsIdentity
+from enarx.keep.runtime import Interrupt, TlsIdentity
 from tests.unit.keep.runtime.conftest import Runner, Running, Starter
 
 ROOT = Path(__file__).resolve().parents[5]
@@ -258,3 +258,20 @@ def _post(guest: Running, body: bytes, expected: tuple[int, bytes]) -> None:
 def _resident() -> int:
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * 4096
+
+
+def test_a_server_that_is_woken_to_end_sees_that_it_has_to() -> None:
+    """What is called at SIGTERM finds the flag set: whoever it wakes would else sleep again."""
+    with Interrupt() as interrupt:
+        seen: list[bool] = []
+
+        def drain() -> bool:
+            seen.append(interrupt.draining)
+            return True
+
+        interrupt.on_terminate(drain)
+        interrupt.terminate()
+        assert seen == [True]
+        assert interrupt.number is None
+        interrupt.terminate()
+        assert interrupt.number == 15
