@@ -20,6 +20,7 @@ from enarx.keep.runtime.waiting import Waiter
 Headers = list[tuple[str, bytes]]
 
 MAX_HEAD: Final = 64 * 1024
+HEADER: Final = 32  # bytes that a header costs beside its name and value, as in HTTP/2 (RFC 9113, 10.5.1)
 PIECE: Final = 65536
 HOP_BY_HOP: Final = frozenset({
     "connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "proxy-connection", "transfer-encoding",
@@ -223,7 +224,7 @@ class Conversation:
 
     def on_header(self, name: bytes, value: bytes) -> None:
         message, self._unsaid = self._current, 0
-        message.count(len(name) + len(value))
+        message.count(len(name) + len(value) + HEADER)
         pair = (name.decode("latin-1").lower(), value)
         if message.headed:
             message.trailers = [*(message.trailers or []), pair]

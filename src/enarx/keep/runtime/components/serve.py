@@ -40,6 +40,7 @@ from enarx.keep.runtime.components.values import Err, Own, Table
 from enarx.keep.runtime.engine import TrapError
 from enarx.keep.runtime.log import Log
 from enarx.keep.runtime.streams import Listener, Stream
+from enarx.keep.runtime.tls import TlsStream
 from enarx.keep.runtime.waiting import Interrupt, Interrupted, Overdue, Waiter
 from enarx.keep.runtime.wasi import Exit
 from enarx.keep.workload import HANDLER, WASM_NAME
@@ -247,7 +248,7 @@ class Server:
                 connection.rest()
                 self._hear(connection)  # it may have said more meanwhile
             else:
-                connection.stream.close()
+                self._hang_up(connection)
         if self._interrupt.draining:
             self._let_go(list(self._resting.values()))
             if not self._busy:
@@ -284,8 +285,15 @@ class Server:
 
     def _let_go(self, connections: Iterable[Connection]) -> None:
         for connection in connections:
-            del self._resting[connection.stream.fileno()]
-            connection.stream.close()  # which ends its registration
+            number = connection.stream.fileno()
+            del self._resting[number]
+            self._epoll.unregister(number)
+            self._hang_up(connection)
+
+    def _hang_up(self, connection: Connection) -> None:
+        """Close; what the client is still owed is handed over while this thread waits for others."""
+        connection.wire.waiter = connection.stream.waiter = self._waiter
+        connection.stream.close()
 
     def _accept(self, file: Listen, listener: Listener) -> None:
         for _ in range(64):
@@ -312,9 +320,9 @@ class Server:
             incoming = connection.hear()
         except MessageError as error:
             connection.refuse(error)
-            connection.stream.close()
+            self._hang_up(connection)
         except (GoneError, OSError):
-            connection.stream.close()
+            self._hang_up(connection)
         else:
             if incoming is None:
                 number = connection.stream.fileno()
@@ -343,6 +351,8 @@ class Server:
             except Exception as error:  # noqa: BLE001 - one connection must not end the others; it is said
                 self._log.say("error", "bug", f"a connection ended by {type(error).__name__}")
                 connection.alive = False
+            if isinstance(connection.stream, TlsStream):
+                worker.waiter.forgive(connection.stream)  # whatever it owes is the other thread's from now on
             self._back.put(connection)
             self._waker.send(b".")
 
