@@ -78,3 +78,14 @@ def test_a_cycle_uses_of_its_transport_what_ours_has() -> None:
     assert send.index("self.response_started = True") < send.index("self.transport.write(")
     assert send.count("self.transport.write(") == 3  # the head, a chunk, a piece of known length
     assert 'if self.scope["method"] == "HEAD":' in send
+
+
+def test_a_cycle_asks_of_a_body_only_its_length_and_its_bytes() -> None:
+    """So pieces may wait in another form; and each time a handler asks, what waited is replaced."""
+    receive = inspect.getsource(RequestResponseCycle.receive)
+    assert '"body": bytes(self.body)' in receive
+    assert "self.body = bytearray()" in receive
+    assert "self.flow.resume_reading()" in receive
+    assert "self.body" not in inspect.getsource(RequestResponseCycle.send)
+    others = inspect.getsource(HttpToolsProtocol).replace(inspect.getsource(HttpToolsProtocol.on_body), "")
+    assert "cycle.body" not in others

@@ -1,16 +1,15 @@
-"""What the registry answers with: headers, whole and partial bodies, sealed ones, and how they are read ahead.
+"""What the registry answers with: headers, whole and partial bodies, sealed ones.
 
 Downloads that are not sealed have an ETag and ranges. What publishers uploaded is never run in a browser:
 `Content-Security-Policy: sandbox`.
 """
 
-import asyncio
 import json
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import chain
-from typing import Any, Final
+from typing import Final
 
-from starlette.concurrency import run_in_threadpool
 from starlette.exceptions import HTTPException
 from starlette.responses import Response, StreamingResponse
 
@@ -18,12 +17,12 @@ from enarx.attested import sealing
 from enarx.attested.relying import Peer
 from enarx.digest import Digest, Digests
 from enarx.drawbridge.registry import JSON_TYPE, Stored, StoredNode
+from enarx.drawbridge.streams import ahead
 from enarx.drawbridge.tree import Meta
 from enarx.drawbridge.visit import Visit
 from enarx.errors import DeniedError
 
 SMALL: Final = 256 * 1024  # bytes of an answer that is not streamed
-BATCH: Final = 1 << 20  # bytes of an upload that are handed to a thread at once
 UPLOADED: Final = {"Content-Security-Policy": "sandbox; default-src 'none'", "Referrer-Policy": "no-referrer"}
 OURS: Final = {**UPLOADED, "Cache-Control": "no-store"}
 
@@ -59,7 +58,14 @@ def _headers(meta: Meta, sha256: Digest) -> dict[str, str]:
     }
 
 
-def as_node(visit: Visit, node: StoredNode) -> Response:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Later:
+    """An answer whose beginning takes a while: it is for a thread."""
+
+    begin: Callable[[], Response]
+
+
+def as_node(visit: Visit, node: StoredNode) -> Response | Later:
     """A node as it is, or a range of it. The first piece is read before anything is said, so damage is an error."""
     length, headers = node.meta.length, _headers(node.meta, node.sha256)
     headers["Accept-Ranges"] = "bytes"
@@ -74,6 +80,8 @@ def as_node(visit: Visit, node: StoredNode) -> Response:
     status = 200 if wanted is None else 206
     if visit.method == "HEAD":
         return Response(status_code=status, headers=headers)
+    if length > SMALL:
+        return Later(begin=lambda: _streamed(node.read(start, stop), status, headers))
     return _streamed(node.read(start, stop), status, headers)
 
 
@@ -98,37 +106,7 @@ def _streamed(pieces: Iterator[bytes], status: int, headers: Mapping[str, str]) 
     if int(headers["Content-Length"]) <= SMALL:
         return Response(b"".join(pieces), status, headers)
     first = next(pieces, b"")
-    return StreamingResponse(_ahead(chain((first,), pieces)), status, headers)
-
-
-async def _ahead(pieces: Iterator[bytes]) -> AsyncIterator[bytes]:
-    """The pieces, some for each turn of a thread: those that come next are read and compared while these are sent."""
-    reading = asyncio.create_task(run_in_threadpool(_some, pieces))
-    try:
-        while some := await reading:
-            reading = asyncio.create_task(run_in_threadpool(_some, pieces))
-            for piece in some:
-                yield piece
-    finally:  # at the end, or when the reader has gone: nobody else may close what a thread still reads
-        await settled(reading)
-
-
-def _some(pieces: Iterator[bytes]) -> list[bytes]:
-    """The next ones, about a batch of them; none at the end. When one of them is wrong, none of these is given."""
-    some: list[bytes] = []
-    size = 0
-    for piece in pieces:
-        some.append(piece)
-        size += len(piece)
-        if size >= BATCH:
-            break
-    return some
-
-
-async def settled(task: "asyncio.Task[Any]") -> None:  # Any: whatever it would have given
-    """Wait for the end of a thread's work, whatever it is: raised already, or beside what is raised."""
-    await asyncio.wait([task])
-    _ = task.cancelled() or task.exception()
+    return StreamingResponse(ahead(chain((first,), pieces)), status, headers)
 
 
 def _is_known(visit: Visit, etag: str) -> bool:

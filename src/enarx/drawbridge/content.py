@@ -10,17 +10,18 @@ Out: bytes are compared before they are handed on. Content of one piece is compa
 What does not compare raises DamagedError, and the log says which object.
 """
 
-import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Final, Self
+
+from isal.isal_zlib import crc32, crc32_combine
 
 from enarx.digest import Digest, Digests, Hasher, HashName
 from enarx.drawbridge import layout
 from enarx.drawbridge.records import DamagedError, Records, damaged
-from enarx.drawbridge.store.api import CHUNK, Key, Store
+from enarx.drawbridge.store.api import Key, Store
 from enarx.errors import MalformedError, NotFoundError
 
-PIECE: Final = CHUNK  # bytes that have one checksum
+PIECE: Final = 1 << 19  # bytes that have one checksum
 MAX_CONTENT: Final = 200_000_000_000  # bytes of one file: the record of its checksums stays within MAX_RECORD
 ALWAYS: Final[HashName] = "sha-256"
 
@@ -102,8 +103,8 @@ class Contents:
         last = min(-(-end // PIECE) * PIECE, length)
         reached = first
         for at, data in _exactly(self._store.get(key, first, last), first, last):
-            if sums is not None and zlib.crc32(data) != sums[at // PIECE]:
-                raise damaged(key, f"the piece at {at} has another checksum")
+            if sums is not None and crc32(data) != _joined(sums, at, len(data)):
+                raise damaged(key, f"what is at {at} has another checksum")
             if hasher is not None:
                 hasher.update(data)
                 if hasher.length == length and hasher.digests()[ALWAYS] != digest.value:
@@ -190,7 +191,7 @@ class _Sums:
         view = memoryview(data)
         while view:
             part = view[: PIECE - self._filled]
-            self._crc = zlib.crc32(part, self._crc)
+            self._crc = crc32(part, self._crc)
             self._filled += len(part)
             view = view[len(part) :]
             if self._filled == PIECE:
@@ -202,19 +203,28 @@ class _Sums:
         return {"crc32": "".join(f"{crc:08x}" for crc in [*self._done, *rest])}
 
 
+def _joined(sums: Sequence[int], at: int, size: int) -> int:
+    """The CRC-32 of pieces that follow each other, from that of each."""
+    found, end = sums[at // PIECE], at + size
+    for start in range(at + PIECE, end, PIECE):
+        found = crc32_combine(found, sums[start // PIECE], min(PIECE, end - start))
+    return found
+
+
 def _exactly(source: Iterator[bytes], first: int, last: int) -> Iterator[tuple[int, bytes]]:
-    """The same bytes in whole pieces, each with where it begins."""
+    """The same bytes, one whole piece or several at once, each with where it begins."""
     held, at = bytearray(), first
     for data in source:
-        if not held and (len(data) == PIECE or at + len(data) == last):
+        if not held and (len(data) % PIECE == 0 or at + len(data) == last):
             yield at, data
             at += len(data)
             continue
         held += data
-        while len(held) >= PIECE:
-            yield at, bytes(held[:PIECE])
-            at += PIECE
-            del held[:PIECE]
+        whole = len(held) - len(held) % PIECE
+        if whole:
+            yield at, bytes(held[:whole])
+            at += whole
+            del held[:whole]
     if held:
         yield at, bytes(held)
 

@@ -18,16 +18,17 @@ it. Else the answer is 202 with `Upload-Offset`, the number of bytes that are he
 one is; 409 with the same header where FIRST is not that number. `Enarx-Uploads: resumable` at a tag says that a server
 can do this: others would take a part for the whole.
 
-Whatever touches storage or an issuer runs in a thread, but for tags on a disk of this machine, asked for by somebody
-whose token was verified before or who has none: a few small files, for which a thread would cost more than they do.
-An upload passes through in pieces and is never held. A Keep whose certificate names a sealing key gets sealed answers
+Whatever touches storage or an issuer runs in a thread, but for tags and small nodes on a disk of this machine, asked for
+by somebody whose token was verified before or who has none: a few small files, for which a thread would cost more than
+they do.
+A large upload passes through in pieces and is never held. A Keep whose certificate names a sealing key gets sealed answers
 from tree paths, always. `enarx.drawbridge.visit` reads the request, `resources` does what it asks, `answers` shapes
 what is said.
 """
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Final
 
 from starlette.applications import Starlette
@@ -40,13 +41,14 @@ from starlette.types import Lifespan, Receive, Scope, Send
 
 from enarx.drawbridge import issuing, layout, openapi, routes
 from enarx.drawbridge.access import ScopeError
-from enarx.drawbridge.answers import BATCH, OURS, settled
+from enarx.drawbridge.answers import OURS, Later
 from enarx.drawbridge.auth.oidc import TokenError
 from enarx.drawbridge.limits import TooManyError
 from enarx.drawbridge.pages import Site
 from enarx.drawbridge.pages import routes as page_routes
 from enarx.drawbridge.resources import OFFSET, Resources
 from enarx.drawbridge.routes import UnsupportedVersionError
+from enarx.drawbridge.streams import pour
 from enarx.drawbridge.visit import (
     OffsetError,
     Service,
@@ -61,6 +63,7 @@ from enarx.web import app as web
 from enarx.web.client import is_loopback
 from enarx.web.counters import MEDIA_TYPE as METRICS
 
+AT_ONCE: Final = 64 * 1024  # bytes of an upload that is taken before it is known who sends it
 DOCUMENT_LIMIT: Final = 2 * 1024 * 1024  # bytes of a body that is no file, as the originals' framework
 
 
@@ -188,28 +191,30 @@ class _Api:
             return await (self._part if "content-range" in request.headers else self._upload)(request, visit)
         body = await request.body() if web.has_body(request.scope) else b""
         if visit.is_quick():
-            return self._resources.answer(visit, body)
+            answer = self._resources.quick_answer(visit, body)
+            return await run_in_threadpool(answer.begin) if isinstance(answer, Later) else answer
         return await run_in_threadpool(self._resources.answer, visit, body)
 
     async def _upload(self, request: Request, visit: Visit) -> Response:
+        if visit.length is not None and visit.length <= AT_ONCE and "expect" not in request.headers:
+            return await run_in_threadpool(self._resources.upload_at_once, visit, await request.body())
         upload, length = await run_in_threadpool(self._resources.begin_upload, visit)
         done = False
         try:
-            await _pour(request, upload.write)
+            await pour(request.stream(), upload.write)
             response = await run_in_threadpool(self._resources.finish_upload, visit, upload)
             done = True
             return response
         finally:
-            if not done:  # refused, broken off or cancelled: nothing of it stays
-                upload.abort()
-                self._service.uploads.give_back(visit.identity, length)
+            if not done:
+                self._resources.abandon_upload(visit, upload, length)
 
     async def _part(self, request: Request, visit: Visit) -> Response:
         """Whatever of a part arrives is kept, however the request ends."""
         part = await run_in_threadpool(self._resources.begin_part, visit)
         if part.writer is not None:
             try:
-                await _pour(request, part.writer.write)
+                await pour(request.stream(), part.writer.write)
             finally:
                 await run_in_threadpool(part.writer.keep)
                 self._service.uploads.give_back(visit.identity, part.end - part.writer.offset)
@@ -219,37 +224,3 @@ class _Api:
 def until_next(elapsed: float, step: float) -> float:
     """How long until a whole number of steps is over: what was looked up on the way to *no* must not be measurable."""
     return step - elapsed % step if step else 0.0
-
-
-async def _pour(request: Request, write: Callable[[bytes], None]) -> None:
-    """The body, batch by batch: one is hashed and written in a thread while the next one arrives, and never two."""
-    writing: asyncio.Task[None] | None = None
-    try:
-        async for batch in _batches(request):
-            if writing is not None:
-                await writing
-            writing = asyncio.create_task(run_in_threadpool(_write_all, write, batch))
-        if writing is not None:
-            await writing
-    finally:
-        if writing is not None:  # broken off or cancelled: whoever cleans up must be alone
-            await settled(writing)
-
-
-def _write_all(write: Callable[[bytes], None], pieces: list[bytes]) -> None:
-    for piece in pieces:
-        write(piece)
-
-
-async def _batches(request: Request) -> AsyncIterator[list[bytes]]:
-    """The body in pieces that are worth a thread."""
-    held: list[bytes] = []
-    size = 0
-    async for piece in request.stream():
-        held.append(piece)
-        size += len(piece)
-        if size >= BATCH:
-            yield held
-            held, size = [], 0
-    if held:
-        yield held

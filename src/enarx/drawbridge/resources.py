@@ -12,7 +12,7 @@ from enarx.attested.relying import Peer, accept, judge_peer
 from enarx.digest import Digest
 from enarx.drawbridge import access, canonical
 from enarx.drawbridge.access import HiddenError, Identity, Principal, RepositoryFacts
-from enarx.drawbridge.answers import OURS, as_body, as_json, as_node, as_sealed, as_stored
+from enarx.drawbridge.answers import OURS, Later, as_body, as_json, as_node, as_sealed, as_stored
 from enarx.drawbridge.auth.mtls import ANY_KEEP
 from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.limits import TooManyError
@@ -83,7 +83,7 @@ class Resources:
         self._service = service
         self._registry = service.registry
         self._governance = Governance(service.registry)
-        self._verbs: Mapping[tuple[str, str], Callable[[Visit, bytes], Response]] = {
+        self._verbs: Mapping[tuple[str, str], Callable[[Visit, bytes], Response | Later]] = {
             ("user", "GET"): self._get_user,
             ("user", "PUT"): self._put_user,
             ("repository", "GET"): self._get_repository,
@@ -116,6 +116,11 @@ class Resources:
 
     def answer(self, visit: Visit, body: bytes) -> Response:
         """The answer of any resource but an upload. Refusals of access are told to the audit log."""
+        found = self.quick_answer(visit, body)
+        return found.begin() if isinstance(found, Later) else found
+
+    def quick_answer(self, visit: Visit, body: bytes) -> Response | Later:
+        """The same, but for large files without their beginning."""
         verb = self._verbs[visit.target.kind, "GET" if visit.method == "HEAD" else visit.method]
         return self._told(visit, lambda: verb(visit, body))
 
@@ -285,7 +290,7 @@ class Resources:
 
     # -- trees
 
-    def _get_node(self, visit: Visit, _: bytes) -> Response:
+    def _get_node(self, visit: Visit, _: bytes) -> Response | Later:
         (user, repository), tag, path = repository_of(visit), tag_of(visit), visit.target.path
         if visit.keep is None and self._governance.is_public(user, repository):
             with nothing_there():
@@ -302,7 +307,7 @@ class Resources:
 
     def _release(
         self, visit: Visit, principal: Principal, facts: RepositoryFacts, node: StoredNode, workload: Digest
-    ) -> Response:
+    ) -> Response | Later:
         """To a Keep that may have it: sealed to its key; without one, only what everybody may read."""
         user, repository = repository_of(visit)
         keep = principal.keep
@@ -363,6 +368,24 @@ class Resources:
         if part.upload.is_complete:
             return self._put(visit, part.upload.finish())
         return Response(status_code=202, headers={**OURS, OFFSET: str(part.upload.offset)})
+
+    def upload_at_once(self, visit: Visit, body: bytes) -> Response:
+        """A small file whose body is here already: going from thread to thread would cost more than storing it."""
+        upload, length = self.begin_upload(visit)
+        done = False
+        try:
+            upload.write(body)
+            response = self.finish_upload(visit, upload)
+            done = True
+            return response
+        finally:
+            if not done:
+                self.abandon_upload(visit, upload, length)
+
+    def abandon_upload(self, visit: Visit, upload: NodeUpload, length: int) -> None:
+        """Refused, broken off or cancelled: nothing of it stays, and it does not count."""
+        upload.abort()
+        self._service.uploads.give_back(visit.identity, length)
 
     def finish_upload(self, visit: Visit, upload: NodeUpload) -> Response:
         return self._put(visit, upload.finish())

@@ -116,7 +116,12 @@ class Visit:
 
     def is_quick(self) -> bool:
         """Whether this is answered from a few small files on a disk of this machine, without asking anybody."""
-        if not self.service.near or self.target.kind != "tag" or self.method not in {"GET", "HEAD"} or self._chain:
+        if (
+            not self.service.near
+            or self.target.kind not in {"tag", "tree"}
+            or self.method not in {"GET", "HEAD"}
+            or self._chain
+        ):
             return False
         try:
             token = self._bearer()

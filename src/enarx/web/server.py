@@ -11,6 +11,7 @@ which `tests/contracts/test_uvicorn.py` holds to what is used; `tests/unit/web/t
 
 import asyncio
 import contextlib
+import ctypes
 import logging
 import os
 import signal
@@ -33,9 +34,16 @@ from enarx.attested.relying import peer_chain
 from enarx.errors import UnavailableError
 from enarx.web.app import has_body
 from enarx.web.log import Log
-from enarx.web.tls import HandshakeError, Served, ServerTls
+from enarx.web.tls import Served, ServerTls
+from enarx.web.wire import HandshakeError, Wire
 
 BACKLOG: Final = 512  # connections that the kernel keeps for us between two turns of the loop
+MAX_UNASKED: Final = 1 << 16  # bytes of body that are taken before a handler asks for any: it may refuse all
+MAX_HELD: Final = 1 << 21  # bytes of body that wait for one that does
+WORTH: Final = 1 << 20  # bytes of a long body for which it is woken,
+NUDGE_SECONDS: Final = 0.005  # and how long it is left alone with fewer: waking it costs as much as hashing 50 KiB
+_M_TRIM_THRESHOLD: Final = -1  # malloc.h
+_M_MMAP_THRESHOLD: Final = -3
 MAX_PIPELINED: Final = 16  # requests waiting on one connection; our client sends one at a time
 
 _log = Log("web")
@@ -83,6 +91,7 @@ def serve(
     served = Served(tls) if isinstance(tls, ServerTls) else tls
     listener = listener or listen(host, port)
     _silence_uvicorn()
+    _keep_memory()
     config = Config(
         app=Guard(app, limits),
         http=GuardedProtocol,
@@ -183,8 +192,10 @@ class GuardedProtocol(HttpToolsProtocol):
         self.limits = limits
         self._deadline: asyncio.TimerHandle | None = None
         self._stall: asyncio.TimerHandle | None = None
+        self._nudge: asyncio.TimerHandle | None = None
         self._overhead = 0  # bytes received in this request that were not body
         self._body = 0
+        self._asked = 0  # how often a handler took what had come of the body, and once more
         self._header_bytes = 0
         self._refusal = 400
 
@@ -211,7 +222,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         super().on_message_begin()
-        self._header_bytes = 0
+        self._header_bytes = self._asked = 0
 
     def on_url(self, url: bytes) -> None:
         super().on_url(url)
@@ -238,11 +249,29 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_body(self, body: bytes) -> None:
         self._overhead -= len(body)
         self._body += len(body)
-        super().on_body(body)
+        cycle = self.cycle
+        if cycle.response_complete:
+            return
+        held: object = cycle.body
+        if not isinstance(held, _Held):
+            cycle.body = held = _Held()  # type: ignore[assignment]  # `len` and `bytes` are what a cycle asks of it
+            self._asked += 1
+        held.append(body)
+        if len(held) >= (MAX_HELD if self._asked > 1 else MAX_UNASKED):
+            self.flow.pause_reading()
+        if len(held) >= WORTH or self._body < WORTH:
+            cycle.message_event.set()
+        elif self._nudge is None:
+            self._nudge = self.loop.call_later(NUDGE_SECONDS, self._wake, cycle)
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
         self._overhead = self._body = 0
+
+    def _wake(self, cycle: RequestResponseCycle) -> None:
+        self._nudge = None
+        if cycle.body:
+            cycle.message_event.set()
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's signature
         """Called by the parser's owner when the parser gave up, which it also does when one of us refused."""
@@ -308,6 +337,26 @@ class GuardedProtocol(HttpToolsProtocol):
     def _give_up(self, why: str) -> None:
         _log.info("gave up", why=why, client=self.client[0] if self.client else None)
         self.transport.abort()
+
+
+class _Held:
+    """Body that waits for a handler: pieces, joined once when it is asked for."""
+
+    __slots__ = ("_pieces", "_size")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []
+        self._size = 0
+
+    def append(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._size += len(piece)
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __bytes__(self) -> bytes:
+        return self._pieces[0] if len(self._pieces) == 1 else b"".join(self._pieces)
 
 
 class _Together:
@@ -392,30 +441,21 @@ class _Listener:
             with contextlib.suppress(OSError):
                 await loop.connect_accepted_socket(self.make, connection)
             return
-        with connection.dup() as wire:  # the loop closes `connection` when its handshake fails
-            try:
-                await loop.connect_accepted_socket(
-                    self.make,
-                    connection,
-                    ssl=self.served.context,
-                    ssl_handshake_timeout=self.limits.handshake_seconds,
-                    ssl_shutdown_timeout=self.limits.linger_seconds,
-                )
-            except HandshakeError as error:
-                _log.info("handshake failed", why=error.why, client=_address(wire))
-                await self._tell(wire, error.alert)
-            except (OSError, TimeoutError) as error:
-                _log.info("handshake failed", why=type(error).__name__, client=_address(wire))
-
-    async def _tell(self, wire: socket.socket, alert: bytes) -> None:
-        """Send the alert, and read on for a moment: unread bytes would reset it away."""
-        loop = asyncio.get_running_loop()
-        with contextlib.suppress(OSError, TimeoutError):
-            async with asyncio.timeout(min(1.0, self.limits.linger_seconds)):
-                await loop.sock_sendall(wire, alert)
-                wire.shutdown(socket.SHUT_WR)
-                while await loop.sock_recv(wire, 65536):
-                    pass
+        limits = self.limits
+        client = _address(connection)
+        wire = Wire(
+            self.served.context, self.make, linger_seconds=limits.linger_seconds, stall_seconds=limits.stall_seconds
+        )
+        try:
+            await loop.connect_accepted_socket(lambda: wire, connection)
+            async with asyncio.timeout(limits.handshake_seconds):
+                await wire.opened
+        except HandshakeError as error:
+            _log.info("handshake failed", why=error.why, client=client)
+            await wire.lost  # until the peer has heard why it counts as a connection
+        except (OSError, TimeoutError) as error:
+            _log.info("handshake failed", why=type(error).__name__, client=client)
+            wire.abort()
 
 
 class _Server(uvicorn.Server):
@@ -503,6 +543,14 @@ def listen(host: str, port: int) -> socket.socket:
         listener.close()
         raise UnavailableError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
     return listener
+
+
+def _keep_memory() -> None:
+    """Let the C library keep what it would give back between two pieces of a body, only to ask for it again, page by page."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others do not give back so eagerly
+    if mallopt is not None:
+        mallopt(_M_MMAP_THRESHOLD, 4 * MAX_HELD)
+        mallopt(_M_TRIM_THRESHOLD, 8 * MAX_HELD)
 
 
 def _silence_uvicorn() -> None:

@@ -9,7 +9,7 @@ connection shows its whole certificate chain again.
 import os
 import ssl
 from dataclasses import dataclass, field
-from typing import Any, Final
+from typing import Final
 
 from enarx.errors import MalformedError
 from enarx.pki import keys
@@ -34,43 +34,9 @@ class ClientIdentity:
     key: keys.PrivateKey = field(repr=False)
 
 
-class HandshakeError(ssl.SSLError):
-    """A handshake failed on our side. `alert` is what tells the peer why: event loops throw it away."""
-
-    def __init__(self, why: str, alert: bytes) -> None:
-        super().__init__(why)
-        self.why = why
-        self.alert = alert
-
-
-class _HandshakeObject(ssl.SSLObject):
-    """Hands out the alert that OpenSSL wrote (RFC 8446, 6.2), or a refused client learns only that it broke."""
-
-    outgoing: ssl.MemoryBIO
-
-    def do_handshake(self) -> None:
-        try:
-            super().do_handshake()
-        except (ssl.SSLWantReadError, ssl.SSLWantWriteError):
-            raise
-        except ssl.SSLError as error:
-            why = getattr(error, "verify_message", None) or error.reason or type(error).__name__
-            raise HandshakeError(str(why), self.outgoing.read()) from error
-
-
-class _ServerContext(ssl.SSLContext):
-    sslobject_class = _HandshakeObject
-
-    def wrap_bio(self, incoming: ssl.MemoryBIO, outgoing: ssl.MemoryBIO, *args: Any, **named: Any) -> ssl.SSLObject:
-        made = super().wrap_bio(incoming, outgoing, *args, **named)  # Any: passed on as they came
-        if isinstance(made, _HandshakeObject):
-            made.outgoing = outgoing
-        return made
-
-
 def server_context(tls: ServerTls) -> ssl.SSLContext:
     """A server's context. Raises MalformedError when certificate, key or CAs can not be used."""
-    context = _ServerContext(ssl.PROTOCOL_TLS_SERVER)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     _harden(context)
     context.options |= ssl.OP_CIPHER_SERVER_PREFERENCE | ssl.OP_NO_TICKET
     context.num_tickets = 0

@@ -14,6 +14,7 @@ from typing import Any, Self
 
 import pytest
 
+from enarx.drawbridge.content import PIECE
 from enarx.drawbridge.names import TreePath
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.store import FilesystemStore, Item, Key, MemoryStore, Store, Upload
@@ -226,6 +227,7 @@ def test_reading_may_fail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     """EIO in the middle of a file is an error, and what came before it was right."""
     store = FilesystemStore(tmp_path / "s")
     publish(Registry(store), set())
+    monkeypatch.setattr(module, "CHUNK", PIECE)  # so that the file is read in several turns
     fault = Fault()
     node = Registry(store).trees.find(USER, REPO, TAG, TreePath.of("main.wasm"))
     monkeypatch.setattr(module, "os", FailingSystem(fault, errno.EIO))

@@ -1,0 +1,187 @@
+"""Between the event loop and threads: bodies that are read, hashed and written while the loop sends and receives.
+
+`ahead` gives the pieces of an iterator that a thread runs, `pour` hands pieces to a function that a thread calls. In
+both, what waits between the two is bounded, and neither waits for the other while there is something left to do: each
+wait is a switch of threads, which on a busy machine takes longer than the work on one piece. Pieces keep their order, and there
+is never more than one thread at an iterator or a function.
+
+What may wait is SHARE for each body, and BUDGET for all bodies that are under way, but never less than a piece.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from threading import Lock
+from typing import Any, Final, Self
+
+from starlette.concurrency import run_in_threadpool
+
+SENT: Final = 1 << 19  # bytes that are given to the server at once: it holds what a slow reader does not take
+SHARE: Final = 4 << 20
+BUDGET: Final = 32 << 20
+
+_underway = 0  # bodies, of this process; changed by the event loop's thread alone
+
+
+class _Between:
+    """Pieces that one side has and the other has not taken yet, and whether a thread is at work on its side.
+
+    A thread that finds nothing to do says so under the same lock under which pieces move, and ends; so it is either
+    seen to be at work and sees what was put, or another is begun.
+    """
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._moved = asyncio.Event()
+        self._lock = Lock()
+        self._pieces: deque[bytes] = deque()
+        self._size = 0
+        self._working: set[asyncio.Task[None]] = set()  # the one at work, and those whose end the loop has not seen
+        self._error: BaseException | None = None
+        self.at_work = False
+        self.is_over = False  # nobody wants any more
+
+    # -- from both sides
+
+    def put(self, piece: bytes) -> None:
+        with self._lock:
+            self._pieces.append(piece)
+            self._size += len(piece)
+
+    def take(self) -> bytes | None:
+        with self._lock:
+            if not self._pieces:
+                return None
+            piece = self._pieces.popleft()
+            self._size -= len(piece)
+            return piece
+
+    @property
+    def is_empty(self) -> bool:
+        return not self._pieces
+
+    @property
+    def is_full(self) -> bool:
+        return self._size >= _share()
+
+    @property
+    def has_failed(self) -> bool:
+        return self._error is not None
+
+    @property
+    def has_room(self) -> bool:
+        return self._size <= _share() // 2
+
+    # -- from the thread
+
+    def told(self) -> None:
+        """Something was put or taken."""
+        self._loop.call_soon_threadsafe(self._moved.set)
+
+    def may_rest(self, when: Callable[[], bool]) -> bool:
+        """Whether there is nothing to do; then the thread has to end, and another may already be at work."""
+        with self._lock:
+            self.at_work = not when()
+            return not self.at_work
+
+    def _run(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - for the other side, which raises it
+            self._error = error
+            self.at_work = False
+        self.told()
+
+    # -- from the event loop
+
+    def work(self, act: Callable[[], None]) -> None:
+        """Let a thread act. Raises what the last one raised."""
+        self.require_success()
+        self.at_work = True
+        task = self._loop.create_task(run_in_threadpool(self._run, act))
+        self._working.add(task)
+        task.add_done_callback(self._working.discard)
+
+    def require_success(self) -> None:
+        """Raises what a thread raised."""
+        if self._error is not None:
+            raise self._error
+
+    async def wait(self, until: Callable[[], bool]) -> None:
+        """For what the thread does, or for its end."""
+        while not until() and self.at_work:
+            self._moved.clear()
+            if not until() and self.at_work:
+                await self._moved.wait()
+
+    async def __aenter__(self) -> Self:
+        global _underway  # noqa: PLW0603 - one number for the process
+        _underway += 1
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        """Whoever cleans up must be alone: the thread ends first."""
+        global _underway  # noqa: PLW0603 - as above
+        _underway -= 1
+        self.is_over = True
+        for task in tuple(self._working):
+            await settled(task)
+
+
+def _share() -> int:
+    return min(SHARE, BUDGET // max(1, _underway))
+
+
+async def ahead(pieces: Iterator[bytes]) -> AsyncGenerator[memoryview, None]:
+    """The pieces, those that come next being read while these are used. Raises what reading them raises, in its place."""
+    ended = False
+
+    def read() -> None:
+        nonlocal ended
+        for piece in pieces:
+            between.put(piece)
+            between.told()
+            if between.may_rest(lambda: between.is_full or between.is_over):
+                return
+        ended = between.may_rest(lambda: True)
+
+    async with _Between() as between:
+        between.work(read)
+        while True:
+            await between.wait(lambda: not between.is_empty)
+            piece = between.take()
+            if piece is None:
+                between.require_success()
+                if ended:
+                    return
+            if not (between.at_work or ended or between.has_failed) and between.has_room:
+                between.work(read)
+            if piece is not None:
+                for at in range(0, len(piece), SENT):
+                    yield memoryview(piece)[at : at + SENT]
+
+
+async def pour(pieces: AsyncIterator[bytes], write: Callable[[bytes], None]) -> None:
+    """Let a thread write each piece while the next ones arrive. Raises what writing raises; the rest is not written."""
+
+    def write_all() -> None:
+        while not between.may_rest(lambda: between.is_empty or between.is_over):
+            piece = between.take()
+            between.told()
+            if piece is not None:
+                write(piece)
+
+    async with _Between() as between:
+        async for piece in pieces:
+            between.put(piece)
+            if not between.at_work:
+                between.work(write_all)
+            await between.wait(lambda: not between.is_full)
+        await between.wait(lambda: False)
+        between.require_success()
+
+
+async def settled(task: "asyncio.Task[Any]") -> None:  # Any: whatever it would have given
+    """Wait for the end of a thread's work, whatever it is: raised already, or beside what is raised."""
+    await asyncio.wait([task])
+    _ = task.cancelled() or task.exception()

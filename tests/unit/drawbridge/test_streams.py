@@ -1,0 +1,179 @@
+"""Bodies between the event loop and threads: in order, within bounds, and nobody is left behind."""
+
+import asyncio
+import threading
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import pytest
+
+from enarx.drawbridge import streams
+from enarx.errors import UnavailableError
+
+PIECES = [bytes([number % 256]) * (1 + number * 7919 % 100_000) for number in range(300)]
+
+
+@pytest.fixture(autouse=True)
+def narrow(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streams, "SHARE", 400_000)
+    monkeypatch.setattr(streams, "SENT", 30_000)
+
+
+async def _given(pieces: list[bytes]) -> AsyncIterator[bytes]:
+    for number, piece in enumerate(pieces):
+        if number % 7 == 0:
+            await asyncio.sleep(0)
+        yield piece
+
+
+def test_what_is_read_ahead_comes_whole_and_in_order() -> None:
+    """All bytes, in pieces that the server can take, whoever is slower."""
+
+    async def everything(*, slowly: bool) -> bytes:
+        found = bytearray()
+        async for piece in streams.ahead(iter(PIECES)):
+            assert 0 < len(piece) <= streams.SENT
+            found += piece
+            if slowly and len(found) % 3 == 0:
+                await asyncio.sleep(0.001)
+        return bytes(found)
+
+    for slowly in (False, True):
+        assert asyncio.run(everything(slowly=slowly)) == b"".join(PIECES)
+
+
+def test_what_is_poured_is_written_whole_and_in_order_by_one_thread_at_a_time() -> None:
+    """All bytes, and no piece begins before the last one is written."""
+    found = bytearray()
+    alone = threading.Lock()
+
+    def write(piece: bytes) -> None:
+        assert alone.acquire(blocking=False)
+        found.extend(piece)
+        time.sleep(0.0005 if len(piece) % 5 == 0 else 0)
+        alone.release()
+
+    asyncio.run(streams.pour(_given(PIECES), write))
+    assert bytes(found) == b"".join(PIECES)
+
+
+def test_reading_ahead_is_bounded() -> None:
+    """Who takes nothing lets a thread read no more than its share and a piece."""
+    read = 0
+
+    def pieces() -> Iterator[bytes]:
+        nonlocal read
+        for piece in PIECES:
+            read += len(piece)
+            yield piece
+
+    async def one() -> None:
+        body = streams.ahead(pieces())
+        await anext(body)
+        await asyncio.sleep(0.05)
+        assert read <= 2 * streams.SHARE + 200_000
+        await body.aclose()
+
+    asyncio.run(one())
+
+
+def test_many_bodies_share_what_may_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The more are under way, the less may wait for each."""
+    monkeypatch.setattr(streams, "BUDGET", 800_000)
+    read = [0] * 8
+
+    def pieces(at: int) -> Iterator[bytes]:
+        for _ in range(100):
+            read[at] += 10_000
+            yield bytes(10_000)
+
+    async def all_of_them() -> None:
+        bodies = [streams.ahead(pieces(at)) for at in range(8)]
+        await asyncio.gather(*map(anext, bodies))
+        await asyncio.sleep(0.05)
+        assert read[7] <= 200_000 + 20_000
+        for body in bodies:
+            await body.aclose()
+        assert streams._underway == 0
+
+    asyncio.run(all_of_them())
+
+
+def test_what_reading_raises_comes_after_what_was_read() -> None:
+    """The pieces before are given, then the error; nothing after."""
+
+    def pieces() -> Iterator[bytes]:
+        yield from PIECES[:5]
+        raise UnavailableError("storage: read: broken")
+
+    async def everything() -> None:
+        async for piece in streams.ahead(pieces()):
+            found.extend(piece)
+
+    found = bytearray()
+    with pytest.raises(UnavailableError, match="broken"):
+        asyncio.run(everything())
+    assert bytes(found) == b"".join(PIECES[:5])
+
+
+@pytest.mark.parametrize("at", [0, 3, len(PIECES) - 1])
+def test_what_writing_raises_ends_it(at: int) -> None:
+    """The first error is the answer, and nothing is written after it."""
+    written: list[bytes] = []
+
+    def write(piece: bytes) -> None:
+        if len(written) == at:
+            raise UnavailableError("storage: write: full")
+        written.append(piece)
+
+    with pytest.raises(UnavailableError, match="full"):
+        asyncio.run(streams.pour(_given(PIECES), write))
+    assert written == PIECES[:at]
+
+
+def _broken_off(begin: Callable[[threading.Event, threading.Event], AsyncIterator[object]]) -> bool:
+    """Cancel while a thread is in the middle of a piece; whether it was through when the cancelled one was."""
+    entered, leave = threading.Event(), threading.Event()
+    through = False
+
+    async def work() -> None:
+        nonlocal through
+        try:
+            async for _ in begin(entered, leave):
+                pass
+        finally:
+            through = leave.is_set()
+
+    async def broken_off() -> None:
+        task = asyncio.create_task(work())
+        await asyncio.to_thread(entered.wait, 10)
+        task.cancel()
+        asyncio.get_running_loop().call_later(0.05, leave.set)
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(broken_off())
+    return through
+
+
+def test_whoever_cleans_up_is_alone() -> None:
+    """A body that is broken off waits for its thread, in both directions."""
+
+    def reading(entered: threading.Event, leave: threading.Event) -> AsyncIterator[object]:
+        def pieces() -> Iterator[bytes]:
+            entered.set()
+            leave.wait(10)
+            yield b"x"
+
+        return streams.ahead(pieces())
+
+    async def writing(entered: threading.Event, leave: threading.Event) -> AsyncIterator[object]:
+        def write(_: bytes) -> None:
+            entered.set()
+            leave.wait(10)
+
+        await streams.pour(_given([b"x", b"y"]), write)
+        yield None
+
+    assert _broken_off(reading)
+    assert _broken_off(writing)
