@@ -2,7 +2,7 @@
 
     python -m tests.emulators.paravisor MOUNT SOCKET
 
-is the device: a FUSE file `tpmrm0` with the manners of /dev/tpmrm0, where one write is a command and one read its
+is the device, as Azure's takes no more than 50 bytes of a quote's data: a FUSE file `tpmrm0` with the manners of /dev/tpmrm0, where one write is a command and one read its
 response; behind it is the TPM at SOCKET. `boot` gives that TPM what Azure's has when a VM starts: an attestation key at
 its handle, and the paravisor's report in its NV index, whose hardware report is the simulated machine's.
 """
@@ -29,7 +29,7 @@ from typing import Any, Final, Literal
 import pytest
 
 from enarx.keep.backends.azure import TDX_QUOTE, VCEK
-from enarx.keep.backends.vtpm import AK, HCL_INDEX, MAX_RESPONSE, Vtpm
+from enarx.keep.backends.vtpm import AK, HCL_INDEX, MAX_RESPONSE, QUOTE, Vtpm
 from enarx.pki.certificate import Certificate
 from enarx.tee.azure.hcl import HARDWARE, TDREPORT, TDREPORT_DATA
 from tests.emulators import fuse
@@ -37,6 +37,8 @@ from tests.emulators import fuse
 NAME: Final = "tpmrm0"
 OWNER: Final = 0x40000001
 REPORT_TYPES: Final = {"snp": 2, "tdx": 4}
+MAX_QUALIFYING: Final = 50  # bytes, where the longest hash of a TPM is SHA-384; swtpm has SHA-512
+WRONG_SIZE: Final = struct.pack(">HII", 0x8001, 10, 0x1D5)  # TPM_RC_SIZE of the first parameter
 
 Kind = Literal["snp", "tdx"]
 
@@ -229,6 +231,9 @@ class Device(fuse.Operations):  # type: ignore[misc]  # as there
         return number
 
     def write(self, path: str, data: bytes, offset: int, fh: int) -> int:
+        if data[6:10] == struct.pack(">I", QUOTE) and int.from_bytes(data[27:29], "big") > MAX_QUALIFYING:
+            self._responses[fh] = WRONG_SIZE
+            return len(data)
         self._tpm.sendall(data)
         self._responses[fh] = self._tpm.recv(MAX_RESPONSE)
         return len(data)

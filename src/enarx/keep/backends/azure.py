@@ -58,7 +58,7 @@ class AzureAttester:
         self.shelf.offer(documents)
 
     def evidence(self, report_data: bytes) -> Evidence:
-        message, signature, registers = self.vtpm.quote(report_data)
+        message, signature, registers = self.vtpm.quote(report_data.rstrip(b"\0"))  # see enarx.tee.azure.verify
         return encode(self.hcl.kind, self.raw, message, signature, registers, self.hardware())
 
 

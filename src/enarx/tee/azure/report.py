@@ -5,7 +5,7 @@
 
 under OID `.7` (SNP) and `.8` (TDX), which are ours. What attesters of the Confidential Containers project record as JSON
 (version 1: hcl_report, tpm_quote {message, signature, pcrs}, vcek or td_quote) is read as well, bare. What a Keep binds
-is the quote's extra data: the 64 bytes of flow.md, 2.
+is the quote's extra data: the 64 bytes of flow.md, 2, without the zeros at their end.
 """
 
 import base64

@@ -5,7 +5,8 @@
    the quote says the same
 3  the virtual TPM's attestation key stands in the runtime data, and signed the quote
 4  the registers' values are those whose digest the quote carries
-Key binding is asked by `enarx.tee.appraise`, over the quote's extra data, which must be exactly the 64 bytes.
+Key binding is asked by `enarx.tee.appraise`, over the quote's extra data: the 64 bytes, of which a Keep leaves out the
+zeros at the end, for Azure's TPM takes 50.
 
 What is measured is Microsoft's paravisor and firmware; what runs above it is in the TPM's registers alone. That is weaker
 than a machine of one's own measuring, and a policy has to pin registers to say anything about the program.
@@ -18,7 +19,7 @@ from typing import Any, Final
 
 from enarx.tee.azure.hcl import TDREPORT_DATA, Kind
 from enarx.tee.azure.report import HARDWARE, Report
-from enarx.tee.model import Checks, Claims, Endorsements, Gate, Leniency, TrustAnchor
+from enarx.tee.model import REPORT_DATA_SIZE, Checks, Claims, Endorsements, Gate, Leniency, TrustAnchor
 
 OWN_CHECKS: Final[tuple[tuple[Gate, str], ...]] = (
     ("untrusted", "azure.runtime_data"),
@@ -81,7 +82,7 @@ def verify_as(
     }
     return AzureClaims(
         report=report,
-        report_data=report.quote.extra,
+        report_data=report.quote.extra.ljust(REPORT_DATA_SIZE, b"\0"),
         measurement=hardware.measurement,
         signer=hardware.signer,
         debug=hardware.debug,
