@@ -12,6 +12,7 @@ import pytest
 from enarx.keep import measurement
 from enarx.keep.backends.azure import TDX_QUOTE, VCEK
 from enarx.keep.backends.inside import Inside
+from enarx.keep.backends.tsm import Tsm
 from enarx.keep.backends.vtpm import Vtpm
 from enarx.keep.refusal import RefusalError
 from tests.emulators import paravisor
@@ -59,6 +60,7 @@ def test_a_vm_behind_the_paravisor_is_certified_and_runs(world: World, tmp_path:
     """From tag to exit code: the certificate says Azure's technology, and what the hardware measured."""
     with confidential_vm(world, tmp_path, kind) as (tpm, service):
         place = partial(Inside, tpm=tpm, metadata=service.host)
+        assert place(tsm=Tsm(root=tmp_path / "no tsm")).technology() == f"az-{kind}"
         code, output, (hello,), phases = deploy(world, tmp_path / "no tsm", place)
         assert service.asked == [asked]
     assert (code, output) == (42, b"from the Keep\n")

@@ -86,7 +86,7 @@ def choose(name: str | None, *, insecure: bool) -> Backend:
 def _named(name: str) -> Backend:
     known = {backend.name: backend for backend in BACKENDS}
     found = known.get(ALIASES.get(name, name))
-    if name == "sev" and (here := Inside()).technology() == "snp":
+    if name == "sev" and (here := Inside()).technology() in {"snp", "az-snp"}:
         return here  # the originals' name for the technology, in a guest that has it
     if found is None:
         raise MalformedError(f"expected one of {', '.join([*known, *ALIASES])}, found {name!r}")

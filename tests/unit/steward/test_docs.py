@@ -1,4 +1,4 @@
-"""docs/steward.md says what is: its configurations are read, its commands and options are there."""
+"""docs/steward.md and docs/clouds.md say what is: their configurations are read, their commands and options are there."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ from enarx.steward.explain import explain
 from enarx.steward.issuer import development
 from tests.unit.steward.support import AT
 
-PAGE = (Path(__file__).parents[3] / "docs" / "steward.md").read_text()
+PAGE = "".join((Path(__file__).parents[3] / "docs" / name).read_text() for name in ("steward.md", "clouds.md"))
 CONFIGURATIONS = re.findall(r"```toml\n(.*?)```", PAGE, re.DOTALL)
 COMMANDS = re.findall(r"^\$ steward ([^#\n]*)", PAGE, re.MULTILINE)
 
@@ -20,7 +20,7 @@ COMMANDS = re.findall(r"^\$ steward ([^#\n]*)", PAGE, re.MULTILINE)
 @pytest.mark.parametrize("text", CONFIGURATIONS)
 def test_configurations_are_read(text: str, tmp_path: Path) -> None:
     """Each is a whole steward.toml and can be explained."""
-    for name in ("amd-root.pem", "intel-root.pem"):
+    for name in ("amd-root.pem", "intel-root.pem", "platform.pem"):
         (tmp_path / name).write_bytes(development(name, AT).certificate.to_pem())
     config = Config.parse(text, source="steward.toml", base=tmp_path, flags=Flags())
     assert len(explain(config)) > 5

@@ -45,18 +45,20 @@ class Inside:
             for path in (self.device, self.nsm)
         ]
         there = found_paravisor(self.tpm)
-        beneath = Datum(
-            name="Azure's paravisor", ok=there, info=None if there else f"no report in {self.tpm}", required=False
-        )
+        info = f"no report in {self.tpm}" if there is None else f"on {there.upper()}"
+        beneath = Datum(name="Azure's paravisor", ok=there is not None, info=info, required=False)
         some = any(each.ok for each in (found, *devices, beneath))
         return (found, *devices, beneath, Datum(name="a TEE that vouches", ok=some, info=None if some else "none"))
 
     def technology(self) -> str | None:
-        """Who vouches here; None when nobody does, or Azure's paravisor."""
+        """Who vouches here; None when nobody does."""
         try:
             return PROVIDERS.get(self.tsm.provider())
         except UnavailableError:
-            return "snp" if self.device.exists() else "nitro" if self.nsm.exists() else None
+            if self.device.exists() or self.nsm.exists():
+                return "snp" if self.device.exists() else "nitro"
+            there = found_paravisor(self.tpm)
+            return None if there is None else f"az-{there}"
 
     def launch(self, wishes: Wishes) -> Keep:
         documents = Path(wishes.documents).absolute() if wishes.documents else None
@@ -64,14 +66,16 @@ class Inside:
         return spawn(["inside", *(f"{name}={place}" for name, place in places.items() if place is not None)])
 
 
-def found_paravisor(tpm: Path) -> bool:
-    """Whether Azure's paravisor left its report in this TPM."""
+def found_paravisor(tpm: Path) -> str | None:
+    """On what the paravisor runs whose report Azure left in this TPM: `snp` or `tdx`. None without one."""
     if not tpm.exists():
-        return False
+        return None
     from enarx.keep.backends.vtpm import HCL_INDEX, Vtpm  # noqa: PLC0415 - knows evidence, which takes its time
+    from enarx.tee.azure.hcl import kind_of  # noqa: PLC0415 - as above
 
     try:
         with Vtpm.briefly(tpm) as vtpm:
-            return vtpm.nv_read(HCL_INDEX)[:4] == b"HCLA"
+            report = vtpm.nv_read(HCL_INDEX)
     except UnavailableError:
-        return False
+        return None
+    return kind_of(report)

@@ -66,6 +66,12 @@ class HclReport:
         return sha256(self.runtime).digest() + bytes(32)
 
 
+def kind_of(data: bytes) -> Kind | None:
+    """What a report says of its hardware, without reading the rest; None for what is no report of these."""
+    at = 32 + HARDWARE + 8
+    return KINDS.get(int.from_bytes(data[at : at + 4], "little")) if data[:4] == b"HCLA" else None
+
+
 def _key(runtime: bytes) -> rsa.RSAPublicKey:
     """The one attestation key in the runtime data."""
     try:

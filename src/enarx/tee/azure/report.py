@@ -19,7 +19,7 @@ from enarx import der
 from enarx.errors import MalformedError
 from enarx.pki.certificate import Certificate
 from enarx.tee import snp, tdx
-from enarx.tee.azure.hcl import HclReport, Kind
+from enarx.tee.azure.hcl import HclReport, Kind, kind_of
 from enarx.tee.azure.tpm import REGISTERS, Quote
 from enarx.tee.model import Endorsements, Evidence, Parsed, Technology
 from enarx.tee.snp.report import OID_WITH_CHAIN
@@ -125,7 +125,7 @@ def _base64(text: str) -> bytes:
 def recognise_as(kind: Kind, data: bytes) -> bool:
     """Whether bare bytes are recorded evidence of this hardware, or its report without the rest."""
     if data[:4] == b"HCLA":
-        return int.from_bytes(data[1224:1228], "little") == (2 if kind == "snp" else 4)
+        return kind_of(data) == kind
     return (
         data.lstrip()[:1] == b"{"
         and b'"hcl_report"' in data

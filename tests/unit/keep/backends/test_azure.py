@@ -109,7 +109,7 @@ def test_a_tpm_without_a_paravisor_is_nobody(vtpm: Vtpm, tmp_path: Path) -> None
     with pytest.raises(UnavailableError, match="NV index 0x1400001: refused, 0x18b"):
         azure_attester(vtpm)
     assert [len(value) for value in vtpm.registers()] == [32] * 24
-    assert not found_paravisor(tmp_path / "nothing")
+    assert found_paravisor(tmp_path / "nothing") is None
 
 
 @pytest.mark.parametrize("answer", [b"", b"\x80\x01\0\0\0\x0b\0\0\0\0", b"\x80\x01\0\0\0\x0a\0\0\0\0"])
