@@ -186,7 +186,12 @@ def require_text(text: str, what: str, limit: int) -> None:
 def require(ok: bool, what: str, expected: str, found: object) -> None:
     """Raises MalformedError with what was expected and found, unless `ok`."""
     if not ok:
-        raise MalformedError(f"{what}: expected {expected}, found {_short(found)}")
+        raise wrong(what, expected, found)
+
+
+def wrong(what: str, expected: str, found: object) -> MalformedError:
+    """What to raise for a value that is out of its bounds."""
+    return MalformedError(f"{what}: expected {expected}, found {_short(found)}")
 
 
 def _digest(item: DigestDer) -> Digest:

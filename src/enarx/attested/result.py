@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Annotated, Final, Self
 
 from enarx import der
-from enarx.attested.claims import MAX_CLAIMS, ClaimsDer, RuntimeClaims, require, require_text
+from enarx.attested.claims import MAX_CLAIMS, ClaimsDer, RuntimeClaims, require_text, wrong
 from enarx.errors import MalformedError
 from enarx.pki.certificate import Certificate, moment
 
@@ -67,24 +67,26 @@ class AttestationResult:
     claims: RuntimeClaims | None = None
 
     def __post_init__(self) -> None:
-        _require(self.version == 1, "version", "1", self.version)
-        _require(_TECHNOLOGY.fullmatch(self.technology) is not None, "technology", "a name", ascii(self.technology))
-        size = len(self.measurement)
-        _require(size <= MAX_MEASUREMENT, "measurement", f"at most {MAX_MEASUREMENT} bytes", size)
-        if self.signer is not None:
-            size = len(self.signer)
-            _require(0 < size <= MAX_MEASUREMENT, "signer", f"1 to {MAX_MEASUREMENT} bytes", size)
+        if self.version != 1:
+            raise _wrong("version", "1", self.version)
+        if not _TECHNOLOGY.fullmatch(self.technology):
+            raise _wrong("technology", "a name", ascii(self.technology))
+        if len(self.measurement) > MAX_MEASUREMENT:
+            raise _wrong("measurement", f"at most {MAX_MEASUREMENT} bytes", len(self.measurement))
+        if self.signer is not None and not 0 < len(self.signer) <= MAX_MEASUREMENT:
+            raise _wrong("signer", f"1 to {MAX_MEASUREMENT} bytes", len(self.signer))
         require_text(self.tcb_status, "attestation result: tcbStatus", MAX_WORD)
-        count = len(self.advisories)
-        _require(count <= MAX_ADVISORIES, "advisories", f"at most {MAX_ADVISORIES}", count)
+        if len(self.advisories) > MAX_ADVISORIES:
+            raise _wrong("advisories", f"at most {MAX_ADVISORIES}", len(self.advisories))
         for advisory in self.advisories:
             require_text(advisory, "attestation result: advisories", MAX_WORD)
-        _require(self.chip is None or len(self.chip) == 32, "chip", "32 bytes", len(self.chip or b""))
-        _require(len(self.policy) == 32, "policy", "32 bytes", len(self.policy))
-        for name, stamp in (("appraisedAt", self.appraised_at), ("tcbDate", self.tcb_date)):
-            if stamp is not None:
-                whole = stamp.utcoffset() is not None and not stamp.microsecond and stamp.year >= FIRST_YEAR
-                _require(whole, name, f"a whole second in UTC since {FIRST_YEAR}", stamp.isoformat())
+        if self.chip is not None and len(self.chip) != 32:
+            raise _wrong("chip", "32 bytes", len(self.chip))
+        if len(self.policy) != 32:
+            raise _wrong("policy", "32 bytes", len(self.policy))
+        _require_moment("appraisedAt", self.appraised_at)
+        if self.tcb_date is not None:
+            _require_moment("tcbDate", self.tcb_date)
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
@@ -139,5 +141,10 @@ def _time(stamp: datetime) -> der.GeneralizedTime:
     return der.GeneralizedTime(stamp.astimezone(UTC))
 
 
-def _require(ok: bool, field: str, expected: str, found: object) -> None:
-    require(ok, f"attestation result: {field}", expected, found)
+def _require_moment(name: str, stamp: datetime) -> None:
+    if stamp.utcoffset() is None or stamp.microsecond or stamp.year < FIRST_YEAR:
+        raise _wrong(name, f"a whole second in UTC since {FIRST_YEAR}", stamp.isoformat())
+
+
+def _wrong(field: str, expected: str, found: object) -> MalformedError:
+    return wrong(f"attestation result: {field}", expected, found)

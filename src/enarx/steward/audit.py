@@ -13,7 +13,7 @@ def record(log: AuditLog, authority: Authority, issuance: Issuance, at: datetime
     for index, decision in enumerate(issuance.decisions):
         certificate = issuance.issued[index] if index < len(issuance.issued) else None
         name = None if decision.result is None else authority.profile.spiffe_id(decision.result)
-        facts = decision.to_json()
+        facts = decision.facts()
         asked = facts.pop("request")
         log.write(
             "decision",

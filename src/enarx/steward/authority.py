@@ -54,15 +54,19 @@ class Decision(Struct, frozen=True, kw_only=True):
         return self.verdict is Verdict.ACCEPTED
 
     def to_json(self) -> dict[str, object]:
-        """For the problem document and the audit log: everything that was found, and no secret, for none is known."""
+        """For the problem document: everything that was found, and no secret, for none is known."""
+        return {**self.facts(), "checks": [check.to_json() for check in self.checks]}
+
+    def facts(self) -> dict[str, object]:
+        """The same for the audit log, which writes checks as they are."""
         primary = _primary(self.appraisals)
         return {
             "verdict": self.verdict.value,
             "gate": self.verdict.value,
             "technology": self.technology,
-            "reasons": list(self.reasons),
-            "notes": list(self.notes),
-            "checks": [check.to_json() for check in self.checks],
+            "reasons": self.reasons,
+            "notes": self.notes,
+            "checks": self.checks,
             "claims": None if primary is None or primary.claims is None else claims_to_json(primary.claims),
             "request": None if self.request is None else _describe(self.request),
         }

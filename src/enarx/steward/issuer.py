@@ -25,7 +25,7 @@ from enarx.errors import MalformedError
 from enarx.pki import keys
 from enarx.pki.certificate import AUTHORITY_KEY_ID, Certificate, Extension
 from enarx.pki.chain import CRL_SIGN, ECDSA_SHA256, ECDSA_SHA384, KEY_CERT_SIGN, verify_issued
-from enarx.steward.profile import Shape
+from enarx.steward.profile import VARIABLE, Shape
 
 ROOT_LIFETIME: Final = timedelta(days=3650)
 INTERMEDIATE_LIFETIME: Final = timedelta(days=30)
@@ -53,6 +53,9 @@ class Issuer:
     _key: keys.PrivateKey = field(repr=False)
     _name: x509.Name = field(repr=False)
     _key_id: x509.AuthorityKeyIdentifier = field(repr=False)
+    _own_key_id: Extension = field(repr=False)  # the same, written
+    _algorithm: bytes = field(repr=False)
+    _ecdsa: ec.ECDSA = field(repr=False)
 
     @classmethod
     def of(cls, key: keys.PrivateKey, chain: Sequence[Certificate]) -> Self:
@@ -71,7 +74,16 @@ class Issuer:
             raise MalformedError("CA: the subject name of the certificate is not in a form that can be issued under")
         for child, parent in pairwise(chain):
             verify_issued(child, parent, "CA")
-        return cls(chain=tuple(chain), _key=key, _name=loaded.subject, _key_id=_authority_key_id(loaded))
+        key_id = _authority_key_id(loaded)
+        return cls(
+            chain=tuple(chain),
+            _key=key,
+            _name=loaded.subject,
+            _key_id=key_id,
+            _own_key_id=Extension(oid=AUTHORITY_KEY_ID, critical=False, value=key_id.public_bytes()),
+            _algorithm=_ALGORITHMS[keys.curve_of(key)],
+            _ecdsa=ec.ECDSA(keys.hash_of(key)),
+        )
 
     @property
     def certificate(self) -> Certificate:
@@ -106,9 +118,8 @@ class Issuer:
 
     def issue(self, shape: Shape) -> Certificate:
         """Issue a certificate of that shape, written out here: version 3, then the fields of RFC 5280, 4.1."""
-        algorithm, own = _ALGORITHMS[keys.curve_of(self._key)], self.certificate
-        key_id = Extension(oid=AUTHORITY_KEY_ID, critical=False, value=self._key_id.public_bytes())
-        extensions = (*shape.extensions, key_id)
+        algorithm, own = self._algorithm, self.certificate
+        extensions = (*shape.extensions, self._own_key_id)
         tbs = der.wrap(
             0x30,
             b"\xa0\x03\x02\x01\x02"
@@ -118,9 +129,9 @@ class Issuer:
             + der.wrap(0x30, _time(shape.begin) + _time(shape.end))
             + shape.subject
             + shape.spki
-            + der.wrap(0xA3, der.wrap(0x30, b"".join(_extension(extension) for extension in extensions))),
+            + der.wrap(0xA3, der.wrap(0x30, b"".join(map(_extension, extensions)))),
         )
-        signature = self._key.sign(tbs, ec.ECDSA(keys.hash_of(self._key)))
+        signature = self._key.sign(tbs, self._ecdsa)
         return Certificate(  # what `Certificate.parse` would read, as a test says
             der=der.wrap(0x30, tbs + algorithm + der.wrap(0x03, b"\0" + signature)),
             tbs=tbs,
@@ -164,6 +175,16 @@ class Issuer:
 
 
 def _extension(extension: Extension) -> bytes:
+    """Written anew only where it differs from one certificate to the next."""
+    return _write(extension) if extension.oid in VARIABLE else _constant(extension)
+
+
+@lru_cache(maxsize=64)
+def _constant(extension: Extension) -> bytes:
+    return _write(extension)
+
+
+def _write(extension: Extension) -> bytes:
     """RFC 5280, 4.1; `critical` is left out where it is false, as DER has it."""
     critical = b"\x01\x01\xff" if extension.critical else b""
     return der.wrap(0x30, _oid(extension.oid) + critical + der.wrap(0x04, extension.value))

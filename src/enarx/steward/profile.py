@@ -34,6 +34,9 @@ BACKDATE: Final = timedelta(minutes=1)  # what clocks of a Keep's peers may lag 
 SERIAL_BYTES: Final = 16  # random; the originals' UUIDs have 122 random bits
 
 SUBJECT_ALT_NAME: Final = "2.5.29.17"
+VARIABLE: Final = frozenset(
+    {SUBJECT_ALT_NAME, SUBJECT_KEY_ID, ATTESTATION_RESULT_OID}
+)  # what differs from leaf to leaf
 
 SIMULATED: Final = "SIMULATED"
 UNATTESTED: Final = "UNATTESTED"

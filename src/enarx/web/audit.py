@@ -80,7 +80,7 @@ def _encode(line: dict[str, object]) -> bytes:
     try:
         data = _encoder.encode(line)
     except (OverflowError, TypeError, UnicodeEncodeError):  # integers of more than 64 bits; halves of a pair
-        data = json.dumps(line, ensure_ascii=True, separators=(",", ":")).encode()
+        data = json.dumps(msgspec.to_builtins(line), ensure_ascii=True, separators=(",", ":")).encode()
     if not data.isascii():
         data = data.decode().encode("ascii", _ESCAPED)
     return data.replace(b"\x7f", b"\\u007f")

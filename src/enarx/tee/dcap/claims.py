@@ -1,6 +1,7 @@
 """What a platform's claims look like to people and programs: JSON values under Intel's names."""
 
 from collections.abc import Mapping
+from functools import lru_cache
 
 from enarx.tee.dcap.quote import Quote
 from enarx.tee.dcap.tcb import Standing
@@ -10,9 +11,17 @@ from enarx.tee.model import Field, stamp
 
 def describe_platform(quote: Quote, platform: Platform, standing: Standing) -> Mapping[str, Field]:
     """The quote's header, the PCK certificate's statements, the documents used and the standing they give."""
-    certified = platform.pck
     return {
         "quote": {"version": quote.version, "body_type": quote.body_type, "padding": quote.padding},
+        **_platform(platform, standing),
+    }
+
+
+@lru_cache(maxsize=64)
+def _platform(platform: Platform, standing: Standing) -> Mapping[str, Field]:
+    """What is the same for every quote of a machine."""
+    certified = platform.pck
+    return {
         "platform": {
             "fmspc": certified.fmspc.hex().upper(),
             "pceid": certified.pce_id.hex().upper(),
