@@ -95,7 +95,9 @@ def sequence_of(data: bytes, what: str, *, limit: int, tag: int = 0x30) -> tuple
     end = len(data)
     elements: list[bytes] = []
     while at < end:
-        length, _ = _measure(data, what, at)
+        length = data[at + 1] + 2 if at + 1 < end else 0
+        if not 2 <= length < 0x82 or length > end - at or data[at] & 0x1F == 0x1F:  # not the short and simple form
+            length, _ = _measure(data, what, at)
         if len(elements) == limit:
             raise MalformedError(f"{what}: more than {limit} elements")
         elements.append(data[at : at + length])

@@ -23,9 +23,11 @@ from enarx.errors import MalformedError, UnavailableError
 from enarx.pki.certificate import Certificate, describe_name
 from enarx.pki.crl import Crl
 from enarx.tee.dcap.collateral import read_qe_identity, read_tcb_info
+from enarx.tee.documents import LARGEST_KEY, size_of
 from enarx.tee.model import Endorsements, SignedJson
 
 FILE: Final = ".highest.json"
+_KNOWN: Final = 64  # machines, whose endorsements stay the same
 
 Series = tuple[str, str, int]  # what is numbered, the key id of who signs it (empty: not said), the number
 Floors = Mapping[str, Mapping[str, int]]
@@ -38,6 +40,7 @@ class Highest:
         self._path = path
         self._stamp: tuple[int, int, int] | None = None
         self._floors: dict[str, dict[str, int]] = {}
+        self._known: dict[Endorsements, tuple[Floors, Endorsements, tuple[str, ...]]] = {}  # what `admit` gave
 
     def floors(self) -> Floors:
         """The highest number of each series and authority. Raises UnavailableError when the file was damaged."""
@@ -57,6 +60,16 @@ class Highest:
         floors = self.floors()
         if not floors:
             return endorsements, ()
+        before, kept, said = self._known.get(endorsements, (None, endorsements, ()))
+        if before is not floors:  # which are never changed, but replaced
+            kept, said = self._admitted(endorsements, floors)
+            if size_of(endorsements) <= LARGEST_KEY:
+                if len(self._known) >= _KNOWN:
+                    self._known.clear()
+                self._known[endorsements] = floors, kept, said
+        return kept, said
+
+    def _admitted(self, endorsements: Endorsements, floors: Floors) -> tuple[Endorsements, tuple[str, ...]]:
         said: list[str] = []
 
         def current(document: bytes | SignedJson) -> bool:

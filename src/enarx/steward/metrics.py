@@ -56,7 +56,7 @@ class Metrics(Counters):
         for position, decision in enumerate(decisions):
             technology = decision.technology or _NONE
             self.add("steward_decisions_total", technology=technology, verdict=decision.verdict.value)
-            for check in failures(decision):
+            for check in () if decision.accepted else failures(decision):
                 self.add("steward_failed_checks_total", check=check)
             if position < issued:
                 self.add("steward_certificates_issued_total", technology=technology)

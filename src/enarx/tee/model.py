@@ -9,7 +9,7 @@ first failure ends the judgement; in the gate *rejected* every rule is asked and
 reported together. Nothing here reads a clock, a file or the network.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, KeysView, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import StrEnum
@@ -240,6 +240,9 @@ class Later(Mapping[str, Field]):
 
     def __len__(self) -> int:
         return len(self._values())
+
+    def keys(self) -> KeysView[str]:
+        return self._values().keys()
 
 
 class Checks:

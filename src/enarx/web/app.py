@@ -9,9 +9,10 @@ server's business. The log has method, path, status, sizes and times: no query, 
 
 import secrets
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from hashlib import sha256
 from http import HTTPStatus
+from inspect import iscoroutinefunction
 from typing import Final, Literal
 
 from starlette.applications import Starlette
@@ -28,6 +29,8 @@ from enarx.web.problems import MEDIA_TYPE, Problem, http_problem, problem_of
 
 ErrorForm = Literal["problem", "text"]
 BodyLimit = int | Callable[[Scope], int]
+Exact = tuple[str, str]  # a method, and a path without parameters
+Handler = Callable[[Request], Awaitable[Response]]
 
 HEALTH_PATH: Final = "/health"
 
@@ -54,10 +57,24 @@ def build(
     log = Log(name)
     return Starlette(
         routes=[*routes, Route(HEALTH_PATH, _health(health), methods=["GET"])],
-        middleware=[Middleware(_Envelope, body_limit=body_limit, answer=answer, log=log)],
+        middleware=[
+            Middleware(_Envelope, body_limit=body_limit, answer=answer, log=log, handlers=_handlers(routes)),
+        ],
         exception_handlers={EnarxError: answer.error, HTTPException: answer.http_error},
         lifespan=lifespan,
     )
+
+
+def _handlers(routes: Sequence[BaseRoute]) -> Mapping[Exact, Handler]:
+    """Of each route whose path is that and no pattern, its handler; the first counts, as in the list itself."""
+    found: dict[Exact, Handler] = {}
+    for route in routes:
+        if not isinstance(route, Route) or route.param_convertors:
+            break  # which of a pattern and what stands behind it applies, the list decides
+        if iscoroutinefunction(route.endpoint):
+            for method in route.methods or ():
+                found.setdefault((method, route.path), route.endpoint)
+    return found
 
 
 def request_id(request: Request) -> str:
@@ -100,8 +117,11 @@ class _Answers:
 class _Envelope:
     """One request, from its first byte to its line in the log."""
 
-    def __init__(self, app: ASGIApp, *, body_limit: BodyLimit, answer: _Answers, log: Log) -> None:
+    def __init__(
+        self, app: ASGIApp, *, body_limit: BodyLimit, answer: _Answers, log: Log, handlers: Mapping[Exact, Handler]
+    ) -> None:
         self._app = app
+        self._handlers = handlers
         self._body_limit = body_limit
         self._answer = answer
         self._log = log
@@ -118,7 +138,7 @@ class _Envelope:
                 problem = http_problem(413, f"at most {exchange.limit} bytes, found {declared}", instance=exchange.id)
                 await self._answer.response(scope, problem)(scope, receive, exchange.send)
             else:
-                await self._app(scope, exchange.receive, exchange.send)
+                await self._handle(scope, exchange)
         except ClientDisconnect:
             exchange.status = exchange.status or 499  # nobody is there to be told
         except Exception as error:  # noqa: BLE001 - the edge of the house: a bug becomes a 500 without detail
@@ -130,6 +150,21 @@ class _Envelope:
         finally:
             if scope["path"] != HEALTH_PATH:
                 self._log.info("request", **exchange.fields(scope))
+
+    async def _handle(self, scope: Scope, exchange: "_Exchange") -> None:
+        """By the handler of this very path, without looking through the routes for it; else by the routes."""
+        handler = self._handlers.get((scope["method"], scope["path"])) if not scope.get("root_path") else None
+        if handler is None:
+            await self._app(scope, exchange.receive, exchange.send)
+            return
+        request = Request(scope, exchange.receive)
+        try:
+            response = await handler(request)
+        except EnarxError as error:
+            response = await self._answer.error(request, error)
+        except HTTPException as error:
+            response = await self._answer.http_error(request, error)
+        await response(scope, exchange.receive, exchange.send)
 
     def _limit(self, scope: Scope) -> int:
         return self._body_limit if isinstance(self._body_limit, int) else self._body_limit(scope)

@@ -15,6 +15,8 @@ MEDIA_TYPE: Final = "text/plain; version=0.0.4"
 OTHER: Final = "other"
 BUCKETS: Final = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0)  # seconds
 
+_BOUNDS: Final = (*map(str, BUCKETS), "+Inf")
+
 Key = tuple[str, tuple[tuple[str, str], ...]]
 
 
@@ -23,7 +25,8 @@ class Counters:
 
     def __init__(self, keys: Iterable[Key], workers: int = 1) -> None:
         self._index: Mapping[Key, int] = {key: position for position, key in enumerate(keys)}
-        self._memory = mmap.mmap(-1, max(1, workers * len(self._index) * 8))  # anonymous: children share it
+        size = max(1, workers * len(self._index)) * struct.calcsize("d")
+        self._cells = memoryview(mmap.mmap(-1, size)).cast("d")  # anonymous: children share it
         self._lock = threading.Lock()
         self.workers = workers
         self.worker = 0
@@ -33,26 +36,23 @@ class Counters:
         key = name, tuple(labels.items())
         if key not in self._index:
             key = name, tuple((label, OTHER) for label in labels)
-        offset = (self.worker * len(self._index) + self._index[key]) * 8
         with self._lock:
-            (value,) = struct.unpack_from("d", self._memory, offset)
-            struct.pack_into("d", self._memory, offset, value + amount)
+            self._cells[self.worker * len(self._index) + self._index[key]] += amount
 
     def took(self, name: str, seconds: float) -> None:
         """Count a time in the histogram of that name."""
-        bucket = bisect_left(BUCKETS, seconds)
-        self.add(f"{name}_bucket", le=str(BUCKETS[bucket]) if bucket < len(BUCKETS) else "+Inf")
+        self.add(f"{name}_bucket", le=_BOUNDS[bisect_left(BUCKETS, seconds)])
         self.add(f"{name}_sum", seconds)
 
     def totals(self) -> dict[Key, float]:
         width = len(self._index)
-        cells = struct.unpack_from(f"{self.workers * width}d", self._memory, 0)
+        cells = self._cells.tolist()
         return {key: sum(cells[position::width]) for key, position in self._index.items()}
 
 
 def histogram_keys(name: str) -> Iterator[Key]:
     """What a histogram counts."""
-    for bound in (*map(str, BUCKETS), "+Inf"):
+    for bound in _BOUNDS:
         yield f"{name}_bucket", (("le", bound),)
     yield f"{name}_sum", ()
 

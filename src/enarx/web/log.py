@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+import time
 import traceback
 from datetime import UTC, datetime
 from typing import Final, Literal, TextIO
@@ -21,6 +22,11 @@ ROOT: Final = "enarx"
 MAX_VALUE: Final = 500  # characters of one field
 MAX_FRAMES: Final = 20
 _PLAIN: Final = re.compile(r"[!#-<>-~]+")  # ASCII that prints, without space, quote and equals sign
+
+
+_UNKNOWN: Final = vars(logging.LogRecord("", logging.NOTSET, "", 0, "", (), None)) | dict.fromkeys(
+    ("thread", "threadName", "process", "processName", "taskName")
+)
 
 
 class Log:
@@ -48,9 +54,17 @@ class Log:
 
     def _write(self, level: int, event: str, fields: dict[str, Value]) -> None:
         if self._logger.isEnabledFor(level):
-            # not `Logger.log`, which walks the stack for a file and a line that no format of ours shows
-            logger = self._logger
-            logger.handle(logger.makeRecord(logger.name, level, "", 0, event, (), None, extra={"fields": fields}))
+            self._logger.handle(_Event(self._logger.name, level, event, fields))
+
+
+class _Event(logging.LogRecord):
+    """A record without what takes longest to find out and no format of ours shows: file, line, thread and process."""
+
+    def __init__(self, name: str, level: int, event: str, fields: dict[str, Value]) -> None:
+        now = time.time()
+        self.__dict__ = {**_UNKNOWN, "name": name, "levelno": level, "levelname": logging.getLevelName(level)}
+        self.msg, self.fields = event, fields
+        self.created, self.msecs = now, now % 1 * 1000
 
 
 def configure(style: Format = "text", *, stream: TextIO | None = None, level: int = logging.INFO) -> None:
@@ -92,8 +106,7 @@ class TextFormatter(logging.Formatter):
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Value]:
-    fields: dict[str, Value] = getattr(record, "fields", {})
-    return fields
+    return record.fields if isinstance(record, _Event) else {}
 
 
 def _time(record: logging.LogRecord) -> str:
@@ -106,5 +119,6 @@ def _short(value: Value) -> Value:
 
 
 def _plain(value: Value) -> str:
-    text = "-" if value is None else str(value)
-    return text if _PLAIN.fullmatch(text) else json.dumps(text)
+    if not isinstance(value, str):
+        return "-" if value is None else str(value)
+    return value if _PLAIN.fullmatch(value) else json.dumps(value)
