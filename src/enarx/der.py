@@ -56,6 +56,7 @@ __all__ = [
 ]
 
 T = TypeVar("T")
+B = TypeVar("B", bytes, memoryview)
 
 _SHORT = 40  # characters of a foreign error's text that are worth showing are few; bytes never are
 
@@ -86,14 +87,15 @@ def raw(element: TLV) -> bytes:
     return encode_der(element)
 
 
-def sequence_of(data: bytes, what: str, *, limit: int, tag: int = 0x30) -> tuple[bytes, ...]:
+def sequence_of(data: B, what: str, *, limit: int, tag: int = 0x30) -> tuple[B, ...]:
     """The elements of a bare SEQUENCE OF, or of whatever else `tag` is, each with its tag and length.
 
-    `limit` bounds the number of elements before any of them is looked at. Raises MalformedError.
+    `limit` bounds the number of elements before any of them is looked at. Of a view the elements are views, so that a
+    large request is not copied at every level. Raises MalformedError.
     """
     at = _header(data, tag, what)
     end = len(data)
-    elements: list[bytes] = []
+    elements: list[B] = []
     while at < end:
         length = data[at + 1] + 2 if at + 1 < end else 0
         if not 2 <= length < 0x82 or length > end - at or data[at] & 0x1F == 0x1F:  # not the short and simple form
@@ -105,7 +107,7 @@ def sequence_of(data: bytes, what: str, *, limit: int, tag: int = 0x30) -> tuple
     return tuple(elements)
 
 
-def members(data: bytes, count: int, what: str) -> tuple[bytes, ...]:
+def members(data: B, count: int, what: str) -> tuple[B, ...]:
     """The elements of a SEQUENCE of exactly so many, each as it came. Raises MalformedError."""
     found = sequence_of(data, what, limit=count)
     if len(found) != count:
@@ -127,12 +129,12 @@ def oid(dotted: str) -> bytes:
     return encode_der(ObjectIdentifier(dotted))
 
 
-def content(data: bytes, tag: int, what: str) -> bytes:
+def content(data: B, tag: int, what: str) -> B:
     """What stands inside the single element `data` of tag `tag`. Raises MalformedError."""
     return data[_header(data, tag, what) :]
 
 
-def _header(data: bytes, tag: int, what: str) -> int:
+def _header(data: bytes | memoryview, tag: int, what: str) -> int:
     """Where the content of the single element `data` begins. Raises MalformedError."""
     length, header = _measure(data, what)
     if data[0] != tag:
@@ -149,7 +151,7 @@ def _require_whole(data: bytes, what: str) -> None:
         raise MalformedError(f"{what}: {len(data) - length} bytes follow the element, expected none")
 
 
-def _measure(data: bytes, what: str, at: int = 0) -> tuple[int, int]:
+def _measure(data: bytes | memoryview, what: str, at: int = 0) -> tuple[int, int]:
     """Length of the element at that place with its header, and of the header alone (X.690 8.1.3, 10.1)."""
     left = len(data) - at
     if left < 2:

@@ -55,14 +55,16 @@ _MAX_PROVEN: Final = 2048  # at most 5 KiB each
 _KEPT_WHOLE: Final = 4096  # bytes of what was signed; of more only a digest is kept
 
 
-def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed: bytes, what: str) -> None:
+def verify_signature(key: PublicKey, algorithm: bytes, signature: bytes, signed: bytes | memoryview, what: str) -> None:
     """Check `signature` over `signed` under the DER AlgorithmIdentifier. Raises UntrustedError."""
     try:
         if isinstance(key, ec.EllipticCurvePublicKey):
             key.verify(signature, signed, _ecdsa(key, algorithm, what))
         else:
             _require_pss(key, algorithm, what)
-            key.verify(signature, signed, padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48), hashes.SHA384())
+            key.verify(
+                signature, bytes(signed), padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48), hashes.SHA384()
+            )
     except InvalidSignature as error:
         raise UntrustedError(f"{what}: the signature is wrong") from error
 

@@ -54,25 +54,27 @@ class CertificationRequest(Struct, frozen=True, kw_only=True):
         """Read one DER request and verify its signature. Raises MalformedError."""
         if len(data) > MAX_REQUEST:
             raise MalformedError(f"{what}: expected at most {MAX_REQUEST} bytes, found {len(data)}")
-        info, algorithm, signature = der.members(data, 3, what)
-        version, subject, spki, listed = der.members(info, 4, f"{what}: CertificationRequestInfo")
+        info, algorithm, signature = der.members(memoryview(data), 3, what)
+        begin, subject, point, listed = der.members(info, 4, f"{what}: CertificationRequestInfo")
+        version = bytes(begin)
         if version != _VERSION_1:
             raise MalformedError(f"{what}: expected version 1 (0x{_VERSION_1.hex()}), found 0x{version[:8].hex()}")
-        bits = der.content(signature, 0x03, f"{what}: signature")
+        bits = bytes(der.content(signature, 0x03, f"{what}: signature"))
         if not bits or bits[0]:
             raise MalformedError(f"{what}: the signature is empty or has unused bits")
+        spki = bytes(point)
         key = keys.public_from_spki(spki, f"{what}: public key")
         attributes = _attributes(listed, what)
         try:
-            verify_signature(key, algorithm, bits[1:], info, what)
+            verify_signature(key, bytes(algorithm), bits[1:], info, what)
         except UntrustedError as error:
             raise MalformedError(f"{what}: proof of possession failed: {error}") from error
         return cls(
             der=data,
             spki=spki,
             key=key,
-            subject=subject,
-            attributes=tuple(pair for pair in attributes if pair[0] != EXTENSION_REQUEST),
+            subject=bytes(subject),
+            attributes=tuple((oid, bytes(values)) for oid, values in attributes if oid != EXTENSION_REQUEST),
             extensions=MappingProxyType(_extensions(dict(attributes).get(EXTENSION_REQUEST), what)),
         )
 
@@ -90,20 +92,20 @@ def build(key: keys.PrivateKey, extensions: Iterable[Extension] = ()) -> bytes:
     return der.wrap(0x30, info + algorithm + der.wrap(0x03, b"\0" + signature))
 
 
-def _attributes(listed: bytes, what: str) -> list[tuple[str, bytes]]:
+def _attributes(listed: memoryview, what: str) -> list[tuple[str, memoryview]]:
     """[0] SET OF Attribute, in the order that DER asks for (X.690, 11.6). Raises MalformedError."""
     name = f"{what}: attributes"
     elements = der.sequence_of(listed, name, limit=MAX_ATTRIBUTES, tag=0xA0)
-    if any(first > second for first, second in pairwise(elements)):
+    if any(bytes(first) > bytes(second) for first, second in pairwise(elements)):
         raise MalformedError(f"{name}: not in canonical DER form, for they are not in order")
     pairs = [der.members(element, 2, name) for element in elements]
-    attributes = [(_dotted(oid, name), values) for oid, values in pairs]
+    attributes = [(_dotted(bytes(oid), name), values) for oid, values in pairs]
     if len({oid for oid, _ in attributes}) != len(attributes):
         raise MalformedError(f"{what}: expected each attribute once")
     return attributes
 
 
-def _extensions(values: bytes | None, what: str) -> dict[str, Extension]:
+def _extensions(values: memoryview | None, what: str) -> dict[str, Extension]:
     """The one value of `extensionRequest`: Extensions, as in a certificate (RFC 5280, 4.1)."""
     if values is None:
         return {}
@@ -115,12 +117,12 @@ def _extensions(values: bytes | None, what: str) -> dict[str, Extension]:
     for element in der.sequence_of(sets[0], name, limit=MAX_EXTENSIONS):
         parts = der.sequence_of(element, name, limit=3)
         critical = len(parts) == 3
-        if len(parts) < 2 or (critical and parts[1] != _TRUE):  # FALSE is the default, which DER leaves out
+        if len(parts) < 2 or (critical and bytes(parts[1]) != _TRUE):  # FALSE is the default, which DER leaves out
             raise MalformedError(f"{name}: expected OID, critical where it is true, and value")
-        oid = _dotted(parts[0], name)
+        oid = _dotted(bytes(parts[0]), name)
         if oid in found:
             raise MalformedError(f"{name}: {oid} stands twice")
-        found[oid] = Extension(oid=oid, critical=critical, value=der.content(parts[-1], 0x04, name))
+        found[oid] = Extension(oid=oid, critical=critical, value=bytes(der.content(parts[-1], 0x04, name)))
     return found
 
 

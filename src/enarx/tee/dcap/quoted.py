@@ -90,13 +90,15 @@ class Bundle(Struct, frozen=True, kw_only=True):
         """Read the DER form, and read every endorsement once to know that it can be. Raises MalformedError."""
         if len(data) > MAX_EVIDENCE:
             raise MalformedError(f"{what}: expected at most {MAX_EVIDENCE} bytes, found {len(data)}")
-        elements = der.sequence_of(data, what, limit=4)
+        elements = der.sequence_of(memoryview(data), what, limit=4)
         if len(elements) < 2:
             raise MalformedError(f"{what}: expected a quote and a list of CRLs, found {len(elements)} parts")
         beside = b"".join(elements[1:])
         read = _remembered_documents if len(beside) <= _REMEMBERED else _read_documents
         return cls(
-            quote=der.content(elements[0], 0x04, f"{what}: quote"), endorsements=read(beside, what), parts=len(elements)
+            quote=bytes(der.content(elements[0], 0x04, f"{what}: quote")),
+            endorsements=read(beside, what),
+            parts=len(elements),
         )
 
     def encode(self) -> bytes:

@@ -281,9 +281,11 @@ def parse(evidence: Evidence) -> Parsed[Report]:
     if evidence.oid == "":
         return Parsed(report=Report.parse(unwrap(evidence.body)))
     if evidence.oid == OID_WITH_CHAIN:
-        report, *beside = der.members(evidence.body, 3, what)
+        report, *beside = der.members(memoryview(evidence.body), 3, what)
         endorsements = _read_chain(b"".join(beside), what)
-        return Parsed(report=Report.parse(der.content(report, 0x04, f"{what}: report")), endorsements=endorsements)
+        return Parsed(
+            report=Report.parse(bytes(der.content(report, 0x04, f"{what}: report"))), endorsements=endorsements
+        )
     outer = der.decode(_Original, evidence.body, what)
     first = der.raw(outer.crts)
     if len(der.sequence_of(first, what, limit=3)) == 3:  # a certificate has three parts, `crts` has two
