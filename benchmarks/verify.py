@@ -2,9 +2,9 @@
 
     python benchmarks/verify.py [--rounds N] [--json]
 
-Everything is counted in processor time, as the best of many short windows, so that other work on the machine matters
-little, and the bare signature operations are measured in the same run, before and after. Three things are measured for
-each technology:
+Everything is counted in processor time, as the lower quartile of many short windows, so that other work on the machine
+matters little, and the bare signature operations are measured in turns with what they are compared with. Three things
+are measured for each technology:
 
 report    a bare report or quote, with the vendor's documents at hand: `steward verify` without the server
 request   a certification request with its evidence: possession of the key, then the same
@@ -63,7 +63,10 @@ from enarx.tee.snp.simulator import SnpMachine  # noqa: E402
 from enarx.tee.snp.simulator import Vendor as Amd  # noqa: E402
 from enarx.tee.tdx.simulator import TdxMachine  # noqa: E402
 
-WINDOWS: Final = 15
+Work = Callable[[int], object]
+Row = tuple[str, str, float, float]  # technology, what, seconds, seconds of the bare operations
+
+WINDOWS: Final = 24
 SIGNING: Final = ec.ECDSA(hashes.SHA256())  # of a development CA
 KEYS: Final = 24  # different requests of one machine, so that nothing about a request could be remembered
 
@@ -78,7 +81,8 @@ class Subject:
     reports: Sequence[tuple[bytes, bytes]]  # report, SubjectPublicKeyInfo
     requests: Sequence[bytes]
     warm: str  # the key of the report's signature, and of the request's own
-    cold: Sequence[str]  # those of everything that the report rests on
+    beneath: str  # the kind of key that signed what the report rests on
+    times: int  # how many signatures that are
     signed: int  # bytes that the report's signature covers
 
 
@@ -96,7 +100,7 @@ def subjects(now: datetime) -> dict[str, Subject]:
         "tdx": TdxMachine.create(intel, now, mr_td=bytes(48)),
     }
     # ARK by itself, ASK, its CRL, VCEK; and: PCK chain of three, TCB signer, two documents, two CRLs, QE report
-    beneath = {"snp": ["rsa-4096"] * 4, "sgx": ["p-256"] * 9, "tdx": ["p-256"] * 9}
+    beneath = {"snp": ("rsa-4096", 4), "sgx": ("p-256", 9), "tdx": ("p-256", 9)}
     for name, machine in machines.items():
         technology = technologies[name]
         reports, requests = [], []
@@ -114,7 +118,8 @@ def subjects(now: datetime) -> dict[str, Subject]:
             reports=reports,
             requests=requests,
             warm=technology.key_curve.lower(),
-            cold=beneath[name],
+            beneath=beneath[name][0],
+            times=beneath[name][1],
             signed=len(machine.report(bytes(64))) - 512 if isinstance(machine, SnpMachine) else 702,
         )
     return found
@@ -130,57 +135,29 @@ def forget() -> None:
     chain._PROVEN.clear()
 
 
-def cost(work: Callable[[int], object], rounds: int, before: Callable[[], None] | None = None) -> float:
-    """Seconds of processor time for one, the best of some windows: other work takes the caches away from most."""
-    best = float("inf")
+def by_turns(work: Work, bare: Work, rounds: int, before: Callable[[], None] = lambda: None) -> tuple[float, float]:
+    """Seconds of processor time for one of each, measured in turns, so that both have the same neighbours."""
+    windows: tuple[list[float], list[float]] = ([], [])
     for _ in range(WINDOWS):
-        spent = 0.0
-        if before is None:
-            begun = time.process_time()
-            for index in range(rounds):
-                work(index)
-            spent = time.process_time() - begun
-        else:
+        for each, spent in zip((work, bare), windows, strict=True):
+            total = 0.0
             for index in range(rounds):
                 before()
                 begun = time.process_time()
-                work(index)
-                spent += time.process_time() - begun
-        best = min(best, spent / rounds)
-    return best
+                each(index)
+                total += time.process_time() - begun
+            spent.append(total / rounds)
+    return undisturbed(windows[0]), undisturbed(windows[1])
 
 
-def always(call: Callable[..., object], *arguments: object) -> Callable[[int], object]:
-    return lambda _: call(*arguments)
-
-
-def bare(found: dict[str, Subject], rounds: int) -> dict[str, float]:
-    """Seconds for one signature operation of each kind, with the key loaded, over as many bytes as it really covers."""
-    spent = {}
-    for name, curve, algorithm in (
-        ("p-256", ec.SECP256R1(), hashes.SHA256()),
-        ("p-384", ec.SECP384R1(), hashes.SHA384()),
-    ):
-        key, how = ec.generate_private_key(curve), ec.ECDSA(algorithm)
-        sizes = {name: 700, f"document {name}": 1500}
-        sizes |= {f"report {each}": subject.signed for each, subject in found.items() if subject.warm == name}
-        for kind, size in sizes.items():
-            message = bytes(size)
-            spent[kind] = cost(always(key.public_key().verify, key.sign(message, how), message, how), rounds)
-        for each, subject in found.items():
-            if subject.warm == name:
-                spent[f"request {each}"] = cost(always(Bare.of(subject).verify_request), rounds)
-        spent[f"sign {name}"] = cost(always(key.sign, bytes(700), how), rounds)
-    big, message = rsa.generate_private_key(65537, 4096), bytes(1500)
-    pss = padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
-    signature = big.sign(message, pss, hashes.SHA384())
-    spent["rsa-4096"] = cost(always(big.public_key().verify, signature, message, pss, hashes.SHA384()), rounds)
-    return spent
+def undisturbed(windows: Sequence[float]) -> float:
+    """The lower quartile: most windows suffer from other work, and in a few a virtual machine counts too little."""
+    return sorted(windows)[len(windows) // 4]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Bare:
-    """The operations of one https request, and nothing else."""
+    """The signature operations of one request, and nothing else."""
 
     spki: bytes  # of the request's key, as it comes
     request: bytes
@@ -190,6 +167,8 @@ class Bare:
     report_signature: bytes
     how: ec.ECDSA
     issuer: ec.EllipticCurvePrivateKey
+    beneath: Callable[[], object]  # one verification of what the report rests on
+    times: int
 
     @classmethod
     def of(cls, subject: Subject) -> "Bare":
@@ -208,17 +187,45 @@ class Bare:
             report_signature=machine.sign(report, how),
             how=how,
             issuer=ec.generate_private_key(ec.SECP256R1()),
+            beneath=_verification(subject.beneath),
+            times=subject.times,
         )
+
+    def report_warm(self, _: int = 0) -> None:
+        self.machine.verify(self.report_signature, self.report, self.how)
+
+    def report_cold(self, _: int = 0) -> None:
+        self.report_warm()
+        for _ in range(self.times):
+            self.beneath()
+
+    def request_warm(self, _: int = 0) -> None:
+        self.verify_request()
+        self.report_warm()
+
+    def request_cold(self, _: int = 0) -> None:
+        self.verify_request()
+        self.report_cold()
 
     def verify_request(self) -> None:
         key = load_der_public_key(self.spki)
         assert isinstance(key, ec.EllipticCurvePublicKey)
         key.verify(self.request_signature, self.request, self.how)
 
-    def all(self) -> None:
-        self.verify_request()
-        self.machine.verify(self.report_signature, self.report, self.how)
+    def https(self, _: int = 0) -> None:
+        self.request_warm()
         self.issuer.sign(bytes(700), SIGNING)
+
+
+def _verification(kind: str) -> Callable[[], object]:
+    """One verification with a loaded key, over as many bytes as vendors' documents have."""
+    message = bytes(1500)
+    if kind == "p-256":
+        key, how = ec.generate_private_key(ec.SECP256R1()), ec.ECDSA(hashes.SHA256())
+        return functools.partial(key.public_key().verify, key.sign(message, how), message, how)
+    big, pss = rsa.generate_private_key(65537, 4096), padding.PSS(padding.MGF1(hashes.SHA384()), salt_length=48)
+    signature = big.sign(message, pss, hashes.SHA384())
+    return functools.partial(big.public_key().verify, signature, message, pss, hashes.SHA384())
 
 
 def bare_server(folder: Path, subject: Subject, size: int, answer: int) -> tuple[int, int]:
@@ -243,12 +250,12 @@ def bare_server(folder: Path, subject: Subject, size: int, answer: int) -> tuple
                 if not taken:
                     os._exit(0)
                 view = view[taken:]
-            work.all()
+            work.https()
             wire.sendall(reply)
 
 
-def verifications(subject: Subject, now: datetime, rounds: int) -> dict[str, float]:
-    """Seconds for one report and one request, warm and cold."""
+def verifications(name: str, subject: Subject, now: datetime, rounds: int) -> Iterator[Row]:
+    """One report and one request, warm and cold, and the same quote by the peer."""
     believe = judge(subject.technology, subject.technology.default_policy, [subject.anchor])
     known = frozenset(subject.technology.oids)
 
@@ -264,13 +271,18 @@ def verifications(subject: Subject, now: datetime, rounds: int) -> dict[str, flo
         (evidence,) = parsed.evidence
         assert believe(evidence, parsed.binding, Endorsements(), now).accepted
 
-    found = {}
-    for name, work in (("report", report), ("request", request)):
+    bare = Bare.of(subject)
+    for what, work, warm, cold in (
+        ("report", report, bare.report_warm, bare.report_cold),
+        ("request", request, bare.request_warm, bare.request_cold),
+    ):
         work(0)
-        found[f"{name} warm"] = cost(work, rounds)
-        found[f"{name} cold"] = cost(work, 2, forget)
+        yield name, f"{what} warm", *by_turns(work, warm, rounds)
+        yield name, f"{what} cold", *by_turns(work, cold, 2, forget)
         work(0)
-    return found
+    theirs = peer(subject, now) if name != "snp" else None
+    if theirs is not None:
+        yield name, "dcap-qvl, quote", *by_turns(theirs, bare.report_cold, rounds // 4 + 1)
 
 
 @contextmanager
@@ -343,9 +355,8 @@ class Wire:
         self._wire.close()
 
 
-def https(found: dict[str, Subject], rounds: int) -> dict[str, tuple[float, float]]:
-    """Seconds of processor time for one request on one connection, warm: the Steward's, and the bare server's."""
-    measured = {}
+def https(found: dict[str, Subject], rounds: int) -> Iterator[Row]:
+    """One request on one connection, warm: the Steward's and the bare server's."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         anchors = {"amd": found["snp"].anchor, "intel": found["sgx"].anchor}
@@ -359,7 +370,7 @@ def https(found: dict[str, Subject], rounds: int) -> dict[str, tuple[float, floa
                 size = min(map(len, requests))
                 bare_pid, bare_port = bare_server(folder, subject, size, len(answer))
                 bare_wire = Wire(bare_port, folder / "server.pem")
-                best = [float("inf"), float("inf")]
+                spent: tuple[list[float], list[float]] = ([], [])
                 for _ in range(WINDOWS):  # by turns, so that both have the same neighbours
                     for place, pid, wire, length in (
                         (0, process.pid, ours, None),
@@ -369,12 +380,14 @@ def https(found: dict[str, Subject], rounds: int) -> dict[str, tuple[float, floa
                         for index in range(rounds):
                             request = requests[index % KEYS]
                             wire.ask(request if length is None else request[:size], length)
-                        best[place] = min(best[place], (processor_time(pid) - begun) / rounds)
+                        spent[place].append((processor_time(pid) - begun) / rounds)
                 ours.close()
                 bare_wire.close()
                 os.waitpid(bare_pid, 0)
-                measured[technology] = (best[0], best[1])
-    return measured
+                work = Bare.of(subject).https
+                bare = min(by_turns(work, work, rounds))
+                yield technology, "https warm", undisturbed(spent[0]), bare
+                yield technology, "bare server", undisturbed(spent[1]), bare
 
 
 def _post(body: bytes) -> bytes:
@@ -384,8 +397,8 @@ def _post(body: bytes) -> bytes:
     return head.encode() + body
 
 
-def peer(subject: Subject, now: datetime, rounds: int) -> float | None:
-    """Seconds that dcap-qvl takes for the same quote with the same documents, if it is installed."""
+def peer(subject: Subject, now: datetime) -> Work | None:
+    """dcap-qvl's verification of the same quote with the same documents, if it is installed."""
     try:
         dcap_qvl = importlib.import_module("dcap_qvl")
     except ImportError:
@@ -408,7 +421,7 @@ def peer(subject: Subject, now: datetime, rounds: int) -> float | None:
         parts[f"{key}_issuer_chain"] = write_chain(document.chain).decode()
     collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(parts))
     moment = int(now.timestamp())
-    return cost(always(dcap_qvl.verify_with_root_ca, quote, collateral, root, moment), rounds)
+    return lambda _: dcap_qvl.verify_with_root_ca(quote, collateral, root, moment)
 
 
 def main() -> int:
@@ -418,43 +431,22 @@ def main() -> int:
     options = parser.parse_args()
     now = datetime.now(UTC)
     found = subjects(now)
-    first = bare(found, options.rounds)
-    lines = []
-    for name, subject in found.items():
-        spent = verifications(subject, now, options.rounds)
-        report, request = f"report {name}", f"request {name}"
-        lines += [
-            (name, "report warm", spent["report warm"], [report]),
-            (name, "report cold", spent["report cold"], [report, *subject.cold]),
-            (name, "request warm", spent["request warm"], [report, request]),
-            (name, "request cold", spent["request cold"], [report, request, *subject.cold]),
-        ]
-        if name != "snp" and (theirs := peer(subject, now, options.rounds)) is not None:
-            lines.append((name, "dcap-qvl, quote", theirs, [report, *subject.cold]))
-    for name, (there, bare_there) in https(found, options.rounds).items():
-        operations = [f"report {name}", f"request {name}", "sign p-256"]
-        lines += [(name, "https warm", there, operations), (name, "bare server", bare_there, operations)]
-    second = bare(found, options.rounds)
-    each = {kind: min(first[kind], second[kind]) for kind in first}
+    measured = [row for name, subject in found.items() for row in verifications(name, subject, now, options.rounds)]
+    measured += https(found, options.rounds)
     rows = [
         {
             "technology": name,
             "what": what,
             "per_second": 1 / spent,
             "microseconds": spent * 1e6,
-            "bare_microseconds": (bare_sum := sum(each[kind] for kind in signatures)) * 1e6,
-            "times_bare": spent / bare_sum,
+            "bare_microseconds": bare * 1e6,
+            "times_bare": spent / bare,
         }
-        for name, what, spent, signatures in lines
+        for name, what, spent, bare in measured
     ]
     if options.json:
-        print(
-            json.dumps(
-                {"operations_microseconds": {kind: value * 1e6 for kind, value in each.items()}, "rows": rows}, indent=2
-            )
-        )
+        print(json.dumps(rows, indent=2))
         return 0
-    print("bare operations: " + ", ".join(f"{kind} {value * 1e6:.0f} µs" for kind, value in each.items()))
     print(f"{'':<5}{'':<18}{'per s and core':>15}{'µs':>9}{'bare µs':>9}{'times bare':>12}")
     for row in rows:
         print(
