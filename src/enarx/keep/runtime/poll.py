@@ -10,7 +10,6 @@ wasmtime does not know, it is an event of its own (libc's POLLNVAL), and a serve
 import select
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Final
 
 from enarx.keep.runtime.abi import (
@@ -39,13 +38,7 @@ NATIVE: Final = "native"  # a descriptor of wasmtime's own: files, which never b
 _CLOCKS: Final = {REALTIME: time.time_ns, MONOTONIC: time.monotonic_ns}
 
 
-@dataclass(frozen=True, slots=True)
-class Watch:
-    """One subscription to a descriptor that the operating system has to be asked about."""
-
-    userdata: int
-    kind: int
-    descriptor: Descriptor
+Watch = tuple[int, int, Descriptor]  # userdata, kind, and whom the operating system has to be asked about
 
 
 def poll_oneoff(
@@ -85,16 +78,20 @@ def _sort(
                 clocks.append((at, (userdata, Errno.SUCCESS, kind, 0, 0)))
         elif kind in {FD_READ, FD_WRITE}:
             descriptor = find(first & 0xFFFFFFFF)
-            sockets |= isinstance(descriptor, Descriptor) and descriptor.filetype is FileType.SOCKET_STREAM
-            if descriptor is None or (isinstance(descriptor, Descriptor) and kind not in descriptor.polled):
-                bad = True
-                events.append((userdata, Errno.BADF, kind, 0, 0))
-            elif isinstance(descriptor, str):
+            if isinstance(descriptor, Descriptor):  # the usual one first: a server waits for thousands
+                sockets = sockets or descriptor.filetype is FileType.SOCKET_STREAM
+                if kind in descriptor.polled:
+                    ready = descriptor.ready_bytes(kind)
+                    if ready is None:
+                        watches.append((userdata, kind, descriptor))
+                    else:
+                        events.append((userdata, Errno.SUCCESS, kind, ready, 0))
+                    continue
+            elif descriptor is not None:
                 events.append((userdata, Errno.SUCCESS, kind, 1, 0))
-            elif (ready := descriptor.ready_bytes(kind)) is not None:
-                events.append((userdata, Errno.SUCCESS, kind, ready, 0))
-            else:
-                watches.append(Watch(userdata, kind, descriptor))
+                continue
+            bad = True
+            events.append((userdata, Errno.BADF, kind, 0, 0))
         else:
             raise Refused(Errno.INVAL)
     if bad and not sockets:
@@ -116,28 +113,29 @@ def _watch(waiter: Waiter, watches: Sequence[Watch], deadline: float | None) -> 
         if deadline is not None:
             waiter.poll({}, deadline)
         return []
+    numbers = [descriptor.fileno() for _, _, descriptor in watches]
     while True:
         wanted: dict[int, int] = {}
-        for watch in watches:
-            number = watch.descriptor.fileno()
-            wanted[number] = wanted.get(number, 0) | watch.descriptor.wants(watch.kind)
+        for number, (_, kind, descriptor) in zip(numbers, watches, strict=True):
+            wanted[number] = wanted.get(number, 0) | descriptor.wants(kind)
         happened = waiter.poll(wanted, deadline)
         events = [
             event
-            for watch in watches
-            if (event := _event(watch, happened.get(watch.descriptor.fileno(), 0))) is not None
+            for number, watch in zip(numbers, watches, strict=True)
+            if number in happened and (event := _event(watch, happened[number])) is not None
         ]
         if events or not happened:
             return events
 
 
 def _event(watch: Watch, happened: int) -> Event | None:
+    userdata, kind, descriptor = watch
     if happened & select.POLLNVAL:
-        return (watch.userdata, Errno.BADF, watch.kind, 0, 0)
+        return (userdata, Errno.BADF, kind, 0, 0)
     failed = happened & (select.POLLHUP | select.POLLERR)
-    if not happened & watch.descriptor.wants(watch.kind) and not failed:
+    if not happened & descriptor.wants(kind) and not failed:
         return None
-    count = watch.descriptor.confirm(watch.kind)
+    count = descriptor.confirm(kind)
     if count is None and not failed:
         return None
-    return (watch.userdata, Errno.SUCCESS, watch.kind, count or 0, HANGUP if happened & select.POLLHUP else 0)
+    return (userdata, Errno.SUCCESS, kind, count or 0, HANGUP if happened & select.POLLHUP else 0)
