@@ -22,6 +22,7 @@ from click.core import ParameterSource
 
 from enarx.cli.cache import DEFAULT as CACHE
 from enarx.cli.exits import describe, exit_code
+from enarx.cli.progress import Activity
 from enarx.cli.run import environment
 from enarx.cli.store import Store, read_file, store_options
 from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedError, UntrustedError
@@ -203,35 +204,40 @@ def deploy(
         outgoing=allow_outgoing or None,
         signers=[key.public_pem().decode() for key in keys],
     )
-    teller = Teller(as_json=store.as_json)
-    try:
-        place = launch.choose(_backend(backend, tee), insecure=insecure)
-        _require_wishes(place.name, tee, machine, image, accel, collateral)
-        collateral = collateral or (CACHE if CACHE.is_dir() else None)
-        wishes = Wishes(
-            technology=tee,
-            machine=None if machine is None else str(machine),
-            image=None if image is None else str(image),
-            accel=accel,
-            documents=str(collateral) if collateral is not None and place.name in _FOR["--collateral"] else None,
-        )
-        slug = parse_package(package)
-        host, token = store.host(slug.host), _token(token_file)
-        teller.launching(place)
-        terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
-        watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)
-        ask = partial(_order, store, host, slug, config, steward, steward_ca, token, keys, teller)
-        code = launch.deploy(ask, place, wishes, terminal, watcher)
-    except RefusalError as error:
-        teller.refused(error)
-    teller.ended(code)
-    sys.exit(code)
+    with Activity(quiet=store.as_json) as activity:
+        teller = Teller(activity, as_json=store.as_json)
+        try:
+            place = launch.choose(_backend(backend, tee), insecure=insecure)
+            _require_wishes(place.name, tee, machine, image, accel, collateral)
+            collateral = collateral or (CACHE if CACHE.is_dir() else None)
+            wishes = Wishes(
+                technology=tee,
+                machine=None if machine is None else str(machine),
+                image=None if image is None else str(image),
+                accel=accel,
+                documents=str(collateral) if collateral is not None and place.name in _FOR["--collateral"] else None,
+            )
+            slug = parse_package(package)
+            host, token = store.host(slug.host), _token(token_file)
+            teller.launching(place)
+            terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
+            watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)
+            ask = partial(_order, store, host, slug, config, steward, steward_ca, token, keys, teller)
+            code = launch.deploy(ask, place, wishes, terminal, watcher)
+        except RefusalError as error:
+            teller.refused(error)
+        teller.ended(code)
+        sys.exit(code)
 
 
 class Teller:
-    """Says on standard error what happens: lines for people, or JSON lines with the milliseconds since the start."""
+    """Says on standard error what happens: lines for people, or JSON lines with the milliseconds since the start.
 
-    def __init__(self, *, as_json: bool) -> None:
+    Between two lines `activity` shows what is waited for, until the program has the terminal.
+    """
+
+    def __init__(self, activity: Activity, *, as_json: bool) -> None:
+        self._activity = activity
         self._as_json = as_json
         self._began = time.monotonic()
 
@@ -243,6 +249,7 @@ class Teller:
             f"{order.slug} is {order.digest}; Steward {order.steward}",
             *([f"deploy configuration {config}"] if config else []),
         )
+        self._activity.now("waiting for the Keep to start")
 
     def launching(self, backend: "Backend") -> None:
         protected = backend.protects is not None
@@ -251,16 +258,22 @@ class Teller:
             f"a Keep in {backend.title}"
             + ("" if protected else ", NOTHING IS PROTECTED: this machine sees the program, its data and its keys"),
         )
+        self._activity.now(f"asking the registry, while a Keep starts in {backend.name}")
 
     def hello(self, hello: "Hello") -> None:
         self._say(
             {"event": "hello", "technology": hello.technology, "measurement": hello.measurement},
             f"it measures {hello.measurement}" if hello.measurement else "nothing measures it",
         )
+        self._activity.now("the Keep has its TEE vouch for it, and the Steward certify it")
 
     def phase(self, phase: "Phase") -> None:
         facts = {_printable(name): _printable(text) for name, text in phase.facts.items()}
         lines = _LINES[phase.phase](facts) if phase.phase in _LINES else []
+        if phase.phase == "running":
+            self._activity.end()
+        elif phase.phase in _NEXT:
+            self._activity.now(_NEXT[phase.phase])
         self._say({"event": "phase", "phase": _printable(phase.phase), "facts": facts}, *lines)
 
     def warn(self, text: str) -> None:
@@ -285,8 +298,9 @@ class Teller:
             since = round((time.monotonic() - self._began) * 1000)
             click.echo(json.dumps({**event, "ms": since}, ensure_ascii=False), err=True)
             return
-        for line in lines:
-            click.echo(line if line.startswith(" ") else f"enarx: {line}", err=True)
+        with self._activity.aside():
+            for line in lines:
+                click.echo(line if line.startswith(" ") else f"enarx: {line}", err=True)
 
 
 def _sandboxed(facts: Mapping[str, str]) -> Sequence[str]:
@@ -315,6 +329,13 @@ _LINES: Final[Mapping[str, Callable[[Mapping[str, str]], Sequence[str]]]] = {
     "released": lambda facts: [f"released to this Keep: {facts.get('files')} files, {facts.get('bytes')} bytes"],
     "running": _running,
     "warning": lambda facts: [f"warning: {text}" for text in facts.values()],
+}
+
+
+_NEXT: Final[Mapping[str, str]] = {  # what is waited for after a phase
+    "certified": "the Keep fetches the package and checks every hash",
+    "certified again": "the program is compiled",
+    "released": "the program is compiled",
 }
 
 

@@ -1,13 +1,18 @@
 """Progress bars are for terminals, and for nobody else."""
 
+import io
 import os
 import pty
+import signal
+import socket
 import subprocess
 import sys
+import time
+from pathlib import Path
 
 import pytest
 
-from enarx.cli.progress import progress, size
+from enarx.cli.progress import ERASE, Activity, progress, size
 
 PROGRAM = """
 from enarx.cli.progress import progress
@@ -58,3 +63,72 @@ def test_sizes_for_people() -> None:
         "34.7 kB",
         "1.5 GB",
     ]
+
+
+class Terminal(io.StringIO):
+    """A terminal, and everything that it was told."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.fixture
+def terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    monkeypatch.setenv("TERM", "xterm")
+    return Terminal()
+
+
+def test_a_long_wait_is_told_and_gone_before_the_next_line(terminal: Terminal) -> None:
+    """What is waited for and since when, on one line; nothing of it stays."""
+    with Activity(terminal) as activity:
+        activity.now("waiting for the moon")
+        while "waiting for the moon (1 s)" not in terminal.getvalue():
+            time.sleep(0.01)
+        with activity.aside():
+            terminal.write("a line\n")
+        assert f"{ERASE}a line\n" in terminal.getvalue()
+    assert terminal.getvalue().endswith(("a line\n", ERASE))
+
+
+def test_a_short_wait_is_not_worth_a_word(terminal: Terminal) -> None:
+    """What is over at once leaves the terminal alone."""
+    with Activity(terminal) as activity:
+        activity.now("a moment")
+    assert terminal.getvalue() == ""
+
+
+@pytest.mark.parametrize(("term", "quiet"), [("dumb", False), ("xterm", True)])
+def test_nobody_else_is_told(terminal: Terminal, monkeypatch: pytest.MonkeyPatch, term: str, quiet: bool) -> None:
+    """Not a terminal that cannot erase, not one whose user wants JSON; and a file is no terminal."""
+    monkeypatch.setenv("TERM", term)
+    file = io.StringIO()
+    with Activity(terminal, quiet=quiet) as one, Activity(file) as other:
+        one.now("waiting")
+        other.now("waiting")
+        time.sleep(0.8)
+    assert terminal.getvalue() == file.getvalue() == ""
+
+
+def test_deploy_tells_what_it_waits_for(tmp_path: Path) -> None:
+    """A registry that takes its time is named; Ctrl-C ends that, and the line with it."""
+    ours, theirs = pty.openpty()
+    with socket.create_server(("127.0.0.1", 0)) as silent, os.fdopen(ours, "rb", buffering=0) as terminal:
+        slug = f"127.0.0.1:{silent.getsockname()[1]}/user/repo:1.0.0"
+        process = subprocess.Popen(
+            [sys.executable, "-m", "enarx", "deploy", "--insecure", "--backend", "nil", slug],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=theirs,
+            env={**os.environ, "TERM": "xterm", "HOME": str(tmp_path)},
+        )
+        os.close(theirs)
+        shown = b""
+        while b"asking the registry" not in shown and (chunk := _read(terminal)):
+            shown += chunk
+        process.send_signal(signal.SIGINT)
+        output, _ = process.communicate(timeout=60)
+        while chunk := _read(terminal):
+            shown += chunk
+    assert (process.returncode, output) == (130, b"")
+    assert shown.count(b"asking the registry") >= 1
+    assert ERASE.encode() in shown[shown.rindex(b"asking the registry") :]
