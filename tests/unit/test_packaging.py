@@ -125,12 +125,12 @@ def test_a_unit_gains_no_privileges(unit: Path) -> None:
 def test_systemd_understands_every_unit_and_finds_it_shut(tmp_path: Path) -> None:
     """No unknown or misplaced setting; and what each may still do is rated OK or better by systemd itself."""
     copies = [Path(shutil.copy(unit, tmp_path)) for unit in [*UNITS, *UNITS[0].parent.glob("*.timer")]]
-    verify = ["systemd-analyze", "verify", "--man=no", *copies]
+    verify = ["systemd-analyze", "verify", "--man=no", *map(str, copies)]
     done = subprocess.run(verify, capture_output=True, text=True, timeout=60, check=False)
     told = [line for line in done.stderr.splitlines() if str(tmp_path) in line]
     assert not [line for line in told if "is not executable" not in line], done.stderr  # what this machine lacks
     services = [copy for copy in copies if copy.suffix == ".service"]
-    rate = ["systemd-analyze", "security", "--offline=yes", "--threshold=45", "--no-pager", *services]
+    rate = ["systemd-analyze", "security", "--offline=yes", "--threshold=45", "--no-pager", *map(str, services)]
     done = subprocess.run(rate, capture_output=True, text=True, timeout=60, check=False)
     if "unrecognized option" in done.stderr:
         pytest.skip("this systemd rates running units alone")
