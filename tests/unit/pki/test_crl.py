@@ -272,3 +272,12 @@ def test_the_reason_is_that_of_the_best_list() -> None:
     with pytest.raises(UntrustedError) as alone:
         current_for(ROOT.certificate, pool[1:], NOW, "x")
     assert str(best.value) == str(alone.value)
+
+
+def test_a_list_without_a_number_counts_less_than_any_that_has_one() -> None:
+    """RFC 5280 asks for numbers; without one nobody can say that nothing was taken back since."""
+    numbered, bare = Crl.parse(written(number(1))), Crl.parse(written(ends=NOW + 2 * DAY))
+    assert bare.number is None
+    later = replace(bare, this_update=NOW + SECOND)
+    for pool in ([numbered, later], [later, numbered]):
+        assert current_for(ROOT.certificate, pool, NOW + 2 * SECOND, "x")[0] is numbered
