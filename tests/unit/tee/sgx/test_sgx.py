@@ -245,3 +245,11 @@ def test_evidence_has_a_size_that_is_read(more: int, why: str) -> None:
     body = b"\x30\x83\x10\x00\x00".ljust(MAX_EVIDENCE + more, b"\x00")
     with pytest.raises(MalformedError, match=why):
         parse(Evidence(oid=OID, body=body))
+
+
+@pytest.mark.parametrize("size", [0, 383, 385])
+def test_an_enclaves_report_has_one_size(size: int) -> None:
+    """One byte less or more is malformed, and nothing else."""
+    data = support.enclave().report(REPORT_DATA).encode().ljust(385, b"\0")[:size]
+    with pytest.raises(MalformedError, match=f"expected 384 bytes, found {size}"):
+        EnclaveReport.parse(data)
