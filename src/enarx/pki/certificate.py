@@ -244,9 +244,13 @@ def name_attributes(name: bytes) -> tuple[tuple[str, str], ...]:
 
 
 def describe_name(name: bytes) -> str:
-    """A DER Name for people: `CN=…, O=…`."""
+    """A DER Name for people: `CN=…, O=…`. Whatever it is, for this is asked when something is wrong already."""
+    try:
+        attributes = name_attributes(name)
+    except MalformedError:
+        return f"a name that cannot be read (DER {name[:32].hex()}{'…' if len(name) > 32 else ''})"
     short = {COMMON_NAME: "CN", "2.5.4.10": "O", "2.5.4.11": "OU", "2.5.4.6": "C", "2.5.4.7": "L", "2.5.4.8": "ST"}
-    return ", ".join(f"{short.get(oid, oid)}={value}" for oid, value in name_attributes(name)) or "(empty name)"
+    return ", ".join(f"{short.get(oid, oid)}={value}" for oid, value in attributes) or "(empty name)"
 
 
 def moment(value: der.UTCTime | der.GeneralizedTime) -> datetime:

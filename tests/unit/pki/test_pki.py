@@ -18,6 +18,7 @@ from enarx.pki import csr, keys
 from enarx.pki.certificate import Certificate, Extension, certificates_from_pem, describe_name
 from enarx.pki.chain import order_path, verify_chain, verify_issued
 from enarx.pki.crl import Crl, current_for, require_not_revoked
+from tests.values import replace
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -244,3 +245,12 @@ def test_recorded_documents_are_all_read(evidence: Path) -> None:
         Crl.parse(path.read_bytes())
     for path in sorted(evidence.rglob("*chain*.pem")):
         assert certificates_from_pem(path.read_bytes())
+
+
+@given(st.binary(max_size=60))
+def test_any_name_can_be_told_in_a_refusal(name: bytes) -> None:
+    """A certificate whose issuer nobody can read is not its issuer's: untrusted, and no matter of malformed evidence."""
+    assert describe_name(name)
+    child = replace(ROOT.certificate, issuer=name)
+    with pytest.raises(UntrustedError, match="expected issuer"):
+        verify_issued(child, ROOT.certificate, "x")
