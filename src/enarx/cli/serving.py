@@ -109,7 +109,7 @@ class Serving:
 
     def require_safe(self, *, tls: bool) -> None:
         """Raises a usage error when tokens and evidence would cross a network in the clear."""
-        from enarx.web.client import is_loopback
+        from enarx.web.place import is_loopback
 
         if not tls and not self.behind_proxy and not is_loopback(self.host):
             raise click.UsageError(

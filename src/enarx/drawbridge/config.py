@@ -56,8 +56,9 @@ from urllib.parse import urlsplit
 from enarx import toml
 from enarx.drawbridge.access import Leave
 from enarx.toml import ConfigError, Table
-from enarx.web.client import is_loopback
+from enarx.web import place
 from enarx.web.files import read_file
+from enarx.web.place import is_loopback
 from enarx.web.proxy import Network, read_addresses
 
 DEFAULT_PORT: Final = 8080
@@ -159,12 +160,12 @@ class Config:
     def parse(cls, text: str | bytes, *, source: str, base: Path, flags: Flags) -> Self:
         """Raises ConfigError with the line and dotted path of what is wrong."""
         document = toml.parse(text, source=source)
-        addr, port = _listen(document)
+        addr, port = place.listen(document, DEFAULT_PORT)
         unsafe = document.table("unsafe")
         stewards = tuple(_steward(table, base) for table in document.tables("steward"))
         config = cls(
             source=source,
-            origin=_origin(document, "origin", flags.origin),
+            origin=place.origin(document, flags.origin),
             addr=flags.addr or addr,
             port=port if flags.port is None else flags.port,
             behind_proxy=flags.behind_proxy,
@@ -204,20 +205,15 @@ class Config:
                 f"{self.source}: --dev believes whoever is at this machine, so it never listens on {addr}: "
                 "leave the address out, or name an [[issuer]] and leave --dev out"
             )
-        if not self.tls and not self.behind_proxy and not is_loopback(addr):
-            raise ConfigError(
-                f"{self.source}: plain HTTP on {addr} would be seen by everybody: "
-                "give tls_cert and tls_key, or say --behind-proxy, or listen on 127.0.0.1"
-            )
+        if not self.tls and not self.behind_proxy:
+            place.require_loopback(self.source, addr)
         return addr
 
     def origin_at(self, port: int) -> str:
         """The origin, or what it is on loopback when nobody said so. Raises ConfigError."""
         if self.origin is not None:
             return self.origin
-        if not is_loopback(self.listen()):
-            raise ConfigError(f'{self.source}: origin: missing, expected the URL clients use: "https://HOST[:PORT]"')
-        return f"{'https' if self.tls else 'http'}://localhost:{port}"
+        return place.local_origin(self.source, self.listen(), port, tls=self.tls)
 
     def _require_whole(self, document: Table) -> None:
         if (self.tls_cert is None) != (self.tls_key is None):
@@ -351,24 +347,3 @@ def _require_url(table: Table, key: str, url: str) -> str:
     if not secure or not parts.hostname or parts.username or parts.query or parts.fragment or not url.isascii():
         raise table.error(key, f"expected an https URL (http for loopback alone), found {url[:200]!r}")
     return url
-
-
-def _origin(table: Table, key: str, flag: str | None) -> str | None:
-    url = _url(table, key, flag)
-    if url is not None and (f"{urlsplit(url).scheme}://{urlsplit(url).netloc}" != url or url != url.lower()):
-        raise table.error(key, f'expected "https://HOST[:PORT]" in lower case and nothing after, found {url!r}')
-    return url
-
-
-def _listen(document: Table) -> tuple[str | None, int]:
-    text = document.string("listen", None)
-    if text is None:
-        return None, DEFAULT_PORT
-    try:
-        parts = urlsplit(f"//{text}")
-        addr, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}') from error
-    if not addr or port is None or parts.netloc != text:
-        raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}')
-    return addr, port

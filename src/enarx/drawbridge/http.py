@@ -60,8 +60,8 @@ from enarx.drawbridge.visit import (
 )
 from enarx.errors import DeniedError, EnarxError, NotFoundError, RejectedError, UntrustedError
 from enarx.web import app as web
-from enarx.web.client import is_loopback
 from enarx.web.counters import MEDIA_TYPE as METRICS
+from enarx.web.place import is_loopback
 
 AT_ONCE: Final = 64 * 1024  # bytes of an upload that is taken before it is known who sends it
 DOCUMENT_LIMIT: Final = 2 * 1024 * 1024  # bytes of a body that is no file, as the originals' framework

@@ -63,7 +63,9 @@ from enarx.steward.profile import SERIAL_BYTES, Profile, server_certificate, val
 from enarx.steward.token import SCHEME, open_key
 from enarx.tee.model import Endorsements, TrustAnchor
 from enarx.toml import Table
+from enarx.web import place
 from enarx.web.files import MAX_PEM, read_file, read_private, write_private
+from enarx.web.place import is_loopback
 from enarx.web.proxy import Network, read_addresses
 from enarx.web.tls import ServerTls
 
@@ -143,7 +145,7 @@ class Config:
             name = document.string(key, None)
             return None if name is None else base / name
 
-        addr, port = _listen(document)
+        addr, port = place.listen(document, DEFAULT_PORT)
         workers = document.integer("workers", 1, minimum=1, maximum=MAX_WORKERS)
         lifetime = document.integer("crl_lifetime", None, minimum=60, maximum=30 * 86400)
         names = [flags.san] if flags.san else ()
@@ -157,7 +159,7 @@ class Config:
         config = cls(
             source=source,
             policy=policy,
-            origin=_origin(document, flags.origin),
+            origin=place.origin(document, flags.origin),
             trust_domain=_trust_domain(document),
             addr=flags.addr or addr,
             port=port if flags.port is None else flags.port,
@@ -199,22 +201,15 @@ class Config:
         """The address to bind. Raises ConfigError for plain HTTP that others could reach."""
         outside = (self.tls and self.generate is None) or self.behind_proxy
         addr = self.addr or ("::" if outside else "127.0.0.1")
-        if not self.tls and not self.behind_proxy and not _loopback(addr):
-            raise toml.ConfigError(
-                f"{self.source}: plain HTTP on {addr} would be seen by everybody: "
-                "give tls_cert and tls_key, or say --behind-proxy, or listen on 127.0.0.1"
-            )
+        if not self.tls and not self.behind_proxy:
+            place.require_loopback(self.source, addr)
         return addr
 
     def origin_at(self, port: int) -> str:
         """The origin, or what it is on loopback when nobody said so. Raises ConfigError."""
         if self.origin is not None:
             return self.origin
-        if not _loopback(self.listen()):
-            raise toml.ConfigError(
-                f'{self.source}: origin: missing, expected the URL clients use: "https://HOST[:PORT]"'
-            )
-        return f"{'https' if self.tls else 'http'}://localhost:{port}"
+        return place.local_origin(self.source, self.listen(), port, tls=self.tls)
 
 
 def load_issuer(config: Config, at: datetime) -> Issuer:
@@ -354,7 +349,7 @@ def _own_tls(config: Config, issuer: Issuer, at: datetime, clients: bytes) -> Se
     """A fresh key and a certificate for the names that clients may use; it attests nothing."""
     host = urlsplit(config.origin or "").hostname
     names = [name for name in (host, config.addr) if name and not _unspecified(name)]
-    if all(_loopback(name) for name in names):
+    if all(is_loopback(name) for name in names):
         names += ["localhost", "127.0.0.1", "::1"]
     key = keys.generate("P-256")
     _, end = validity(
@@ -427,40 +422,11 @@ def _require_no_empty(document: Table) -> None:
             _require_no_empty(Table(source=document.source, text=document.text, path=path, values=value))
 
 
-def _origin(document: Table, flag: str | None) -> str | None:
-    written = document.string("origin", None)
-    origin = flag or written
-    if origin is None:
-        return None
-    parts = urlsplit(origin)
-    scheme_ok = parts.scheme == "https" or (parts.scheme == "http" and _loopback(parts.hostname or ""))
-    bare = f"{parts.scheme}://{parts.netloc}" == origin and origin == origin.lower() and "@" not in origin
-    if not scheme_ok or not bare or not parts.hostname:
-        raise document.error(
-            "origin", f'expected "https://HOST[:PORT]" in lower case and nothing after, found {origin!r}'
-        )
-    return origin
-
-
 def _trust_domain(document: Table) -> str | None:
     domain = document.string("trust_domain", None)
     if domain is not None and not _TRUST_DOMAIN.fullmatch(domain):
         raise document.error("trust_domain", f"expected lower-case letters, digits, dots and hyphens, found {domain!r}")
     return domain
-
-
-def _listen(document: Table) -> tuple[str | None, int]:
-    text = document.string("listen", None)
-    if text is None:
-        return None, DEFAULT_PORT
-    try:
-        parts = urlsplit(f"//{text}")
-        addr, port = parts.hostname, parts.port
-    except ValueError as error:
-        raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}') from error
-    if not addr or port is None or parts.netloc != text:
-        raise document.error("listen", f'expected "ADDRESS:PORT", found {text!r}')
-    return addr, port
 
 
 def _unspecified(host: str) -> bool:
@@ -484,12 +450,3 @@ def _durable(document: Table) -> Durable:
         if said == word:
             return word  # type: ignore[no-any-return]  # one of the literals
     raise document.error("durable", f"expected nothing, state or all, found {said!r}")
-
-
-def _loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False

@@ -47,9 +47,9 @@ from enarx.steward.request import parse_bundle
 from enarx.steward.revocation import Issued
 from enarx.web import app as web
 from enarx.web.audit import AuditLog
-from enarx.web.client import is_loopback
 from enarx.web.counters import MEDIA_TYPE as METRICS
 from enarx.web.log import Log
+from enarx.web.place import is_loopback
 from enarx.web.problems import MEDIA_TYPE, TITLES, Problem
 from enarx.web.proxy import Network, client_address, forwarded_chain, is_proxy
 

@@ -12,13 +12,13 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from ipaddress import ip_address
 from types import TracebackType
 from typing import Final, Self
 
 import httpx2
 
 from enarx.errors import EnarxError, MalformedError, UnavailableError, UntrustedError
+from enarx.web.place import is_loopback
 from enarx.web.problems import error_of
 from enarx.web.tls import ClientIdentity, alert_text, client_context
 
@@ -226,16 +226,6 @@ def _require_token(token: str) -> str:
     if not token or not all("!" <= character <= "~" for character in token):
         raise MalformedError("token: expected visible ASCII characters without spaces")
     return token
-
-
-def is_loopback(host: str) -> bool:
-    """Whether `host` (a name or an address) is this machine talking to itself."""
-    if host == "localhost":
-        return True
-    try:
-        return ip_address(host.strip("[]")).is_loopback
-    except ValueError:
-        return False
 
 
 @contextmanager

@@ -30,7 +30,7 @@ from obstore.store import S3Store as Bucket
 
 from enarx.drawbridge.store.api import CHUNK, Item, Key, UploadBase
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UnavailableError
-from enarx.web.client import is_loopback
+from enarx.web.place import is_loopback
 
 if TYPE_CHECKING:
     from obstore.store import RetryConfig
