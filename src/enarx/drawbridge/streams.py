@@ -17,8 +17,8 @@ from typing import Any, Final, Self
 from starlette.concurrency import run_in_threadpool
 
 SENT: Final = 1 << 19  # bytes that are given to the server at once: it holds what a slow reader does not take
-SHARE: Final = 4 << 20
-BUDGET: Final = 32 << 20
+SHARE: Final = 2 << 20
+BUDGET: Final = 16 << 20
 
 _underway = 0  # bodies, of this process; changed by the event loop's thread alone
 

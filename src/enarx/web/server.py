@@ -44,6 +44,7 @@ WORTH: Final = 1 << 20  # bytes of a long body for which it is woken,
 NUDGE_SECONDS: Final = 0.005  # and how long it is left alone with fewer: waking it costs as much as hashing 50 KiB
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
+_M_ARENA_MAX: Final = -8
 MAX_PIPELINED: Final = 16  # requests waiting on one connection; our client sends one at a time
 
 _log = Log("web")
@@ -546,9 +547,13 @@ def listen(host: str, port: int) -> socket.socket:
 
 
 def _keep_memory() -> None:
-    """Let the C library keep what it would give back between two pieces of a body, only to ask for it again, page by page."""
-    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others do not give back so eagerly
+    """Let the C library keep what it would give back between two pieces of a body, only to ask for it again page by page.
+
+    And let all threads share it: by itself it keeps a store of free memory for each, which is far more than is used.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have their own ways
     if mallopt is not None:
+        mallopt(_M_ARENA_MAX, 2)
         mallopt(_M_MMAP_THRESHOLD, 4 * MAX_HELD)
         mallopt(_M_TRIM_THRESHOLD, 8 * MAX_HELD)
 

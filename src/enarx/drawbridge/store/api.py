@@ -27,7 +27,7 @@ from typing import Final, Protocol, Self
 from enarx.errors import MalformedError
 
 MAX_KEY: Final = 1000  # characters; S3 allows 1024 bytes, prefix of the operator included
-CHUNK: Final = 1 << 21  # bytes that pass at once
+CHUNK: Final = 1 << 19  # bytes that pass at once
 
 _SEGMENT: Final = r"[0-9A-Za-z_+-][0-9A-Za-z_+.-]{0,254}"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
