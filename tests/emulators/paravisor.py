@@ -56,10 +56,6 @@ def swtpm(folder: Path) -> Iterator[Path]:
     words = [program, "socket", "--tpm2", "--tpmstate", f"dir={folder}", "--server", f"type=unixio,path={at}"]
     process = subprocess.Popen([*words, "--flags", "not-need-init,startup-clear"])
     try:
-        for _ in range(500):
-            if at.exists():
-                break
-            time.sleep(0.02)
         yield at
     finally:
         process.terminate()
@@ -67,11 +63,24 @@ def swtpm(folder: Path) -> Iterator[Path]:
         at.unlink(missing_ok=True)
 
 
+def connected(at: Path) -> socket.socket:
+    """Its client; there can be one at a time. The socket may not be there yet, or be there and not yet listened at."""
+    for _ in range(3000):
+        stream = socket.socket(socket.AF_UNIX)
+        try:
+            stream.connect(str(at))
+        except (FileNotFoundError, ConnectionRefusedError):
+            stream.close()
+            time.sleep(0.02)
+        else:
+            return stream
+    raise AssertionError(f"nobody listens at {at}")
+
+
 @contextmanager
 def spoken_to(at: Path) -> Iterator[Vtpm]:
     """The TPM at a socket, without a device."""
-    with socket.socket(socket.AF_UNIX) as stream:
-        stream.connect(str(at))
+    with connected(at) as stream:
         stream.settimeout(60)
 
         def exchange(command: bytes) -> bytes:
@@ -210,8 +219,7 @@ class Device(fuse.Operations):  # type: ignore[misc]  # as there
     use_ns = True
 
     def __init__(self, at: Path) -> None:
-        self._tpm = socket.socket(socket.AF_UNIX)
-        self._tpm.connect(str(at))
+        self._tpm = connected(at)
         self._responses: dict[int, bytes] = {}
 
     def getattr(self, path: str, fh: int | None = None) -> dict[str, Any]:

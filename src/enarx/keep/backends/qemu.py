@@ -265,6 +265,8 @@ def _tee_objects(image: Path, plan: Plan) -> list[dict[str, object]]:
     signed = {name: (image / name).read_bytes() for name in _BLOCK_SIZES if (image / name).is_file()}
     if signed and {name: len(data) for name, data in signed.items()} != _BLOCK_SIZES:
         raise MalformedError(f"{image}: expected {ID_BLOCK_NAME} of 96 bytes and {ID_AUTH_NAME} of 4096, or neither")
+    if signed:
+        _require_policy(image, signed[ID_BLOCK_NAME])
     for name, data in signed.items():
         guest[name.removesuffix(".bin")] = base64.b64encode(data).decode()
     if signed:
@@ -277,6 +279,15 @@ def _tee_objects(image: Path, plan: Plan) -> list[dict[str, object]]:
         "prealloc": False,
     }
     return [memory, guest]
+
+
+def _require_policy(image: Path, block: bytes) -> None:
+    """Raises MalformedError for an ID block of another policy than the launch has: the firmware would refuse it."""
+    from enarx.tee.snp.idblock import IdBlock  # noqa: PLC0415 - only where an image was signed
+
+    policy = IdBlock.parse(block).policy
+    if policy != SNP_POLICY:
+        raise MalformedError(f"{image / ID_BLOCK_NAME}: POLICY: expected 0x{SNP_POLICY:x}, found 0x{policy:x}")
 
 
 def _host_support(tee: Tee) -> Datum:

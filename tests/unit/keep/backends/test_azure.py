@@ -12,10 +12,12 @@ from pathlib import Path
 import pytest
 
 from enarx.errors import MalformedError, UnavailableError
+from enarx.keep.backends import azure as backend
 from enarx.keep.backends.azure import fetch_quote, fetch_vcek
 from enarx.keep.backends.guest import azure_attester
 from enarx.keep.backends.inside import found_paravisor
 from enarx.keep.backends.vtpm import CREATE_PRIMARY, HCL_INDEX, Vtpm, selection
+from enarx.pki.certificate import Certificate
 from enarx.tee import azure
 from enarx.tee.appraise import failed, judge
 from enarx.tee.azure.policy import Policy
@@ -128,6 +130,18 @@ def test_a_tpm_that_never_has_time_is_given_up() -> None:
         busy.nv_read(HCL_INDEX)
     assert len(pauses) == 5
     assert selection(range(24))[-3:] == b"\xff\xff\xff"
+
+
+@pytest.mark.parametrize("found", ["", "no PEM", "twice"])
+def test_a_certificate_in_another_form_is_malformed(monkeypatch: pytest.MonkeyPatch, found: str) -> None:
+    """One in PEM, as Azure documents it."""
+    vendor = Amd.create(AT)
+    pem = Certificate.parse(vendor.root.certificate).to_pem().decode()
+    monkeypatch.setattr(backend, "_ask", lambda *_: {"vcekCert": pem * 2 if found == "twice" else found})
+    with pytest.raises(MalformedError):
+        fetch_vcek()
+    monkeypatch.setattr(backend, "_ask", lambda *_: {"vcekCert": pem, "tcbm": "", "certificateChain": ""})
+    assert fetch_vcek() == vendor.root.certificate
 
 
 def test_the_metadata_service_is_asked_as_azure_has_it() -> None:

@@ -23,6 +23,7 @@ from enarx.keep.backends.qemu import (
     Tee,
     arguments,
 )
+from enarx.tee.snp.idblock import IdBlock
 
 
 @pytest.fixture
@@ -77,13 +78,30 @@ def test_snp_has_private_memory_hashes_of_the_kernel_and_a_policy_without_debugg
 
 def test_a_signed_image_hands_over_its_id_block(image: Path) -> None:
     """Block and authentication go to QEMU as base64, and the author's key is used if there is one."""
-    block, auth = bytes(range(96)), bytes((1, 0, 0, 0, 1, 0, 0, 0)) + bytes(4088)
+    block = IdBlock(launch_digest=bytes(range(48)), policy=0x30000).encode()
+    auth = bytes((1, 0, 0, 0, 1, 0, 0, 0)) + bytes(4088)
     (image / ID_BLOCK_NAME).write_bytes(block)
     (image / ID_AUTH_NAME).write_bytes(auth)
     _, guest = objects(words(image, "snp"))
     assert guest["id-block"] == base64.b64encode(block).decode()
     assert guest["id-auth"] == base64.b64encode(auth).decode()
     assert guest["author-key-enabled"] is True
+
+
+def test_without_an_author_qemu_is_not_told_of_one(image: Path) -> None:
+    """The firmware would look for a signature that is not there."""
+    (image / ID_BLOCK_NAME).write_bytes(IdBlock(launch_digest=bytes(48), policy=0x30000).encode())
+    (image / ID_AUTH_NAME).write_bytes(bytes((1, 0, 0, 0)) + bytes(4092))
+    _, guest = objects(words(image, "snp"))
+    assert guest["author-key-enabled"] is False
+
+
+def test_a_signature_for_another_policy_is_refused(image: Path) -> None:
+    """Here, and not by the firmware after everything was started."""
+    (image / ID_BLOCK_NAME).write_bytes(IdBlock(launch_digest=bytes(48), policy=0xB0000).encode())
+    (image / ID_AUTH_NAME).write_bytes(bytes(4096))
+    with pytest.raises(MalformedError, match="POLICY: expected 0x30000, found 0xb0000"):
+        words(image, "snp")
 
 
 def test_half_a_signature_is_refused(image: Path) -> None:
