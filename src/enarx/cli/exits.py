@@ -158,5 +158,7 @@ def _causes(error: BaseException) -> Iterator[str]:
         chain.append(cause)
     for effect, cause in pairwise(chain):
         text = str(cause) or type(cause).__name__
+        if not isinstance(cause, EnarxError):
+            text = text.strip().partition("\n")[0]  # some libraries write pages, for those who debug them
         if text not in str(effect):
             yield text
