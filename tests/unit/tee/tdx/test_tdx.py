@@ -413,3 +413,11 @@ def test_policy_is_asked_of_verified_claims_alone() -> None:
     made = {field.name: getattr(claims, field.name) for field in fields(Claims)}
     with pytest.raises(TypeError):
         TECHNOLOGY.accept(Claims(**made), TECHNOLOGY.default_policy, Checks())
+
+
+def test_a_domain_has_four_registers_of_its_own() -> None:
+    """A fifth in a policy would be compared with nothing."""
+    for index in range(4):
+        td_case().policy(f"rtmr{index} = ['{'00' * 48}']")
+    with pytest.raises(ConfigError, match="rtmr4: unknown key"):
+        td_case().policy(f"rtmr4 = ['{'00' * 48}']")
