@@ -9,6 +9,7 @@ A server listens on loopback unless told otherwise, and speaks plain HTTP elsewh
 proxy stands before it.
 """
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from enarx.web.tls import Served, ServerTls
     from enarx.web.workers import Make, Upkeep
+
+OBJECTS: Final = 20_000  # new ones before a search for garbage: those of some ten requests
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -94,6 +97,8 @@ class Serving:
 
         self.require_safe(tls=tls)
         configure(self.log_format)
+        gc.freeze()  # what was imported and made ready lives on: no search for garbage looks at it again
+        gc.set_threshold(OBJECTS)
 
         def told(port: int) -> None:
             Log("web").info("listening", scheme="https" if tls else "http", host=self.host, port=port)
