@@ -355,7 +355,7 @@ class Program:
         results: list[object] = []
         try:
             self._guarded(lambda: results.append(entry(self._store, *values)))
-        except TypeError as error:
+        except (TypeError, wasmtime.WasmtimeError) as error:  # a value of a kind that wasmtime does not hand over
             raise MalformedError(f"{self._what}: `{name}`: {error}") from error
         (result,) = results
         many = result if isinstance(result, list) else [] if result is None else [result]

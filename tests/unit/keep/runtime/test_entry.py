@@ -182,3 +182,6 @@ def test_a_function_that_is_invoked_may_end_the_program(run_guest: Runner, wat: 
         run_guest(wat(EXIT.format(256)), invoke="_start")
     with pytest.raises(MalformedError, match=r"`add`: expected a number of 32 bits \(i32\), found 4294967296"):
         run_guest(wat(ADD), "4294967296", "1", invoke="add")
+    vector = '(module (func (export "v") (result v128) (v128.const i64x2 1 2)))'
+    with pytest.raises(MalformedError, match="`v`"):  # what the library cannot hand over is no bug of ours
+        run_guest(wat(vector), invoke="v")
