@@ -129,11 +129,6 @@ class Table:
         values: tuple[dict[str, Any], ...] = self._list(key, (), dict, "a table")  # Any: as `values`
         return tuple(self._child(f"{key}[{index}]", value, locate=key) for index, value in enumerate(values))
 
-    def named_tables(self, key: str) -> Mapping[str, "Table"]:
-        """The sub-tables of a table whose keys are names that the author chose."""
-        parent = self.table(key)
-        return {name: parent.table(name) for name in parent.keys()}  # noqa: SIM118 - Table is no mapping
-
     def string_map(self, key: str) -> Mapping[str, str]:
         """A table of strings whose keys the author chose."""
         parent = self.table(key)

@@ -130,6 +130,11 @@ def settled(
         tls = ServerTls(cert_chain_pem=made.cert_chain_pem, key_pem=made.key_pem, client_ca_pem=trusted)
         with registry.serving(tls) as port:
             registry.publish("user/program:1.0.0", {"main.wasm": bytes(wasmtime.wat2wasm(PROGRAM))})
+            named = {
+                "main.wasm": bytes(wasmtime.wat2wasm(PROGRAM)),
+                "Enarx.toml": b'steward = "https://other.example"\nfiles = [{kind = "null"}, {kind = "stdout"}]\n',
+            }
+            registry.publish("user/named:1.0.0", named)
             registry.publish("user/echo:1.0.0", {"main.wasm": bytes(wasmtime.wat2wasm(ECHO))})
             server = {
                 "main.wasm": (EXAMPLE / "main.wasm").read_bytes(),
@@ -182,6 +187,13 @@ def test_a_program_runs_and_its_output_and_code_come_through(world: World, tee: 
     assert (done.returncode, done.stdout) == (42, "from the Keep\n"), done.stderr
     assert "NOTHING IS PROTECTED" in done.stderr
     assert f"as {tee}{' SIMULATED' if tee != 'nil' else ''}" in done.stderr
+
+
+def test_the_steward_that_a_package_names_is_not_asked(world: World) -> None:
+    """It is for `run`; `deploy` says so, and has the Keep certified by the one that the registry names."""
+    done = world.deploy("user/named:1.0.0", "nil")
+    assert (done.returncode, done.stdout) == (42, "from the Keep\n"), done.stderr
+    assert "warning: https://other.example in Enarx.toml is for `enarx run`" in done.stderr
 
 
 def test_standard_input_goes_in_and_comes_out_whole(world: World) -> None:

@@ -276,9 +276,6 @@ class Teller:
             self._activity.now(_NEXT[phase.phase])
         self._say({"event": "phase", "phase": _printable(phase.phase), "facts": facts}, *lines)
 
-    def warn(self, text: str) -> None:
-        self._say({"event": "warning", "message": text}, f"warning: {text}")
-
     def refused(self, error: "RefusalError") -> NoReturn:
         """Say at which gate, by whom, and why; exit with the code of the family."""
         cause = error.cause

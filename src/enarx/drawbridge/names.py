@@ -85,10 +85,6 @@ class TagName:
             if len(match[part]) > 20 or int(match[part]) > _MAX_NUMBER:
                 raise MalformedError(f"tag name: expected a {part} version of at most {_MAX_NUMBER}, found more")
 
-    @property
-    def is_prerelease(self) -> bool:
-        return "-" in self.text.partition("+")[0]
-
     def precedence(self) -> tuple[object, ...]:
         """SemVer 2.0.0, section 11: numbers by value and before words, a release after its pre-releases."""
         version, _, pre = self.text.partition("+")[0].partition("-")
@@ -254,10 +250,6 @@ class PackageSlug:
             tag=TagName(tag) if colon else None,
             digest=Digest.parse(digest) if at else None,
         )
-
-    @property
-    def of_repository(self) -> RepositorySlug:
-        return RepositorySlug(host=self.host, user=self.user, repository=self.repository)
 
     def __str__(self) -> str:
         tag = "" if self.tag is None else f":{self.tag}"

@@ -65,6 +65,11 @@ def provision(order: Order, attester: Attester, *, clock: Clock, tell: Tell) -> 
     tell("released", {"files": str(len(files)), "bytes": str(sum(map(len, files.values())))})
     with gate("package"):
         workload = order.applied_to(Workload.from_package(files))
+    if workload.config.steward is not None:
+        tell(
+            "warning",
+            {"steward": f"{workload.config.steward} in Enarx.toml is for `enarx run`; the registry named ours"},
+        )
     wishes = workload.config.certificate
     renew = partial(certify, order, attester, secrets, clock=clock, names=wishes.names, lifetime=wishes.lifetime)
     if wishes.names or wishes.lifetime is not None:

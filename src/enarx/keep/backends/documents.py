@@ -7,22 +7,17 @@ cannot be read is left out, and whoever judges the evidence verifies the others.
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Final, Protocol, TypeVar
+from typing import Protocol
 
 from enarx.errors import EnarxError
 from enarx.pki.certificate import Certificate
 from enarx.pki.crl import Crl
-from enarx.tee.dcap.collateral import Document, read_qe_identity, read_tcb_info
+from enarx.tee.dcap.collateral import read_qe_identity, read_tcb_info, readable
 from enarx.tee.dcap.pck import Pck
-from enarx.tee.documents import readable_certificates
-from enarx.tee.model import Endorsements, SignedJson
+from enarx.tee.documents import MAX_CRLS, readable_certificates
+from enarx.tee.model import Endorsements
 from enarx.tee.snp import vek
-from enarx.tee.snp.report import Report
-
-MAX_CERTIFICATES: Final = 8  # as SNP evidence may carry
-MAX_CRLS: Final = 16  # as evidence may carry
-
-D = TypeVar("D", bound=Document)
+from enarx.tee.snp.report import MAX_CERTIFICATES, Report
 
 
 @dataclass(slots=True)
@@ -62,11 +57,13 @@ def of_intel(platform: Pck, tcb_info: str, qe_identity: str, documents: Endorsem
     """
     infos = [
         (read, item)
-        for read, item in _readable(documents.tcb_infos, read_tcb_info)
-        if (read.id, read.fmspc, read.pce_id) == (tcb_info, platform.fmspc, platform.pce_id)
+        for read, item in readable(documents.tcb_infos, read_tcb_info)
+        if item.chain and (read.id, read.fmspc, read.pce_id) == (tcb_info, platform.fmspc, platform.pce_id)
     ]
     identities = [
-        (read, item) for read, item in _readable(documents.qe_identities, read_qe_identity) if read.id == qe_identity
+        (read, item)
+        for read, item in readable(documents.qe_identities, read_qe_identity)
+        if item.chain and read.id == qe_identity
     ]
     pairs = [
         (info.evaluation, info.issue_date, identity.issue_date, one, other)
@@ -110,16 +107,6 @@ def _above(keys: Iterable[Certificate], pool: Iterable[Certificate]) -> list[Cer
         step = [item for item in pool if item.subject in wanted and item not in found]
         found += step
         wanted = {item.issuer for item in step}
-    return found
-
-
-def _readable(offered: Iterable[SignedJson], read: Callable[[bytes], D]) -> list[tuple[D, SignedJson]]:
-    found = []
-    for item in offered:
-        try:
-            found += [(read(item.body), item)] if item.chain else []
-        except EnarxError:
-            continue
     return found
 
 

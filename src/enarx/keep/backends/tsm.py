@@ -23,7 +23,6 @@ from enarx.errors import UnavailableError
 ROOT: Final = Path("/sys/kernel/config/tsm/report")
 MAX_BLOB: Final = 256 * 1024  # bytes; the kernel's own limit is lower
 ATTEMPTS: Final = 3  # when somebody else writes into our entry
-SVSM: Final = "svsm"
 
 _NOBODY: Final = {
     errno.ENOENT: "this kernel has no configfs-tsm, or it is not mounted",
@@ -41,15 +40,13 @@ class TsmReport:
     provider: str
     body: bytes
     aux: bytes = b""
-    manifest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tsm:
-    """The interface at `root`. `service` asks a service of the guest's firmware instead of the TEE itself (SVSM)."""
+    """The interface at `root`."""
 
     root: Path = ROOT
-    service: str | None = None
 
     def provider(self) -> str:
         """Who answers here, such as `sev_guest`. Raises UnavailableError when nobody does."""
@@ -75,14 +72,11 @@ class Tsm:
             with _optional("privlevel"):  # shown to those too whose reports have no levels
                 _write(entry, "privlevel", floor.encode())
                 writes += 1
-        if self.service is not None:
-            _write(entry, "service_provider", self.service.encode())
-            writes += 1
         body = _read(entry, "outblob")
-        aux, manifest = (_read(entry, name) if (entry / name).exists() else b"" for name in ("auxblob", "manifestblob"))
+        aux = _read(entry, "auxblob") if (entry / "auxblob").exists() else b""
         if int(_text(entry, "generation")) != begin + writes:
             return None
-        return TsmReport(provider=_text(entry, "provider"), body=body, aux=aux, manifest=manifest)
+        return TsmReport(provider=_text(entry, "provider"), body=body, aux=aux)
 
     @contextmanager
     def _entry(self) -> Iterator[Path]:

@@ -93,7 +93,6 @@ NONBLOCK: Final = 4
 O_CREAT, O_DIRECTORY, O_EXCL, O_TRUNC = 1, 2, 4, 8  # oflags
 
 PEEK, WAITALL = 1, 2  # riflags
-DATA_TRUNCATED: Final = 1  # roflags
 
 SHUT_RD, SHUT_WR = 1, 2  # sdflags
 

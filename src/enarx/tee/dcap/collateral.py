@@ -10,13 +10,14 @@ inside the signed object are passed over: Intel adds some. Nothing is judged her
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Final, Literal, NoReturn, Self, TypeVar, cast, get_args
 
 from enarx.errors import MalformedError
+from enarx.tee.model import SignedJson
 
 MAX_DOCUMENT: Final = 256 * 1024  # bytes; the largest known, with many TDX levels, has about 20,000
 MAX_DEPTH: Final = 10  # the deepest known value, a component of a level, stands at 7
@@ -149,6 +150,9 @@ class QeIdentity(Document):
         )
 
 
+D = TypeVar("D", bound=Document)
+
+
 @lru_cache(maxsize=64)
 def read_tcb_info(data: bytes) -> TcbInfo:
     """As `TcbInfo.parse`, remembered by its bytes: one document serves every machine of a family."""
@@ -159,6 +163,17 @@ def read_tcb_info(data: bytes) -> TcbInfo:
 def read_qe_identity(data: bytes) -> QeIdentity:
     """As `QeIdentity.parse`, remembered by its bytes."""
     return QeIdentity.parse(data)
+
+
+def readable(offered: Iterable[SignedJson], read: Callable[[bytes], D]) -> list[tuple[D, SignedJson]]:
+    """Those of `offered` that can be read; what evidence brings was read before, collateral may hold rubbish."""
+    found = []
+    for each in offered:
+        try:
+            found.append((read(each.body), each))
+        except MalformedError:
+            continue
+    return found
 
 
 def compose(name: Literal["tcbInfo", "enclaveIdentity"], inner: str, signature: bytes) -> bytes:

@@ -42,6 +42,7 @@ from enarx.tee.dcap.collateral import (
     TcbInfo,
     read_qe_identity,
     read_tcb_info,
+    readable,
 )
 from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.quoted import Quoted
@@ -195,14 +196,14 @@ def _vouch(
 
     # 4  X11
     tcb_infos = _of_kind(
-        _readable(endorsements.tcb_infos, read_tcb_info),
+        readable(endorsements.tcb_infos, read_tcb_info),
         tee.tcb_info,
         frozenset({TCB_INFO_VERSION}),
         "tcb_info.kind",
         checks,
     )
     identities = _of_kind(
-        _readable(endorsements.qe_identities, read_qe_identity),
+        readable(endorsements.qe_identities, read_qe_identity),
         tee.qe_identity,
         tee.qe_identity_versions,
         "qe_identity.kind",
@@ -269,8 +270,8 @@ def _vouch(
 
 def _dates(chain: Iterable[Certificate], endorsements: Endorsements) -> Iterable[datetime]:
     """Every moment that could decide anything: of what was used, and of what could be used instead."""
-    infos = _readable(endorsements.tcb_infos, read_tcb_info)
-    identities = _readable(endorsements.qe_identities, read_qe_identity)
+    infos = readable(endorsements.tcb_infos, read_tcb_info)
+    identities = readable(endorsements.qe_identities, read_qe_identity)
     for document, _ in (*infos, *identities):
         yield from (document.issue_date, document.next_update)
     yield from dates_of(chain, endorsements)
@@ -382,17 +383,6 @@ def _require_signer(certificate: Certificate, what: str) -> None:
 
 
 # -- documents
-
-
-def _readable(offered: Iterable[SignedJson], read: Callable[[bytes], D]) -> list[tuple[D, SignedJson]]:
-    """Those of `offered` that can be read; what evidence brings was read before, collateral may hold rubbish."""
-    found = []
-    for each in offered:
-        try:
-            found.append((read(each.body), each))
-        except MalformedError:
-            continue
-    return found
 
 
 def _of_kind(

@@ -4,10 +4,11 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from enarx.keep.backends.documents import MAX_CERTIFICATES, MAX_CRLS, Shelf, of_chip, of_intel
+from enarx.keep.backends.documents import Shelf, of_chip, of_intel
 from enarx.tee.dcap.simulator import Vendor as Intel
+from enarx.tee.documents import MAX_CRLS
 from enarx.tee.model import Endorsements, SignedJson
-from enarx.tee.snp.report import Report
+from enarx.tee.snp.report import MAX_CERTIFICATES, Report
 from enarx.tee.snp.simulator import SnpMachine
 from enarx.tee.snp.simulator import Vendor as Amd
 from enarx.tee.tdx.report import Report as TdxReport
