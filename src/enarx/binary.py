@@ -2,7 +2,7 @@
 
 A Reader never goes past the end, reserved bytes must be zero, and nothing may follow. Every
 error names the layout, the field, its offset, what was expected and what was found. A Writer is
-the inverse. Big-endian integers (quote signatures, network frames) are taken as bytes.
+the inverse. Integers of a TPM's are big-endian: `big` reads those.
 """
 
 from typing import Self
@@ -42,6 +42,10 @@ class Reader:
     def uint(self, count: int, field: str) -> int:
         """The next `count` bytes as an unsigned little-endian integer."""
         return int.from_bytes(self.take(count, field), "little")
+
+    def big(self, count: int, field: str) -> int:
+        """The next `count` bytes as an unsigned big-endian integer."""
+        return int.from_bytes(self.take(count, field), "big")
 
     def zeros(self, count: int, field: str = "reserved") -> None:
         """Skip `count` reserved bytes. Raises MalformedError when one of them is not zero."""

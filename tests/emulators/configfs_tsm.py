@@ -7,7 +7,8 @@ bytes, is applied when it is closed, and an error then is lost; every applied wr
 made at the first read of `outblob` and kept until the next write; modes are enforced even for root. An Arm realm has a
 platform key of its own beside the machines, for nobody simulates its vendor. FLAW makes it lie:
 `race` counts a write of somebody else, `other` gives a report over other data, `busy` refuses, `no-table` has no
-certificates from the host.
+certificates from the host. Beneath `sev_guest+svsm` is an SVSM, so the guest's own reports are of a level above 0:
+`other-manifest` gives one that is not what was signed, `level` has the SVSM's report made at the guest's level.
 """
 
 import errno
@@ -19,19 +20,33 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
+from uuid import UUID
 
 from enarx.keep import measurement
 from enarx.keep.backends.simulated import Directory
 from enarx.pki import keys
 from enarx.tee.cca.simulator import CcaMachine
-from tests.emulators import fuse
+from tests.emulators import fuse, svsm
+from tests.values import replace
 
 BLOB: Final = 64
 READ, WRITE = 0o444, 0o200
 COMMON: Final = {"inblob": WRITE, "outblob": READ, "provider": READ, "generation": READ}
 LEVELS: Final = {"auxblob": READ, "privlevel": WRITE, "privlevel_floor": READ}
-FILES: Final = {"sev_guest": {**COMMON, **LEVELS}, "tdx_guest": COMMON, "arm_cca_guest": COMMON, "none": {}}
-FLOOR: Final = 0
+SERVICES: Final = {
+    "service_provider": WRITE,
+    "service_guid": WRITE,
+    "service_manifest_version": WRITE,
+    "manifestblob": READ,
+}
+FILES: Final = {
+    "sev_guest": {**COMMON, **LEVELS},
+    "sev_guest+svsm": {**COMMON, **LEVELS, **SERVICES},
+    "tdx_guest": COMMON,
+    "arm_cca_guest": COMMON,
+    "none": {},
+}
+FLOORS: Final = {"sev_guest+svsm": 2}
 HIGHEST_LEVEL: Final = 3
 GUIDS: Final = {
     "SEV-VCEK": "63da758de6644564adc5f4b93be8accd",
@@ -49,6 +64,11 @@ class Entry:
     made_of: int = -1
     body: bytes = b""
     aux: bytes = b""
+    manifest: bytes = b""
+    level: int = 0
+    service: str | None = None
+    guid: UUID = field(default_factory=lambda: UUID(int=0))
+    version: int = 0
 
 
 @dataclass
@@ -66,8 +86,9 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
     use_ns = True
 
     def __init__(self, provider: str, machines: Path, flaw: str) -> None:
-        self._provider, self._files, self._flaw = provider, FILES[provider], flaw
-        technology = {"sev_guest": "snp", "tdx_guest": "tdx", "arm_cca_guest": "cca"}.get(provider)
+        self._files, self._floor, self._flaw = FILES[provider], FLOORS.get(provider, 0), flaw
+        self._provider = provider.partition("+")[0]
+        technology = {"sev_guest": "snp", "tdx_guest": "tdx", "arm_cca_guest": "cca"}.get(self._provider)
         self._technology = technology
         self._machine: Any = None
         if technology == "cca":
@@ -138,10 +159,21 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
                 raise fuse.FuseOSError(errno.EFBIG)
             handle.pending[offset : offset + len(data)] = data
             return len(data)
-        if not data.strip().isdigit() or not FLOOR <= int(data) <= HIGHEST_LEVEL:
-            raise fuse.FuseOSError(errno.EINVAL)
-        self._entries[name].written += 1
+        self._set(self._entries[name], file, data.decode().removesuffix("\n"))
         return len(data)
+
+    def _set(self, entry: Entry, file: str, text: str) -> None:
+        if file == "service_provider":
+            entry.service = text  # whether there is one is asked when the report is made
+        elif file == "service_guid":
+            entry.guid = _guid(text)
+        elif not text.isdigit() or (file == "privlevel" and not self._floor <= int(text) <= HIGHEST_LEVEL):
+            raise fuse.FuseOSError(errno.EINVAL)
+        elif file == "privlevel":
+            entry.level = int(text)
+        else:
+            entry.version = int(text)
+        entry.written += 1
 
     def flush(self, path: str, fh: int) -> int:
         """The one operation that close(2) waits for."""
@@ -162,10 +194,10 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
         if file == "generation":
             return f"{entry.written}\n".encode()
         if file == "privlevel_floor":
-            return f"{FLOOR}\n".encode()
+            return f"{self._floor}\n".encode()
         if entry.made_of != entry.written:
             self._make(entry)
-        return entry.body if file == "outblob" else entry.aux
+        return {"outblob": entry.body, "auxblob": entry.aux, "manifestblob": entry.manifest}[file]
 
     def _make(self, entry: Entry) -> None:
         if len(entry.inblob) != BLOB:
@@ -174,13 +206,36 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
             raise fuse.FuseOSError(errno.EBUSY)
         data = bytes(BLOB) if self._flaw == "other" else entry.inblob
         if self._technology == "snp":
-            entry.body = self._machine.report(data)
+            entry.body, entry.manifest = self._report(entry, data)
             entry.aux = b"" if self._flaw == "no-table" else _table(self._machine)
         elif self._technology == "cca":
             entry.body = self._machine.token(data)
         else:
             entry.body = self._machine.quote(data)
         entry.made_of = entry.written
+
+    def _report(self, entry: Entry, data: bytes) -> tuple[bytes, bytes]:
+        """Of the level that was asked for; of the SVSM's with what it says of its services, if it was asked."""
+        if entry.service is None:
+            if entry.level < self._floor:
+                raise fuse.FuseOSError(errno.EINVAL)
+            return self._machine.report(data, lambda report: replace(report, vmpl=entry.level)), b""
+        if entry.service != "svsm" or entry.version:
+            raise fuse.FuseOSError(errno.EINVAL)
+        try:
+            manifest = svsm.manifest(entry.guid)
+        except KeyError as error:
+            raise fuse.FuseOSError(errno.EINVAL) from error
+        level = self._floor if self._flaw == "level" else 0
+        body = svsm.report(self._machine, data, manifest, level)
+        return body, svsm.manifest(entry.guid, svsm.OTHER) if self._flaw == "other-manifest" else manifest
+
+
+def _guid(text: str) -> UUID:
+    try:
+        return UUID(text)
+    except ValueError as error:
+        raise fuse.FuseOSError(errno.EINVAL) from error
 
 
 def _table(machine: Any) -> bytes:

@@ -25,12 +25,14 @@ from enarx.tee.sgx import registration
 from enarx.tee.sgx import report as sgx
 from enarx.tee.snp import report as snp
 from enarx.tee.snp.report import parse
+from enarx.tee.svsm.report import encode as encode_svsm
 from enarx.tee.tdx import report as tdx
 from tests.properties.parsers import AT
 from tests.unit.tee.azure import test_azure as azure
 from tests.unit.tee.dcap import peer, support
 from tests.unit.tee.dcap import support as intel
 from tests.unit.tee.snp import support as amd
+from tests.unit.tee.svsm import test_svsm as svsm
 
 DATA = bytes(range(64))
 Seed = tuple[str, str, bytes]
@@ -134,6 +136,10 @@ def _others() -> Iterator[Seed]:
     yield "cbor", "cca", token
     yield "nil-original-1", "empty", b""
     yield from _azure()
+    for name, manifest in (("all", svsm.ALL), ("vtpm", svsm.VTPM)):
+        found = encode_svsm(svsm.NONCE, manifest, svsm.made(manifest)).body
+        yield "snp-svsm-ours-9", name, found
+        yield "snp-svsm-bare", name, found
 
 
 def _azure() -> Iterator[Seed]:

@@ -33,7 +33,9 @@ def steward(config: Path, write_ca: Path) -> AbstractContextManager[str]:
     """One that knows the key of an Arm platform, too: the last table names the simulated anchors."""
     machine = configfs_tsm.realm(config.parent)
     (config.parent / "arm.pem").write_bytes(pem("PUBLIC KEY", machine.spki))
-    config.write_text(f'{config.read_text()}arm = ["arm.pem"]\n\n[cca]\nhash = ["{machine.initial.hex()}"]\n')
+    measured = measurement.of_agent("sha-384").hex()
+    beneath = f'\n[snp-svsm]\nhash = ["{measured}"]\nrequired_services = ["vtpm"]\n'
+    config.write_text(f'{config.read_text()}arm = ["arm.pem"]\n\n[cca]\nhash = ["{machine.initial.hex()}"]\n{beneath}')
     return real_steward(config, write_ca)
 
 
@@ -46,7 +48,11 @@ class Apart(Inside):
 
 
 def deploy(
-    world: World, root: Path, backend: Callable[..., Inside] = Inside, documents: Path | None = None
+    world: World,
+    root: Path,
+    backend: Callable[..., Inside] = Inside,
+    documents: Path | None = None,
+    svsm: str | None = None,
 ) -> tuple[int, bytes, list[Hello], list[Phase]]:
     """Run the program; returns its exit code, its output, and what was told."""
     order = Order(
@@ -63,7 +69,7 @@ def deploy(
     terminal = Terminal(stdin=None, stdout=into, stderr=into)
     with os.fdopen(out, "rb") as reading:
         try:
-            wishes = Wishes(documents=None if documents is None else str(documents))
+            wishes = Wishes(documents=None if documents is None else str(documents), svsm=svsm)
             code = launch.deploy(lambda: order, backend(tsm=Tsm(root=root)), wishes, terminal, watcher)
         finally:
             os.close(into)
@@ -81,6 +87,34 @@ def test_a_guest_is_certified_and_runs(world: World, tmp_path: Path, provider: s
     assert hello.technology == technology
     certified = next(phase.facts for phase in phases if phase.phase == "certified")
     assert (certified["technology"], certified["measurement"]) == (technology, hello.measurement)
+
+
+@pytest.mark.parametrize("services", ["all", "vtpm"])
+def test_a_guest_beneath_an_svsm_is_certified_by_it_and_runs(world: World, tmp_path: Path, services: str) -> None:
+    """From tag to exit code, where its user asked for that; the guest's own report, of level 2, is refused."""
+    with configfs_tsm.mounted(tmp_path, "sev_guest+svsm", world.machine.path) as root:
+        code, output, (hello,), phases = deploy(world, root, svsm=services)
+        with pytest.raises(RefusalError, match=r"policy\.vmpl"):
+            deploy(world, root)
+    assert (code, output, hello.technology) == (42, b"from the Keep\n", "snp-svsm")
+    certified = next(phase.facts for phase in phases if phase.phase == "certified")
+    assert certified["technology"] == "snp-svsm"
+
+
+def test_a_manifest_that_was_not_signed_gets_no_certificate(world: World, tmp_path: Path) -> None:
+    """And without an SVSM nobody stands in for one."""
+    with (
+        configfs_tsm.mounted(tmp_path, "sev_guest+svsm", world.machine.path, "other-manifest") as root,
+        pytest.raises(RefusalError, match=r"svsm\.manifest") as caught,
+    ):
+        deploy(world, root, svsm="all")
+    assert caught.value.gate == "steward"
+    with (
+        configfs_tsm.mounted(tmp_path, "sev_guest", world.machine.path) as root,
+        pytest.raises(RefusalError, match="no SVSM is beneath this guest") as caught,
+    ):
+        deploy(world, root, svsm="all")
+    assert caught.value.gate == "backend"
 
 
 def test_a_guest_uses_the_documents_that_its_host_offers(world: World, tmp_path: Path) -> None:

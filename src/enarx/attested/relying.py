@@ -51,6 +51,7 @@ TITLES: Final[Mapping[str, str]] = {
     "tdx": "Intel TDX",
     "cca": "Arm CCA",
     "nitro": "AWS Nitro",
+    "snp-svsm": "AMD SEV-SNP beneath an SVSM",
     "az-snp": "AMD SEV-SNP in Azure",
     "az-tdx": "Intel TDX in Azure",
     NIL: "no TEE",

@@ -50,6 +50,7 @@ _FOR: Final[Mapping[str, Sequence[str]]] = {  # which backends an option means s
     "--image": (GRAMINE, *_MACHINES),
     "--accel": _MACHINES,
     "--collateral": (INSIDE, GRAMINE, QEMU_TEES["snp"], QEMU_TEES["tdx"]),
+    "--svsm": (INSIDE,),
 }
 _NEEDS: Final[Mapping[str, Mapping[str, str]]] = {  # what a backend has to be told, and how to come by it
     SIMULATED: {"--tee": "", "--machine": "; `enarx platform simulate DIR` makes one"},
@@ -105,6 +106,13 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     envvar="ENARX_CACHE",
     show_envvar=True,
     help="Vendors' documents for the evidence of a real TEE, as `enarx update-cache` keeps them. Default: its cache.",
+)
+@click.option(
+    "--svsm",
+    type=click.Choice(["all", "vtpm"]),
+    envvar="ENARX_SVSM",
+    show_envvar=True,
+    help="Have the SVSM beneath this guest vouch, for all its services or for its virtual TPM.",
 )
 @click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
 @click.option(
@@ -167,6 +175,7 @@ def deploy(
     image: Path | None,
     accel: str | None,
     collateral: Path | None,
+    svsm: str | None,
     insecure: bool,
     steward: str | None,
     steward_ca: Path | None,
@@ -208,7 +217,17 @@ def deploy(
         teller = Teller(activity, as_json=store.as_json)
         try:
             place = launch.choose(_backend(backend, tee), insecure=insecure)
-            _require_wishes(place.name, tee, machine, image, accel, collateral)
+            _require_wishes(
+                place.name,
+                {
+                    "--tee": tee,
+                    "--machine": machine,
+                    "--image": image,
+                    "--accel": accel,
+                    "--collateral": collateral,
+                    "--svsm": svsm,
+                },
+            )
             collateral = collateral or (CACHE if CACHE.is_dir() else None)
             wishes = Wishes(
                 technology=tee,
@@ -216,6 +235,7 @@ def deploy(
                 image=None if image is None else str(image),
                 accel=accel,
                 documents=str(collateral) if collateral is not None and place.name in _FOR["--collateral"] else None,
+                svsm=svsm,
             )
             slug = parse_package(package)
             host, token = store.host(slug.host), _token(token_file)
@@ -446,22 +466,15 @@ def _backend(name: str | None, tee: str | None) -> str | None:
     return SIMULATED if name is None and tee is not None else name
 
 
-def _require_wishes(
-    backend: str,
-    tee: str | None,
-    machine: Path | None,
-    image: Path | None,
-    accel: str | None,
-    collateral: Path | None,
-) -> None:
+def _require_wishes(backend: str, given: Mapping[str, str | Path | None]) -> None:
     """Options that would do nothing are a mistake, variables are not; and what a backend needs has to be named."""
-    given = {"--tee": tee, "--machine": machine, "--image": image, "--accel": accel, "--collateral": collateral}
     source = click.get_current_context().get_parameter_source
     said = {name for name in given if source(name.removeprefix("--")) is ParameterSource.COMMANDLINE}
     for option in given:
         if option in said and backend not in _FOR[option]:
             raise click.UsageError(f"{option} is for --backend {', '.join(_FOR[option])}")
-    if "--collateral" in said and collateral is not None and not collateral.is_dir():
+    collateral = given["--collateral"]
+    if "--collateral" in said and isinstance(collateral, Path) and not collateral.is_dir():
         raise NotFoundError(f"--collateral: {collateral}: no such directory; `enarx update-cache` fills one")
     for option, advice in _NEEDS.get(backend, {}).items():
         if given[option] is None:

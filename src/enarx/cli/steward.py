@@ -130,6 +130,11 @@ def serve(
 @click.option("--at", help="The moment that counts, as 2026-01-31T12:00:00Z; default: now.")
 @click.option("--report-data", help="The 64 bytes of report data to expect, in hexadecimal.")
 @click.option("--key", type=FILE, help="The public key (PEM or DER) that the report has to speak for.")
+@click.option(
+    "--manifest",
+    type=FILE,
+    help="The services manifest that an SVSM gave with the report; --report-data is the nonce.",
+)
 @click.option("--anchor", type=FILE, multiple=True, help="A root to believe beside the vendors'.")
 @click.option("--without-crl", is_flag=True, help="Accept that nobody said what is revoked.")
 @click.option("--format", "form", help="What FILE is, if not told by its content: csr, snp, sgx, ….")
@@ -143,6 +148,7 @@ def verify(
     at: str | None,
     report_data: str | None,
     key: Path | None,
+    manifest: Path | None,
     anchor: Sequence[Path],
     without_crl: bool,
     form: str | None,
@@ -155,6 +161,7 @@ def verify(
     from enarx.steward import collateral, offline
     from enarx.steward.config import Config, Flags, read_anchor
     from enarx.steward.policy import Judging, argument_anchors, default_policy
+    from enarx.tee.svsm.manifest import MAX_MANIFEST
     from enarx.toml import ConfigError
 
     if form is not None and form not in offline.FORMATS:
@@ -180,6 +187,8 @@ def verify(
         raise click.UsageError(
             "a certification request binds its own key: --report-data and --key are for bare reports"
         )
+    if manifest is not None and report_data is None and key is None:
+        raise click.UsageError("--manifest: an SVSM's report is over a nonce too: say it with --report-data or --key")
     paths = [*endorsements, *([read.collateral] if read is not None and read.collateral is not None else [])]
     with _usage("--endorsements"):
         reading = collateral.read(paths)
@@ -191,6 +200,7 @@ def verify(
         collateral=reading.endorsements,
         at=moment,
         form=form,
+        manifest=None if manifest is None else _bytes(manifest, MAX_MANIFEST),
     )
     asked = ["revocation was left out: --without-crl"] if without_crl else []
     asked += [

@@ -54,6 +54,8 @@ SENTENCES: Final[Mapping[str, str]] = {
     "chip_deny": "the chip is {none_of}",
     "listed_chips_only": "only on {value} the chip has to be one of chip_allow",
     "vmpl": "the VMPL is {one_of}",
+    "required_services": "the SVSM's manifest lists the services {value}",
+    "endorsement_keys": "the SHA-256 of the virtual TPM's endorsement key is {one_of}",
     "minimum_guest_svn": "the guest's security version is at least {value}",
     "policy_flags": "of Debug, SingleSocket and SMT the guest's policy has none but {value}, and Debug never",
     "platform_info_flags": "the first byte of PLATFORM_INFO is exactly that of {value} (SME 1, TSME 2)",

@@ -1,10 +1,10 @@
 """The judge without the server: one file, endorsements beside it, a moment, and the verdict.
 
 The file is told by its content: a certification request (PKCS#10 in DER, PEM, hexadecimal or base64), or a bare
-report or quote of a technology that recognises it, which may stand in hexadecimal or base64 too. It is judged by the
-same functions that a Steward uses. What a Steward asks beyond them, that claims name it and carry its nonce, cannot be
-asked here, and the verdict says so; as it says when nothing was bound, no measurement was compared, revocation was left
-out, or the anchor was somebody's own.
+report or quote of a technology that recognises it, which may stand in hexadecimal or base64 too; an SVSM's report comes
+with its manifest. It is judged by the same functions that a Steward uses. What a Steward asks beyond them, that claims
+name it and carry its nonce, cannot be asked here, and the verdict says so; as it says when nothing was bound, no
+measurement was compared, revocation was left out, or the anchor was somebody's own.
 """
 
 from collections.abc import Sequence
@@ -19,9 +19,12 @@ from enarx.steward.collateral import is_table, recognise
 from enarx.steward.policy import Policy
 from enarx.steward.request import Request
 from enarx.steward.written import unwritten
-from enarx.tee import TECHNOLOGIES
+from enarx.tee import TECHNOLOGIES, snp, svsm
 from enarx.tee.model import Appraisal, Binding, Check, Checks, Endorsements, Evidence, Outcome, Technology, Verdict
 from enarx.tee.snp.report import SIZE as SNP_REPORT
+from enarx.tee.snp.report import encode as encode_snp
+from enarx.tee.snp.report import unwrap
+from enarx.tee.svsm.report import encode
 
 CSR: Final = "csr"
 FORMATS: Final = (CSR, *(technology.name for technology in TECHNOLOGIES if technology.name != "nil"))
@@ -66,10 +69,16 @@ def judge_file(
     collateral: Endorsements,
     at: datetime,
     form: str | None = None,
+    manifest: bytes | None = None,
 ) -> Judgement:
-    """`binding` is for bare reports; a request binds its own key. `compared`: whether the policy is somebody's own."""
+    """`binding` is for bare reports; a request binds its own key. `compared`: whether the policy is somebody's own.
+
+    `manifest` came with the report of an SVSM, whose nonce then is what is bound.
+    """
     try:
         form, body = detect(data, form)
+        if manifest is not None:
+            form, body = _by_svsm(form, body, manifest, binding)
         if form == CSR:
             return _judge_request(body, policy, collateral, at, compared=compared)
         body, beside = _beside(body)
@@ -113,6 +122,15 @@ def _beside(body: bytes) -> tuple[bytes, Endorsements]:
     if not is_table(table):
         return body, Endorsements()
     return body[:SNP_REPORT], recognise(table, "the certificate table behind the report")[0]
+
+
+def _by_svsm(form: str, body: bytes, manifest: bytes, binding: Binding) -> tuple[str, bytes]:
+    """Evidence out of the three that belong together, as a Keep sends it. Raises MalformedError."""
+    nonce = binding.expected(svsm.TECHNOLOGY.binding_hash)
+    if form != snp.TECHNOLOGY.name or nonce is None:
+        raise MalformedError(f"a manifest belongs to a bare report of SNP and its nonce, found {form}")
+    report, beside = _beside(body)
+    return svsm.TECHNOLOGY.name, encode(nonce, manifest, encode_snp(unwrap(report), beside).body).body
 
 
 def _recognised(data: bytes) -> Technology[Any, Any] | None:  # Any: as in TECHNOLOGIES

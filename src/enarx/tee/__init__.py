@@ -6,6 +6,7 @@ snp sgx tdx one folder a technology: report (bytes), verify (authentic?), policy
 dcap        what Intel's technologies share
 documents   what all vendors' documents have in common: lists of CRLs, and the CRL rule
 azure       VMs whose paravisor vouches by a virtual TPM: above snp and tdx, whose reports it carries
+svsm        SNP guests beneath an SVSM, which vouches for its services: above snp, whose report it carries
 nil         no TEE, accepted only where configuration says so by name
 
 TECHNOLOGIES is the whole list of what we believe can be judged: one line each, and nothing registers itself. It is
@@ -23,12 +24,13 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def _technologies() -> "tuple[Technology[Any, Any], ...]":
-    from enarx.tee import azure, cca, nil, nitro, sgx, snp, tdx  # noqa: PLC0415 - see above
+    from enarx.tee import azure, cca, nil, nitro, sgx, snp, svsm, tdx  # noqa: PLC0415 - see above
 
     return (
         sgx.TECHNOLOGY,
         tdx.TECHNOLOGY,
         snp.TECHNOLOGY,
+        svsm.TECHNOLOGY,
         azure.SNP,
         azure.TDX,
         cca.TECHNOLOGY,

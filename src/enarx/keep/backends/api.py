@@ -97,7 +97,7 @@ class Wishes:
     """What a user chose about the place.
 
     The technology to simulate and the directory of the simulated machine; the image of a virtual machine and how it
-    runs; a directory of vendors' documents.
+    runs; a directory of vendors' documents; whether an SVSM is to vouch, for `all` its services or for its `vtpm`.
     """
 
     technology: str | None = None
@@ -105,6 +105,7 @@ class Wishes:
     documents: str | None = None
     image: str | None = None
     accel: str | None = None
+    svsm: str | None = None
 
 
 class Backend(Protocol):

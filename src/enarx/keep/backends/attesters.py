@@ -14,7 +14,8 @@ def attester(words: Sequence[str], measure: Measure) -> Attester:
     simulated TECHNOLOGY MACHINE   a machine in software
     enclave                        the processor, from inside an SGX enclave
     inside [NAME=PLACE]…           the TEE of this confidential VM, and where it is asked: `tsm`, `tpm`, `metadata`;
-                                   `documents` is a directory of vendors' documents
+                                   `documents` is a directory of vendors' documents, and `svsm` what an SVSM
+                                   beneath it is to vouch for: `all` its services, or the `vtpm`
     """
     match list(words):
         case ["nil"]:
@@ -38,12 +39,18 @@ def _inside(places: Mapping[str, str]) -> Attester:
     from enarx.keep.backends import guest, inside, tsm  # noqa: PLC0415 - see above
     from enarx.keep.backends.azure import METADATA  # noqa: PLC0415 - see above
 
-    unknown = places.keys() - {"tsm", "tpm", "metadata", "documents"}
+    unknown = places.keys() - {"tsm", "tpm", "metadata", "documents", "svsm"}
     if unknown:
         raise MalformedError(f"attester: inside: unknown: {' '.join(sorted(unknown))[:100]!r}")
-    return guest.attester(
+    interface = tsm.Tsm(root=Path(places.get("tsm", tsm.ROOT)))
+    found = guest.attester(
         Path(places["documents"]) if "documents" in places else None,
-        interface=tsm.Tsm(root=Path(places.get("tsm", tsm.ROOT))),
+        interface=interface,
         tpm=Path(places.get("tpm", inside.TPM)),
         metadata=places.get("metadata", METADATA),
     )
+    if "svsm" not in places:
+        return found
+    from enarx.keep.backends import svsm  # noqa: PLC0415 - see above
+
+    return svsm.attester(found, interface, places["svsm"])

@@ -72,7 +72,10 @@ class GuestAttester:
         self.shelf.offer(documents)
 
     def evidence(self, report_data: bytes) -> Evidence:
-        body, beside = self.source(report_data)
+        return self.compose(*self.source(report_data))
+
+    def compose(self, body: bytes, beside: bytes) -> Evidence:
+        """Evidence out of a report and what came with it, with the documents at hand."""
         if self.fetch is not None:
             self.shelf.own |= chip.missing(Report.parse(body), self.shelf.all() | _table(beside), None, self.fetch)
         return compose(self.technology.name, body, beside, self.shelf.all())
@@ -113,7 +116,7 @@ def attester(
         fetch=ask if documents is None else None,
         writable=writable,
         measured=measurement(name, body),
-        sealing_secret=_perhaps(lambda: SevGuest.open(device).derived_key()) if name == "snp" else None,
+        sealing_secret=_perhaps(lambda: _derived_key(device, body)) if name == "snp" else None,
     )
 
 
@@ -193,6 +196,11 @@ def _under_azure(tpm: Path) -> Report:
     if hcl.kind != "snp":
         raise UnavailableError(f"Azure's paravisor runs on {hcl.kind.upper()} here: no chip of AMD's")
     return Report.parse(hcl.hardware)
+
+
+def _derived_key(device: Path, body: bytes) -> bytes:
+    """By the level of this guest's own reports: beneath an SVSM the firmware gives none of a lower one."""
+    return SevGuest.open(device).derived_key(Report.parse(body).vmpl)
 
 
 def _perhaps(ask: Callable[[], bytes]) -> bytes | None:

@@ -37,7 +37,7 @@ class Inside:
     def data(self) -> Sequence[Datum]:
         try:
             provider = self.tsm.provider()
-            found = Datum(name="configfs-tsm", ok=provider in PROVIDERS, info=provider)
+            found = Datum(name="configfs-tsm", ok=provider in PROVIDERS, info=provider, below=self._beneath(provider))
         except UnavailableError as error:
             found = Datum(name="configfs-tsm", ok=False, info=str(error), required=False)
         devices = [
@@ -49,6 +49,14 @@ class Inside:
         beneath = Datum(name="Azure's paravisor", ok=there is not None, info=info, required=False)
         some = any(each.ok for each in (found, *devices, beneath))
         return (found, *devices, beneath, Datum(name="a TEE that vouches", ok=some, info=None if some else "none"))
+
+    def _beneath(self, provider: str) -> Sequence[Datum]:
+        """The SVSM, where there can be one; Arm's provider shows its files too, and has none."""
+        if PROVIDERS.get(provider) != "snp":
+            return ()
+        there = self.tsm.has_services()
+        info = "it vouches for its services with `enarx deploy --svsm`" if there else "none beneath this guest"
+        return (Datum(name="SVSM", ok=there, info=info, required=False),)
 
     def technology(self) -> str | None:
         """Who vouches here; None when nobody does."""
@@ -62,7 +70,13 @@ class Inside:
 
     def launch(self, wishes: Wishes) -> Keep:
         documents = Path(wishes.documents).absolute() if wishes.documents else None
-        places = {"tsm": self.tsm.root, "tpm": self.tpm, "metadata": self.metadata, "documents": documents}
+        places = {
+            "tsm": self.tsm.root,
+            "tpm": self.tpm,
+            "metadata": self.metadata,
+            "documents": documents,
+            "svsm": wishes.svsm,
+        }
         return spawn(["inside", *(f"{name}={place}" for name, place in places.items() if place is not None)])
 
 

@@ -126,9 +126,12 @@ class SevGuest:
             size = _size(request.certs_len) if request.certs_len != size else size
         raise UnavailableError("sev-guest: the host did not settle on a length of its certificates, or is too busy")
 
-    def derived_key(self) -> bytes:
-        """32 bytes that this measurement and policy on this chip can get again, and nobody else. Raises UnavailableError."""
-        request = KeyRequest(guest_field_select=GUEST_POLICY | MEASUREMENT)
+    def derived_key(self, vmpl: int = 0) -> bytes:
+        """32 bytes that this measurement and policy on this chip can get again, at this level or below it, and nobody else.
+
+        Raises UnavailableError.
+        """
+        request = KeyRequest(guest_field_select=GUEST_POLICY | MEASUREMENT, vmpl=vmpl)
         for _ in range(ATTEMPTS):
             response = KeyResponse()
             if not self._call(request, response, GET_DERIVED_KEY):

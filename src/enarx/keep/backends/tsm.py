@@ -7,12 +7,16 @@ applies it when it is closed, where its errors are lost; so `generation` is comp
 and one that is not ours, or that did not count, means that the report may be over something else. What `outblob` then
 holds is checked by nobody here: the Steward does. Where a lowest privilege level is shown it is asked for, for the
 default of 0 may be below it. The directory alone proves nothing: only making an entry tells whether a TEE is there.
+
+Beneath an SVSM (Linux 6.10 on) there are `service_provider`, `service_guid` and `service_manifest_version` too, and what
+is written there has the SVSM answer instead: with a report of its own level, and with what it says of its services in
+`manifestblob`.
 """
 
 import errno
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +27,7 @@ from enarx.errors import UnavailableError
 ROOT: Final = Path("/sys/kernel/config/tsm/report")
 MAX_BLOB: Final = 256 * 1024  # bytes; the kernel's own limit is lower
 ATTEMPTS: Final = 3  # when somebody else writes into our entry
+SERVICE: Final = "service_provider"
 
 _NOBODY: Final = {
     errno.ENOENT: "this kernel has no configfs-tsm, or it is not mounted",
@@ -35,11 +40,12 @@ _NOBODY: Final = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TsmReport:
-    """What one request gave: who answered, the report or quote, and what the host put beside it."""
+    """What one request gave: who answered, the report or quote, what the host put beside it, and a service's manifest."""
 
     provider: str
     body: bytes
     aux: bytes = b""
+    manifest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -53,30 +59,40 @@ class Tsm:
         with self._entry() as entry:
             return _text(entry, "provider")
 
-    def report(self, data: bytes) -> TsmReport:
-        """A report over `data`. Raises UnavailableError."""
+    def has_services(self) -> bool:
+        """Whether somebody beneath this guest can be asked instead of its TEE. Raises UnavailableError."""
         with self._entry() as entry:
+            return (entry / SERVICE).exists()
+
+    def report(self, data: bytes, service: Mapping[str, bytes] | None = None) -> TsmReport:
+        """A report over `data`, of the TEE, or of the service that these settings name. Raises UnavailableError."""
+        with self._entry() as entry:
+            if service and not (entry / SERVICE).exists():
+                raise UnavailableError(f"{self.root}: there is no {SERVICE}: no SVSM is beneath this guest")
             for _ in range(ATTEMPTS):
-                made = self._ask(entry, data)
+                made = self._ask(entry, data, service or {})
                 if made is not None:
                     return made
         raise UnavailableError(f"{self.root}: somebody else writes into our requests")
 
-    def _ask(self, entry: Path, data: bytes) -> TsmReport | None:
+    def _ask(self, entry: Path, data: bytes, service: Mapping[str, bytes]) -> TsmReport | None:
         """One attempt; None when the entry was written by another meanwhile."""
         begin = int(_text(entry, "generation"))
-        writes = 1
+        writes = 1 + len(service)
         _write(entry, "inblob", data)
-        if (entry / "privlevel_floor").exists():
+        for name, value in service.items():
+            _write(entry, name, value)
+        if not service and (entry / "privlevel_floor").exists():
             floor = _text(entry, "privlevel_floor")
             with _optional("privlevel"):  # shown to those too whose reports have no levels
                 _write(entry, "privlevel", floor.encode())
                 writes += 1
         body = _read(entry, "outblob")
         aux = _read(entry, "auxblob") if (entry / "auxblob").exists() else b""
+        manifest = _read(entry, "manifestblob") if service else b""
         if int(_text(entry, "generation")) != begin + writes:
             return None
-        return TsmReport(provider=_text(entry, "provider"), body=body, aux=aux)
+        return TsmReport(provider=_text(entry, "provider"), body=body, aux=aux, manifest=manifest)
 
     @contextmanager
     def _entry(self) -> Iterator[Path]:

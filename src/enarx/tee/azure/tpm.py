@@ -47,11 +47,11 @@ class Quote:
         _sized(reader, "qualifiedSigner")
         extra = _sized(reader, "extraData")
         reader.take(17 + 8, "clockInfo")
-        count = _big(reader, 4, "selections")
-        algorithm = _big(reader, 2, "hash")
+        count = reader.big(4, "selections")
+        algorithm = reader.big(2, "hash")
         if count != 1 or algorithm != SHA256_ID:
             raise MalformedError(f"{_WHAT}: expected one selection of SHA-256 registers")
-        bits = int.from_bytes(reader.take(_limited(_big(reader, 1, "size"), 3, "selection"), "selection"), "little")
+        bits = int.from_bytes(reader.take(_limited(reader.big(1, "size"), 3, "selection"), "selection"), "little")
         digest = _sized(reader, "pcrDigest")
         reader.end()
         if len(digest) != 32:
@@ -74,11 +74,7 @@ class Quote:
 
 
 def _sized(reader: Reader, field: str) -> bytes:
-    return reader.take(_limited(_big(reader, 2, field), MAX_NAME, field), field)
-
-
-def _big(reader: Reader, count: int, field: str) -> int:
-    return int.from_bytes(reader.take(count, field), "big")
+    return reader.take(_limited(reader.big(2, field), MAX_NAME, field), field)
 
 
 def _limited(value: int, limit: int, field: str) -> int:

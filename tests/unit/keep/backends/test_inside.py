@@ -15,7 +15,7 @@ from enarx import cbor
 from enarx.attested.claims import report_data
 from enarx.errors import UnavailableError
 from enarx.keep import launch, measurement
-from enarx.keep.backends import BACKENDS, guest
+from enarx.keep.backends import BACKENDS, guest, svsm
 from enarx.keep.backends.api import Standing
 from enarx.keep.backends.chip import Chip
 from enarx.keep.backends.inside import Inside
@@ -88,6 +88,50 @@ def test_evidence_through_the_kernel_is_accepted(
     assert attester.writable == (interface.root,)
     appraisal = judge(machines, evidence)
     assert appraisal.verdict is Verdict.ACCEPTED, appraisal.reasons
+
+
+def beneath(machines: Directory, interface: Tsm, services: str) -> Appraisal:
+    """What a Steward makes of the SVSM's evidence whose policy has a table for it."""
+    found = guest.attester(interface=interface)
+    assert isinstance(found, guest.GuestAttester)
+    attester = svsm.attester(found, interface, services)
+    assert attester.measurement() == measurement.of_agent("sha-384")
+    evidence = attester.evidence(report_data(attester.technology.binding_hash, SPKI, None))
+    config = (machines.path / "steward.toml").read_text() + f'\n[snp-svsm]\nhash = ["{attester.measurement().hex()}"]\n'
+    beside = machines.path / "svsm.toml"
+    beside.write_text(config)
+    policy = Config.read(beside, Flags(dev=True)).policy
+    collateral = Collateral(machines.path / "collateral").current()
+    return policy.judges[evidence.oid](evidence, Binding.of_key(SPKI), collateral, datetime.now(UTC))
+
+
+@pytest.mark.parametrize("services", ["all", "vtpm"])
+def test_an_svsm_vouches_where_it_was_asked_for(kernel: Callable[..., Any], machines: Directory, services: str) -> None:
+    """Through `service_provider`, with its manifest; the guest's own report stays one of its own level."""
+    with kernel("sev_guest+svsm") as interface:
+        appraisal = beneath(machines, interface, services)
+        plain = guest.attester(interface=interface).evidence(report_data("sha-384", SPKI, None))
+        assert Standing.of(Inside(tsm=interface)).data[0].below[0].ok
+    assert appraisal.verdict is Verdict.ACCEPTED, appraisal.reasons
+    assert (appraisal.technology, snp.parse(plain).report.vmpl) == ("snp-svsm", 2)
+
+
+@pytest.mark.parametrize(("flaw", "why"), [("other-manifest", "svsm.manifest"), ("level", "svsm.vmpl")])
+def test_an_svsm_that_lies_is_the_stewards_to_refuse(
+    kernel: Callable[..., Any], machines: Directory, flaw: str, why: str
+) -> None:
+    """Another manifest than was signed, or a report that the guest could have asked for by itself."""
+    with kernel("sev_guest+svsm", flaw) as interface:
+        appraisal = beneath(machines, interface, "all")
+    assert appraisal.verdict is Verdict.UNTRUSTED
+    assert appraisal.reasons[0].startswith(why)
+
+
+@pytest.mark.parametrize(("provider", "why"), [("sev_guest", "no SVSM is beneath"), ("tdx_guest", "not a plain SNP")])
+def test_nobody_stands_in_for_an_svsm(kernel: Callable[..., Any], machines: Directory, provider: str, why: str) -> None:
+    """Where there is none the Keep ends, and does not fall back to the guest's own report."""
+    with kernel(provider) as interface, pytest.raises(UnavailableError, match=why):
+        beneath(machines, interface, "all")
 
 
 def test_a_report_over_other_data_is_the_stewards_to_refuse(kernel: Callable[..., Any], machines: Directory) -> None:

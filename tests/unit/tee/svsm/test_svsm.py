@@ -1,0 +1,196 @@
+"""Guests beneath an SVSM: hardware, level, manifest and key, each link refused by itself."""
+
+from datetime import UTC, datetime
+from hashlib import sha256
+from uuid import UUID
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from enarx import toml
+from enarx.errors import MalformedError
+from enarx.steward import offline
+from enarx.steward.policy import Judging, default_policy
+from enarx.tee import snp
+from enarx.tee import svsm as judged_by
+from enarx.tee.appraise import failed, judge
+from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, Verdict
+from enarx.tee.snp.report import encode as encode_snp
+from enarx.tee.snp.simulator import SnpMachine, Vendor
+from enarx.tee.svsm.endorsement import EndorsementKey
+from enarx.tee.svsm.manifest import MAX_MANIFEST, Manifest
+from enarx.tee.svsm.manifest import encode as write
+from enarx.tee.svsm.policy import read_policy
+from enarx.tee.svsm.report import MAX_EVIDENCE, OID, encode
+from tests.emulators import svsm
+
+AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
+NONCE = bytes(range(64))
+ALL, VTPM = svsm.manifest(UUID(int=0)), svsm.manifest(svsm.VTPM)
+VENDOR = Vendor.create(AT)
+MACHINE = SnpMachine.create(VENDOR, AT, measurement=bytes(range(48)))
+
+
+def hardware(report: bytes) -> bytes:
+    return encode_snp(report, MACHINE.with_chain()).body
+
+
+def made(manifest: bytes = ALL, *, nonce: bytes = NONCE, level: int = 0) -> bytes:
+    return hardware(svsm.report(MACHINE, nonce, manifest, level))
+
+
+def appraise(evidence: Evidence, table: str = "") -> Appraisal:
+    policy = judged_by.TECHNOLOGY.default_policy
+    if table:
+        document = toml.parse(f"[snp-svsm]\n{table}\n", source="steward.toml")
+        policy = read_policy(document.table("snp-svsm"))
+        document.end()
+    asked = judge(judged_by.TECHNOLOGY, policy, (VENDOR.anchor(),))
+    return asked(evidence, Binding.of_report_data(NONCE), Endorsements(), AT)
+
+
+@pytest.mark.parametrize("manifest", [ALL, VTPM, svsm.table({svsm.VTPM: svsm.endorsement_key_p256()}), svsm.table({})])
+def test_an_svsm_whose_links_hold_is_accepted(manifest: bytes) -> None:
+    """For all services or for the virtual TPM; what is bound is the nonce, and the claims show the manifest."""
+    appraisal = appraise(encode(NONCE, manifest, made(manifest)))
+    assert appraisal.verdict is Verdict.ACCEPTED, appraisal.reasons
+    assert appraisal.claims is not None
+    assert appraisal.claims.report_data == NONCE
+    said = appraisal.claims.fields["manifest"]
+    assert isinstance(said, dict)
+    assert said["sha256"] == sha256(manifest).hexdigest()
+    assert said["asked_for"] == ("vtpm" if manifest is VTPM else "all")
+
+
+@pytest.mark.parametrize(
+    ("evidence", "check"),
+    [
+        (encode(NONCE, svsm.manifest(UUID(int=0), svsm.OTHER), made()), "svsm.manifest"),  # another byte
+        (encode(NONCE, VTPM, made(ALL)), "svsm.manifest"),  # swapped
+        (encode(NONCE, ALL, made(nonce=bytes(64))), "svsm.manifest"),
+        (encode(NONCE, ALL, hardware(MACHINE.report(NONCE))), "svsm.manifest"),  # a plain report with a manifest
+        (encode(NONCE, ALL, made(level=2)), "svsm.vmpl"),
+        (encode(bytes(64), ALL, made(nonce=bytes(64))), "binding"),  # another key
+    ],
+)
+def test_each_link_is_refused_by_itself(evidence: Evidence, check: str) -> None:
+    """Another manifest than was signed, another nonce, the guest's own level, a plain report, another key."""
+    appraisal = appraise(evidence)
+    assert (appraisal.verdict, failed(appraisal)) == (Verdict.UNTRUSTED, (check,))
+    assert all(each.found and each.expected for each in appraisal.checks if each.name == check)
+
+
+def test_an_svsms_report_is_no_plain_one() -> None:
+    """Without its manifest it speaks for no key."""
+    asked = judge(snp.TECHNOLOGY, snp.TECHNOLOGY.default_policy, (VENDOR.anchor(),))
+    plain = encode_snp(svsm.report(MACHINE, NONCE, ALL), MACHINE.with_chain())
+    assert failed(asked(plain, Binding.of_report_data(NONCE), Endorsements(), AT)) == ("binding",)
+
+
+def test_the_policy_asks_for_services_and_the_key() -> None:
+    """Of the measurement, the services and the endorsement key all failures are told together."""
+    other = f'required_services = ["{UUID(int=1)}"]\nendorsement_keys = ["{"11" * 32}"]\nhash = ["{"22" * 48}"]'
+    found = encode(NONCE, ALL, made())
+    assert failed(appraise(found, other)) == ("policy.hash", "policy.services", "policy.endorsement_key")
+    key = sha256(svsm.endorsement_key()).hexdigest()
+    good = f'required_services = ["vtpm", "{svsm.REBOOT}"]\nendorsement_keys = ["{key}"]'
+    assert appraise(found, good).accepted
+    bare = svsm.table({svsm.REBOOT: b""})
+    refused = appraise(encode(NONCE, bare, made(bare)), f'endorsement_keys = ["{key}"]')
+    assert failed(refused) == ("policy.endorsement_key",)
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [("vmpl = [0]", "of VMPL 0 always"), ('required_services = ["tpm"]', "expected vtpm or a GUID")],
+)
+def test_a_table_says_what_it_may(table: str, text: str) -> None:
+    """Errors name the key."""
+    document = toml.parse(f"[snp-svsm]\n{table}\n", source="steward.toml")
+    with pytest.raises(MalformedError, match=text):
+        read_policy(document.table("snp-svsm"))
+
+
+TWICE = svsm.table({svsm.VTPM: svsm.endorsement_key(), svsm.REBOOT: b""}).replace(
+    svsm.REBOOT.bytes_le, svsm.VTPM.bytes_le
+)
+
+
+@pytest.mark.parametrize(
+    ("broken", "text"),
+    [
+        (bytes(MAX_MANIFEST + 1), "at most 32768 bytes"),
+        (ALL[:-1], "size at 0x10"),
+        (ALL + b"\0", "size at 0x10"),
+        (ALL[:16] + (25).to_bytes(4, "little"), "needs 4 bytes"),
+        (ALL[:20] + (65).to_bytes(4, "little") + ALL[24:], "at most 64"),
+        (ALL[:40] + (73).to_bytes(4, "little") + ALL[44:], "offset of c476f1eb"),
+        (ALL[:44] + (9999).to_bytes(4, "little") + ALL[48:], "needs 9999 bytes"),
+        (svsm.table({svsm.REBOOT: b"x" * 9})[:44] + bytes(4) + b"x" * 9, "9 bytes follow"),
+        (TWICE, "endorsement key: type"),
+        (svsm.table({svsm.VTPM: b""}), "endorsement key: type"),
+        (VTPM[:-1], "modulus"),
+        (b"", "endorsement key"),
+    ],
+)
+def test_a_manifest_has_one_form(broken: bytes, text: str) -> None:
+    """Anything else is malformed, with its place, and as evidence never reaches the hardware's report."""
+    with pytest.raises(MalformedError, match=text):
+        Manifest.parse(broken)
+    assert appraise(encode(NONCE, broken, made())).verdict is Verdict.MALFORMED
+
+
+@pytest.mark.parametrize(
+    ("change", "text"),
+    [((0, 0x0008), "type"), ((2, 0x0004), "name algorithm"), ((6, 0x00A0), "attributes"), ((46, 0x0044), "mode")],
+)
+def test_only_an_endorsement_key_is_one(change: tuple[int, int], text: str) -> None:
+    """A restricted decryption key fixed to its TPM, of the sizes and algorithms that such have."""
+    at, value = change
+    whole = svsm.endorsement_key()
+    with pytest.raises(MalformedError, match=text):
+        EndorsementKey.parse(whole[:at] + value.to_bytes(2, "big") + whole[at + 2 :])
+    assert EndorsementKey.parse(whole).name == b"\0\x0b" + sha256(whole).digest()
+    assert EndorsementKey.parse(svsm.endorsement_key_p256()).kind == "ECC P-256"
+
+
+def test_evidence_is_bounded_and_its_nonce_has_64_bytes() -> None:
+    """Before anything in it is read."""
+    assert appraise(Evidence(oid=OID, body=bytes(MAX_EVIDENCE + 1))).verdict is Verdict.MALFORMED
+    for nonce in (b"", NONCE[:63], NONCE + b"\0"):
+        refused = appraise(encode(nonce, ALL, made(nonce=nonce)))
+        assert (refused.verdict, "nonce: expected 64 bytes" in refused.reasons[0]) == (Verdict.MALFORMED, True)
+
+
+@given(st.binary(max_size=400))
+def test_any_bytes_are_a_manifest_or_malformed(data: bytes) -> None:
+    """And what was read is written again as it came."""
+    for each in (data, ALL[:24] + data):
+        try:
+            found = Manifest.parse(each)
+        except MalformedError:
+            continue
+        assert found.single or write({one.guid: one.data for one in found.services}) == each
+
+
+def test_files_of_an_svsm_are_judged_together() -> None:
+    """What configfs-tsm gave, as `steward verify --manifest` has it: report, manifest and nonce."""
+
+    def verdict(manifest: bytes, nonce: bytes = NONCE) -> offline.Judgement:
+        policy = default_policy(Judging(refuse_legacy=False, anchors=(VENDOR.anchor(),)))
+        return offline.judge_file(
+            svsm.report(MACHINE, NONCE, ALL),
+            policy=policy,
+            compared=False,
+            binding=Binding.of_report_data(nonce),
+            collateral=MACHINE.with_chain(),
+            at=AT,
+            manifest=manifest,
+        )
+
+    found = verdict(ALL)
+    assert (found.verdict, found.form) == (Verdict.ACCEPTED, "snp-svsm"), found.reasons
+    assert verdict(VTPM).verdict is Verdict.UNTRUSTED
+    assert verdict(ALL, bytes(64)).verdict is Verdict.UNTRUSTED
+    assert verdict(ALL[:-1]).verdict is Verdict.MALFORMED
