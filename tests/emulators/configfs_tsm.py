@@ -228,6 +228,8 @@ class ConfigfsTsm(fuse.Operations):  # type: ignore[misc]  # as there
             raise fuse.FuseOSError(errno.EINVAL) from error
         level = self._floor if self._flaw == "level" else 0
         body = svsm.report(self._machine, data, manifest, level)
+        if self._flaw == "no-manifest":
+            return body, b"\0" * 24
         return body, svsm.manifest(entry.guid, svsm.OTHER) if self._flaw == "other-manifest" else manifest
 
 

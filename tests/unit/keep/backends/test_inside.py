@@ -13,7 +13,7 @@ import pytest
 
 from enarx import cbor
 from enarx.attested.claims import report_data
-from enarx.errors import UnavailableError
+from enarx.errors import MalformedError, UnavailableError
 from enarx.keep import launch, measurement
 from enarx.keep.backends import BACKENDS, guest, svsm
 from enarx.keep.backends.api import Standing
@@ -114,6 +114,10 @@ def test_an_svsm_vouches_where_it_was_asked_for(kernel: Callable[..., Any], mach
         assert Standing.of(Inside(tsm=interface)).data[0].below[0].ok
     assert appraisal.verdict is Verdict.ACCEPTED, appraisal.reasons
     assert (appraisal.technology, snp.parse(plain).report.vmpl) == ("snp-svsm", 2)
+    assert appraisal.claims is not None
+    manifest = appraisal.claims.fields["manifest"]
+    assert isinstance(manifest, dict)
+    assert manifest["asked_for"] == services
 
 
 @pytest.mark.parametrize(("flaw", "why"), [("other-manifest", "svsm.manifest"), ("level", "svsm.vmpl")])
@@ -128,10 +132,20 @@ def test_an_svsm_that_lies_is_the_stewards_to_refuse(
 
 
 @pytest.mark.parametrize(("provider", "why"), [("sev_guest", "no SVSM is beneath"), ("tdx_guest", "not a plain SNP")])
-def test_nobody_stands_in_for_an_svsm(kernel: Callable[..., Any], machines: Directory, provider: str, why: str) -> None:
+def test_nobody_stands_in_for_an_svsm(kernel: Callable[..., Any], provider: str, why: str) -> None:
     """Where there is none the Keep ends, and does not fall back to the guest's own report."""
-    with kernel(provider) as interface, pytest.raises(UnavailableError, match=why):
-        beneath(machines, interface, "all")
+    with kernel(provider) as interface:
+        found = guest.attester(interface=interface)
+        with pytest.raises(UnavailableError, match=why):
+            svsm.attester(found, interface, "all")
+
+
+def test_an_svsm_without_a_manifest_ends_the_keep_at_its_start(kernel: Callable[..., Any]) -> None:
+    """No Steward could read it: that is said before anybody is asked for a certificate."""
+    with kernel("sev_guest+svsm", "no-manifest") as interface:
+        found = guest.attester(interface=interface)
+        with pytest.raises(MalformedError, match="endorsement key: type"):
+            svsm.attester(found, interface, "all")
 
 
 def test_a_report_over_other_data_is_the_stewards_to_refuse(kernel: Callable[..., Any], machines: Directory) -> None:

@@ -1,7 +1,7 @@
 """Guests beneath an SVSM: hardware, level, manifest and key, each link refused by itself."""
 
 from datetime import UTC, datetime
-from hashlib import sha256
+from hashlib import sha256, sha512
 from uuid import UUID
 
 import pytest
@@ -16,14 +16,17 @@ from enarx.tee import snp
 from enarx.tee import svsm as judged_by
 from enarx.tee.appraise import failed, judge
 from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, Verdict
+from enarx.tee.snp.report import OID_WITH_CHAIN
 from enarx.tee.snp.report import encode as encode_snp
 from enarx.tee.snp.simulator import SnpMachine, Vendor
+from enarx.tee.snp.tcb import Tcb
 from enarx.tee.svsm.endorsement import EndorsementKey
 from enarx.tee.svsm.manifest import MAX_MANIFEST, Manifest
 from enarx.tee.svsm.manifest import encode as write
 from enarx.tee.svsm.policy import read_policy
 from enarx.tee.svsm.report import MAX_EVIDENCE, OID, encode
 from tests.emulators import svsm
+from tests.values import replace
 
 AT = datetime(2026, 11, 24, 12, tzinfo=UTC)
 NONCE = bytes(range(64))
@@ -69,6 +72,7 @@ def test_an_svsm_whose_links_hold_is_accepted(manifest: bytes) -> None:
         (encode(NONCE, svsm.manifest(UUID(int=0), svsm.OTHER), made()), "svsm.manifest"),  # another byte
         (encode(NONCE, VTPM, made(ALL)), "svsm.manifest"),  # swapped
         (encode(NONCE, ALL, made(nonce=bytes(64))), "svsm.manifest"),
+        (encode(NONCE, ALL, hardware(MACHINE.report(sha512(NONCE + ALL).digest()[:32] + bytes(32)))), "svsm.manifest"),
         (encode(NONCE, ALL, hardware(MACHINE.report(NONCE))), "svsm.manifest"),  # a plain report with a manifest
         (encode(NONCE, ALL, made(level=2)), "svsm.vmpl"),
         (encode(bytes(64), ALL, made(nonce=bytes(64))), "binding"),  # another key
@@ -79,6 +83,33 @@ def test_each_link_is_refused_by_itself(evidence: Evidence, check: str) -> None:
     appraisal = appraise(evidence)
     assert (appraisal.verdict, failed(appraisal)) == (Verdict.UNTRUSTED, (check,))
     assert all(each.found and each.expected for each in appraisal.checks if each.name == check)
+
+
+def test_what_is_said_of_the_hardware_is_what_was_verified_of_it() -> None:
+    """Measurement, signer, chip, standing and end come through: policy, certificate and revocation rest on them."""
+    claims = appraise(encode(NONCE, ALL, made())).claims
+    asked = judge(snp.TECHNOLOGY, snp.TECHNOLOGY.default_policy, (VENDOR.anchor(),))
+    plain = Evidence(oid=OID_WITH_CHAIN, body=hardware(MACHINE.report(NONCE)))
+    beneath = asked(plain, Binding.of_report_data(NONCE), Endorsements(), AT).claims
+    assert claims is not None
+    assert beneath is not None
+    for name in ("measurement", "signer", "tcb_status", "tcb_date", "advisories", "chip", "anchor", "expires"):
+        assert getattr(claims, name) == getattr(beneath, name), name
+    assert claims.measurement == MACHINE.measurement
+    lagging = SnpMachine.create(VENDOR, AT, measurement=bytes(48), tcb=Tcb(bootloader=3, tee=0, snp=8, microcode=115))
+    report = lagging.report(sha512(NONCE + ALL).digest(), lambda found: replace(found, author_key_en=True))
+    old = appraise(encode(NONCE, ALL, encode_snp(report, lagging.with_chain()).body)).claims
+    assert old is not None
+    assert (old.tcb_status, old.signer) == ("OutOfDate", bytes(48))
+    assert old.advisories
+
+
+def test_a_guest_that_may_be_debugged_is_refused() -> None:
+    """Whatever the SVSM says, and whatever the table allows."""
+    report = MACHINE.report(sha512(NONCE + ALL).digest(), lambda found: replace(found, policy=found.policy | 1 << 19))
+    refused = appraise(encode(NONCE, ALL, hardware(report)))
+    assert (refused.verdict, "policy.debug" in failed(refused)) == (Verdict.REJECTED, True)
+    assert refused.claims is None or refused.claims.debug
 
 
 def test_an_svsms_report_is_no_plain_one() -> None:
@@ -94,7 +125,7 @@ def test_the_policy_asks_for_services_and_the_key() -> None:
     found = encode(NONCE, ALL, made())
     assert failed(appraise(found, other)) == ("policy.hash", "policy.services", "policy.endorsement_key")
     key = sha256(svsm.endorsement_key()).hexdigest()
-    good = f'required_services = ["vtpm", "{svsm.REBOOT}"]\nendorsement_keys = ["{key}"]'
+    good = f'required_services = ["vtpm", "{svsm.VTPM}", "{svsm.REBOOT}"]\nendorsement_keys = ["{key}"]'
     assert appraise(found, good).accepted
     bare = svsm.table({svsm.REBOOT: b""})
     refused = appraise(encode(NONCE, bare, made(bare)), f'endorsement_keys = ["{key}"]')
@@ -103,7 +134,12 @@ def test_the_policy_asks_for_services_and_the_key() -> None:
 
 @pytest.mark.parametrize(
     ("table", "text"),
-    [("vmpl = [0]", "of VMPL 0 always"), ('required_services = ["tpm"]', "expected vtpm or a GUID")],
+    [
+        ("vmpl = [0]", "of VMPL 0 always"),
+        ('required_services = ["tpm"]', "expected vtpm or a GUID"),
+        (f'required_services = ["{str(svsm.VTPM).upper()}"]', "GUID in lower case"),
+        ('endorsement_keys = ["11"]', "32 bytes"),
+    ],
 )
 def test_a_table_says_what_it_may(table: str, text: str) -> None:
     """Errors name the key."""
@@ -129,6 +165,7 @@ TWICE = svsm.table({svsm.VTPM: svsm.endorsement_key(), svsm.REBOOT: b""}).replac
         (ALL[:44] + (9999).to_bytes(4, "little") + ALL[48:], "needs 9999 bytes"),
         (svsm.table({svsm.REBOOT: b"x" * 9})[:44] + bytes(4) + b"x" * 9, "9 bytes follow"),
         (TWICE, "endorsement key: type"),
+        (TWICE.replace(svsm.VTPM.bytes_le, svsm.REBOOT.bytes_le), "stands in it twice"),
         (svsm.table({svsm.VTPM: b""}), "endorsement key: type"),
         (VTPM[:-1], "modulus"),
         (b"", "endorsement key"),
@@ -143,7 +180,19 @@ def test_a_manifest_has_one_form(broken: bytes, text: str) -> None:
 
 @pytest.mark.parametrize(
     ("change", "text"),
-    [((0, 0x0008), "type"), ((2, 0x0004), "name algorithm"), ((6, 0x00A0), "attributes"), ((46, 0x0044), "mode")],
+    [
+        ((0, 0x0008), "type"),
+        ((2, 0x0004), "name algorithm"),
+        ((6, 0x00A0), "attributes"),  # not made in its TPM
+        ((4, 0x0007), "attributes"),  # it could sign, too
+        ((42, 0x0026), "symmetric algorithm at 0x2a"),
+        ((44, 0x0040), "symmetric bits"),
+        ((46, 0x0044), "mode"),
+        ((48, 0x0014), "scheme"),
+        ((50, 0x0400), "bits"),
+        ((54, 0x0003), "exponent"),
+        ((58, 0x0001), "modulus: expected 2048 bits"),
+    ],
 )
 def test_only_an_endorsement_key_is_one(change: tuple[int, int], text: str) -> None:
     """A restricted decryption key fixed to its TPM, of the sizes and algorithms that such have."""
@@ -151,13 +200,28 @@ def test_only_an_endorsement_key_is_one(change: tuple[int, int], text: str) -> N
     whole = svsm.endorsement_key()
     with pytest.raises(MalformedError, match=text):
         EndorsementKey.parse(whole[:at] + value.to_bytes(2, "big") + whole[at + 2 :])
+    long = whole[:56] + (257).to_bytes(2, "big") + b"\0" + whole[58:]
+    with pytest.raises(MalformedError, match="found 257 bytes"):
+        EndorsementKey.parse(long)
+    curve = svsm.endorsement_key_p256()
+    with pytest.raises(MalformedError, match="key derivation"):
+        EndorsementKey.parse(curve[:52] + b"\0\x22" + curve[54:])
+    with pytest.raises(MalformedError, match="x: expected 32 bytes, found 31"):
+        EndorsementKey.parse(curve[:54] + b"\0\x1f" + curve[57:])
+    with pytest.raises(MalformedError, match="1 bytes follow"):
+        EndorsementKey.parse(whole + b"\0")
     assert EndorsementKey.parse(whole).name == b"\0\x0b" + sha256(whole).digest()
     assert EndorsementKey.parse(svsm.endorsement_key_p256()).kind == "ECC P-256"
 
 
 def test_evidence_is_bounded_and_its_nonce_has_64_bytes() -> None:
     """Before anything in it is read."""
-    assert appraise(Evidence(oid=OID, body=bytes(MAX_EVIDENCE + 1))).verdict is Verdict.MALFORMED
+    huge = appraise(Evidence(oid=OID, body=bytes(MAX_EVIDENCE + 1)))
+    assert (huge.verdict, f"at most {MAX_EVIDENCE} bytes" in huge.reasons[0]) == (Verdict.MALFORMED, True)
+    named = {check.name for check in huge.checks}
+    assert named >= {"svsm.vmpl", "svsm.manifest", "policy.services", "policy.endorsement_key"}, (
+        "and each was not reached"
+    )
     for nonce in (b"", NONCE[:63], NONCE + b"\0"):
         refused = appraise(encode(nonce, ALL, made(nonce=nonce)))
         assert (refused.verdict, "nonce: expected 64 bytes" in refused.reasons[0]) == (Verdict.MALFORMED, True)
