@@ -17,6 +17,8 @@ import yaml  # type: ignore[import-untyped]  # its types are a package of their 
 from enarx import toml
 from enarx.drawbridge.config import Config as DrawbridgeConfig
 from enarx.drawbridge.config import Flags as DrawbridgeFlags
+from enarx.keep.backends import inside, sevguest, tsm
+from enarx.keep.backends.hosts import Roots
 from enarx.steward.config import Config as StewardConfig
 from enarx.steward.config import Flags as StewardFlags
 
@@ -119,6 +121,20 @@ def test_every_command_and_option_exists(where: str, words: list[str]) -> None:
 def test_a_unit_gains_no_privileges(unit: Path) -> None:
     """Whatever it serves, it gets no new rights."""
     assert "NoNewPrivileges=yes" in unit.read_text()
+
+
+def test_the_timer_may_ask_the_chip_and_shares_its_cache_with_keeps() -> None:
+    """Whatever knows the chip can be opened, and the directory has one owner, or systemd moves it to and fro."""
+    units = {file.name: file.read_text().splitlines() for file in UNITS}
+    cache, keep = units["enarx-cache.service"], units["enarx-keep@.service"]
+    opened = {line.partition("=")[2].split()[0] for line in cache if line.startswith("DeviceAllow=")}
+    assert opened == {str(Roots().dev / "sev"), str(sevguest.DEVICE), str(inside.TPM)}
+    written = {line.partition("=")[2].removeprefix("-") for line in cache if line.startswith("ReadWritePaths=")}
+    assert any(tsm.ROOT.is_relative_to(path) for path in written)
+    assert not {"PrivateDevices=yes", "ProtectKernelTunables=yes"} & set(cache), "it would see no device, or no report"
+    for unit in (cache, keep):
+        assert "CacheDirectory=enarx" in unit
+        assert not [line for line in unit if line.startswith(("DynamicUser=", "User="))]
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="needs systemd-analyze")

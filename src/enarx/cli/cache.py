@@ -7,16 +7,17 @@ is refused, one whose signature is wrong is not taken. `enarx deploy` sends what
 import json
 import platform as system
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Final, Literal
 
 import click
 
 from enarx.cli.registration import EFIVARS, Firmware, Registrar, register
-from enarx.errors import MalformedError, NotFoundError, UnavailableError
+from enarx.errors import EnarxError, MalformedError, NotFoundError
 
 if TYPE_CHECKING:
     from enarx.steward.stock import Stock, Wanted
@@ -67,8 +68,8 @@ class Cache:
             roots = origin(ROOT_CRLS) if self.pcs is None else None
             yield Kds(origin(self.kds or KDS)), Pcs(origin(self.pcs or PCS), roots)
 
-    def refresh(self, wanted: "Wanted") -> None:
-        """Fetch what is wanted, and say where it is now."""
+    def refresh(self, wanted: "Wanted", beside: Mapping[str, Path] = MappingProxyType({})) -> None:
+        """Fetch what is wanted, and say where it is now, and what is `beside` it."""
         self._prepare()
         kept = []
         with self.services() as (kds, pcs):
@@ -77,12 +78,14 @@ class Cache:
                     click.echo(f"enarx: {item}", err=True)
                 else:
                     kept.append(item)
+        found = [(source, file, "") for source, file in beside.items()]
+        found += [(each.source, each.target, each.note) for each in kept]
         if self.as_json:
-            found = [{"source": each.source, "file": str(each.target), "note": each.note} for each in kept]
-            click.echo(json.dumps({"documents": found}, indent=2))
+            listed = [{"source": source, "file": str(file), "note": note} for source, file, note in found]
+            click.echo(json.dumps({"documents": listed}, indent=2))
             return
-        for each in kept:
-            click.echo(f"{each.source} → {each.target}{f'  ({each.note})' if each.note else ''}")
+        for source, file, note in found:
+            click.echo(f"{source} → {file}{f'  ({note})' if note else ''}")
 
     def chip_certificate(self) -> Path:
         """The file with the certificate of this machine's chip, fetched if need be."""
@@ -234,17 +237,40 @@ _intel(tdx, "tdx")
 @click.option("--vendor", type=click.Choice(["amd", "intel"]), help="Default: that of this machine's processor.")
 @cache_options
 def update_cache(cache: Cache, *, vendor: str | None) -> None:
-    """Fetch anew what the cache holds, and what every machine of this vendor needs."""
+    """Fetch anew what the cache holds, and what every machine of this vendor needs.
+
+    With AMD that is also the certificate of this machine's chip, where it is of SEV-SNP: a new one after each update of
+    the firmware.
+    """
     _update(cache, vendor or _vendor())
 
 
 def _update(cache: Cache, maker: str) -> None:
+    """What cannot be had of the chip keeps nothing else from being fetched, and is raised at the end."""
+    from enarx.keep.backends.chip import NoChipError
     from enarx.steward.stock import Wanted
 
+    beside: dict[str, Path] = {}
+    failure: EnarxError | None = None
+    if maker == "amd":
+        try:
+            beside["certificate of this chip"] = cache.chip_certificate()
+        except NoChipError as error:
+            click.echo(f"enarx: no certificate of a chip: {error}", err=True)
+        except EnarxError as error:
+            failure = error
     held = cache.stock().wanted()
     products = (*held.products, *(PRODUCTS if maker == "amd" else ()))
     tees = (*held.tees, *(("sgx", "tdx") if maker == "intel" else ()))
-    cache.refresh(Wanted(products=tuple(dict.fromkeys(products)), tees=tuple(dict.fromkeys(tees)), fmspcs=held.fmspcs))
+    wanted = Wanted(products=tuple(dict.fromkeys(products)), tees=tuple(dict.fromkeys(tees)), fmspcs=held.fmspcs)
+    try:
+        cache.refresh(wanted, beside)
+    except EnarxError:
+        if failure is not None:
+            click.echo(f"enarx: {failure}", err=True)
+        raise
+    if failure is not None:
+        raise failure
 
 
 sgx.add_command(register)
@@ -262,19 +288,13 @@ def setup(cache: Cache, *, vendor: str | None, efivars: Path, registration: str 
     which has to be writable, and what the firmware is told of its registration.
     """
     maker = vendor or _vendor()
-    done: list[str]
     if maker == "intel":
         try:
             done = list(Firmware(efivars=efivars).register(Registrar(service=registration, ca=cache.ca)))
         except NotFoundError as error:
             done = [f"not registered: {error}"]
-    else:
-        try:
-            done = [f"certificate of this chip: {cache.chip_certificate()}"]
-        except UnavailableError as error:
-            done = [f"no certificate of a chip: {error}"]
-    for line in done:
-        click.echo(line, err=True)
+        for line in done:
+            click.echo(line, err=True)
     click.echo(f"documents of {maker} go to {cache.directory}", err=True)
     _update(cache, maker)
 

@@ -14,6 +14,7 @@ from starlette.routing import Route
 
 from enarx.cli import cache
 from enarx.cli.main import main
+from enarx.errors import UnavailableError
 from enarx.keep import measurement
 from enarx.keep.backends import sevhost
 from enarx.keep.backends.sevhost import HostChip
@@ -149,18 +150,28 @@ def test_setup_registers_a_platform_whose_firmware_asks_for_it(
     assert kinds(tmp_path)
 
 
-@pytest.fixture
-def host(world: World, monkeypatch: pytest.MonkeyPatch) -> SnpMachine:
-    """This machine is a host of SNP guests, and AMD has the certificate of its chip."""
-    machine = SnpMachine.create(AmdVendor.create(AT), AT, measurement=bytes(48))
-    report = Report.parse(machine.report(bytes(64)))
+VENDOR = AmdVendor.create(AT)
+
+
+def chip_at(world: World, monkeypatch: pytest.MonkeyPatch, tcb: Tcb, chip_id: bytes | None = None) -> SnpMachine:
+    """This machine is a host of SNP guests with firmware of that level, and AMD has the certificate of its chip."""
+    found = SnpMachine.create(VENDOR, AT, measurement=bytes(48), tcb=tcb, chip_id=chip_id)
+    report = Report.parse(found.report(bytes(64)))
     chip = HostChip(cpuid=(25, 1, 1), chip_id=report.chip_id, reported_tcb=report.reported_tcb)
     monkeypatch.setattr(sevhost, "present", lambda _: True)
     monkeypatch.setattr(sevhost, "chip", lambda _: chip)
-    tcb = Tcb.parse(report.reported_tcb, 0)
     levels = f"blSPL={tcb.bootloader:02d}&teeSPL={tcb.tee:02d}&snpSPL={tcb.snp:02d}&ucodeSPL={tcb.microcode:02d}"
-    world.beside[f"/vcek/v1/Milan/{report.chip_id.hex()}?{levels}"] = machine.certificate
-    return machine
+    world.beside[f"/vcek/v1/Milan/{report.chip_id.hex()}?{levels}"] = found.certificate
+    return found
+
+
+FIRMWARE = Tcb(bootloader=9, tee=0, snp=27, microcode=80)
+NEWER = replace(FIRMWARE, snp=28)
+
+
+@pytest.fixture
+def host(world: World, monkeypatch: pytest.MonkeyPatch) -> SnpMachine:
+    return chip_at(world, monkeypatch, FIRMWARE)
 
 
 def test_setup_fetches_the_certificate_of_the_chip_and_amds_documents(
@@ -187,6 +198,50 @@ def test_setup_goes_on_without_a_chip_of_amds(run: Callable[..., Result], world:
     assert kinds(tmp_path)
     alone = run("platform", "snp", "update")
     assert (alone.exit_code, alone.stdout) == (69, "")
+
+
+def test_update_cache_fetches_the_chips_certificate_after_an_update_of_the_firmware(
+    run: Callable[..., Result], world: World, monkeypatch: pytest.MonkeyPatch, host: SnpMachine
+) -> None:
+    """The key is derived from the level of the firmware: a timer finds the new one, and asks AMD once for each."""
+    for _ in range(2):
+        assert run("update-cache", "--vendor", "amd").exit_code == 0
+    assert run("platform", "snp", "vcek").stdout == Certificate.parse(host.certificate).to_pem().decode()
+    updated = chip_at(world, monkeypatch, NEWER, chip_id=host.chip_id)
+    done = run("update-cache", "--vendor", "amd", "--json")
+    assert done.exit_code == 0, done.output
+    first = json.loads(done.stdout)["documents"][0]
+    assert (first["source"], Path(first["file"]).read_bytes()) == ("certificate of this chip", updated.certificate)
+    assert run("platform", "snp", "vcek").stdout == Certificate.parse(updated.certificate).to_pem().decode()
+    assert len([path for path in world.asked if "?blSPL" in path]) == 2
+
+
+def test_update_cache_goes_on_where_amd_has_no_certificate_and_fails(
+    run: Callable[..., Result], world: World, host: SnpMachine, tmp_path: Path
+) -> None:
+    """The lists are fetched all the same; a service that watches its units sees that something is missing."""
+    world.beside.clear()
+    done = run("update-cache", "--vendor", "amd")
+    assert done.exit_code != 0
+    assert host.chip_id.hex() in done.stderr
+    assert "CRL" in kinds(tmp_path)
+
+
+def test_update_cache_goes_on_without_a_chip_of_amds(
+    run: Callable[..., Result], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a machine that is no host of SNP guests, or whose /dev/sev is of SEV alone: nothing failed."""
+
+    def refuse(_: object) -> HostChip:
+        raise UnavailableError("/dev/sev: Input/output error (firmware 0x19)")
+
+    plain = run("update-cache", "--vendor", "amd")
+    assert (plain.exit_code, "no certificate of a chip: no SEV-SNP here" in plain.stderr) == (0, True), plain.output
+    monkeypatch.setattr(sevhost, "present", lambda _: True)
+    monkeypatch.setattr(sevhost, "chip", refuse)
+    refused = run("update-cache", "--vendor", "amd")
+    assert (refused.exit_code, "firmware 0x19" in refused.stderr) == (0, True), refused.output
+    assert "chip" not in run("update-cache", "--vendor", "intel").stderr
 
 
 def test_vendors_that_do_not_answer_are_an_outage(tmp_path: Path) -> None:

@@ -42,6 +42,10 @@ class Chip(Protocol):
 Fetch = Callable[[Chip], bytes]
 
 
+class NoChipError(UnavailableError):
+    """There is no certificate of a chip's to have on this machine, today or tomorrow. Nothing is wrong with that."""
+
+
 def from_amd(chip: Chip, service: Kds | None = None) -> bytes:
     """The certificate (DER) from AMD's service. Raises UnavailableError, NotFoundError, MalformedError."""
     product = None if chip.cpuid is None else product_of(chip.cpuid)
@@ -78,12 +82,12 @@ def missing(report: Report, held: Endorsements, documents: Path | None, fetch: F
 def require(chip: Chip, held: Iterable[bytes], documents: Path, fetch: Fetch) -> Path:
     """Its certificate as a file of `documents`, fetched if it is not there.
 
-    Raises UnavailableError where it cannot be had, and what whoever was asked raises.
+    Raises NoChipError where there is none, UnavailableError where it cannot be had, and what whoever was asked raises.
     """
     if not any(chip.chip_id):
-        raise UnavailableError(
-            "this chip does not tell who it is (MASK_CHIP_ID): its key has no certificate of its own"
-        )
+        raise NoChipError("this chip does not tell who it is (MASK_CHIP_ID): its key has no certificate of its own")
+    if isinstance(chip, Report) and chip.signing_key != SIGNED_BY_VCEK:
+        raise NoChipError("this chip signs with a key of its cloud's (VLEK): its host sends the certificate along")
     found = next((item for item in held if fits(item, chip)), None)
     certificate = _fetched(chip, fetch) if found is None else found
     if not fits(certificate, chip):

@@ -27,7 +27,7 @@ from enarx.errors import EnarxError, MalformedError, UnavailableError
 from enarx.keep.backends import chip
 from enarx.keep.backends.azure import METADATA, AzureAttester, fetch_quote, paravisor
 from enarx.keep.backends.azure import fetch_vcek as fetch_vcek_of_azure
-from enarx.keep.backends.chip import Chip, Fetch
+from enarx.keep.backends.chip import Chip, Fetch, NoChipError
 from enarx.keep.backends.documents import Shelf, of_chip, of_intel
 from enarx.keep.backends.inside import PROVIDERS, TPM, found_paravisor
 from enarx.keep.backends.nsm import DEVICE as NSM
@@ -172,8 +172,8 @@ def chip_certificate(
 ) -> Path:
     """A file of `documents` with the certificate of this chip's key, fetched if nobody here has it: for operators.
 
-    It is the chip under this SNP guest, under Azure's paravisor, or, with `host`, in this host. Raises UnavailableError
-    where there is none, and what whoever was asked raises.
+    It is the chip under this SNP guest, under Azure's paravisor, or, with `host`, in this host. Raises NoChipError where
+    there is none, and what whoever was asked raises.
     """
     held = Endorsements() if not documents.is_dir() else read([documents]).endorsements
     try:
@@ -182,19 +182,27 @@ def chip_certificate(
         if found_paravisor(tpm):
             return chip.require(_under_azure(tpm), held.certificates, documents, _of_azure(metadata, fetch))
         if host is not None:
-            return chip.require(host(), held.certificates, documents, fetch)
-        raise UnavailableError(f"no SEV-SNP here: {error}, and no paravisor's report in {tpm}") from None  # all is said
+            return chip.require(_in_host(host), held.certificates, documents, fetch)
+        raise NoChipError(f"no SEV-SNP here: {error}, and no paravisor's report in {tpm}") from None  # all is said
     if name != "snp":
-        raise UnavailableError(f"this is a guest with {name.upper()}: no chip of AMD's")
+        raise NoChipError(f"this is a guest with {name.upper()}: no chip of AMD's")
     body, beside = source(bytes(REPORT_DATA_SIZE))
     return chip.require(Report.parse(body), (held | _table(beside)).certificates, documents, fetch)
+
+
+def _in_host(ask: Callable[[], Chip]) -> Chip:
+    """/dev/sev is there on every host with SEV; only the firmware says whether it is one of SEV-SNP."""
+    try:
+        return ask()
+    except UnavailableError as error:
+        raise NoChipError(f"no SEV-SNP here: {error}") from error
 
 
 def _under_azure(tpm: Path) -> Report:
     with Vtpm.briefly(tpm) as vtpm:
         hcl, _ = paravisor(vtpm)
     if hcl.kind != "snp":
-        raise UnavailableError(f"Azure's paravisor runs on {hcl.kind.upper()} here: no chip of AMD's")
+        raise NoChipError(f"Azure's paravisor runs on {hcl.kind.upper()} here: no chip of AMD's")
     return Report.parse(hcl.hardware)
 
 

@@ -13,7 +13,7 @@ import pytest
 
 from enarx.errors import MalformedError, NotFoundError, UnavailableError
 from enarx.keep.backends import chip, guest, sevhost
-from enarx.keep.backends.chip import Chip
+from enarx.keep.backends.chip import Chip, NoChipError
 from enarx.keep.backends.hosts import Roots
 from enarx.keep.backends.sevhost import GET_ID2, ISSUE_COMMAND, SNP_PLATFORM_STATUS, Command, GetId, HostChip
 from enarx.keep.backends.tsm import Tsm
@@ -136,13 +136,21 @@ def test_another_chips_certificate_is_refused(machine: SnpMachine, tmp_path: Pat
 
 def test_a_chip_that_does_not_tell_who_it_is_has_none(machine: SnpMachine, tmp_path: Path) -> None:
     """The host masks it: guests there are endorsed by a VLEK."""
-    with pytest.raises(UnavailableError, match="MASK_CHIP_ID"):
+    with pytest.raises(NoChipError, match="MASK_CHIP_ID"):
         only_host(tmp_path, nobody, partial(replace, host_chip(machine), chip_id=bytes(64)))
+
+
+def test_a_key_of_the_clouds_has_no_certificate_of_the_chips(tmp_path: Path) -> None:
+    """A guest whose reports a VLEK signs: AMD is not asked, and a timer has nothing to do."""
+    leased = SnpMachine.create(Amd.create(AT), AT, measurement=bytes(48), kind="VLEK")
+    report = Report.parse(leased.report(bytes(64)))
+    with pytest.raises(NoChipError, match="VLEK"):
+        chip.require(report, (), tmp_path, nobody)
 
 
 def test_without_any_chip_of_amds_it_is_said(tmp_path: Path) -> None:
     """Where it was looked for."""
-    with pytest.raises(UnavailableError, match=r"no SEV-SNP here: .*no paravisor's report"):
+    with pytest.raises(NoChipError, match=r"no SEV-SNP here: .*no paravisor's report"):
         only_host(tmp_path, nobody, None)
 
 
@@ -180,5 +188,5 @@ def test_azures_own_service_gives_it(machine: SnpMachine, tmp_path: Path) -> Non
 def test_a_vm_of_azures_on_intel_has_none(tmp_path: Path) -> None:
     """And that is why."""
     machine = TdxMachine.create(Intel.create(AT), AT, mr_td=bytes(48))
-    with pytest.raises(UnavailableError, match="runs on TDX here"):
+    with pytest.raises(NoChipError, match="runs on TDX here"):
         in_azure(tmp_path, machine, "tdx")
