@@ -112,6 +112,30 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
         yield made
 
 
+SEALER = r"""(module
+  (import "wasi_snapshot_preview1" "path_open"
+    (func $open (param i32 i32 i32 i32 i32 i64 i64 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_read" (func $read (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "fd_write" (func $write (param i32 i32 i32 i32) (result i32)))
+  (import "wasi_snapshot_preview1" "proc_exit" (func $exit (param i32)))
+  (memory (export "memory") 1)
+  (data (i32.const 0) "keys/database")
+  (data (i32.const 32) "\40\00\00\00\20\00\00\00")
+  (func $must (param i32) (if (local.get 0) (then (call $exit (local.get 0)))))
+  (func (export "_start")
+    (call $must (call $open (i32.const 3) (i32.const 0) (i32.const 0) (i32.const 13) (i32.const 0)
+      (i64.const 2) (i64.const 0) (i32.const 0) (i32.const 48)))
+    (call $must (call $read (i32.load (i32.const 48)) (i32.const 32) (i32.const 1) (i32.const 52)))
+    (call $must (call $write (i32.const 1) (i32.const 32) (i32.const 1) (i32.const 52)))))
+"""
+SEALING = b"""
+files = [{kind = "null"}, {kind = "stdout"}, {kind = "stderr"}]
+[identity]
+[storage]
+package = false
+"""
+
+
 @contextmanager
 def settled(
     folder: Path, steward: Callable[[Path, Path], AbstractContextManager[str]] | None = None
@@ -136,6 +160,8 @@ def settled(
             }
             registry.publish("user/named:1.0.0", named)
             registry.publish("user/echo:1.0.0", {"main.wasm": bytes(wasmtime.wat2wasm(ECHO))})
+            sealer = {"main.wasm": bytes(wasmtime.wat2wasm(SEALER)), "Enarx.toml": SEALING}
+            registry.publish("user/sealer:1.0.0", sealer)
             server = {
                 "main.wasm": (EXAMPLE / "main.wasm").read_bytes(),
                 "greeting.txt": MARKER,
@@ -187,6 +213,23 @@ def test_a_program_runs_and_its_output_and_code_come_through(world: World, tee: 
     assert (done.returncode, done.stdout) == (42, "from the Keep\n"), done.stderr
     assert "NOTHING IS PROTECTED" in done.stderr
     assert f"as {tee}{' SIMULATED' if tee != 'nil' else ''}" in done.stderr
+
+
+def test_whoever_deploys_is_told_where_keys_do_not_last(world: World) -> None:
+    """Before the program runs, and again when it asks: with nobody to give a secret, no other Keep has its keys."""
+
+    def run(tee: str) -> tuple[bytes, bytes]:
+        command = world.command("user/sealer:1.0.0", tee)
+        done = subprocess.run(command, capture_output=True, timeout=60, check=False, stdin=subprocess.DEVNULL)
+        assert (done.returncode, len(done.stdout)) == (0, 32), done.stderr
+        return done.stdout, done.stderr
+
+    (first, told), (second, _) = run("nil"), run("nil")
+    assert first != second
+    early, late = told.index(b"no TEE here gives this program a secret"), told.index(b"the program asked for a key")
+    assert early < told.index(b"enarx: running") < late
+    (first, told), (second, _) = run("snp"), run("snp")
+    assert (first == second, b"secret" in told) == (True, False)
 
 
 def test_the_steward_that_a_package_names_is_not_asked(world: World) -> None:

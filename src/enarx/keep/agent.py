@@ -71,6 +71,10 @@ DNS_PORT: Final = 53
 IMPATIENT: Final = 0.0005  # seconds after which a thread that imports lets one go on that had waited for the network
 ABANDONED: Final = 70  # exit code of a Keep whose host went away or broke the channel's rules
 BUG: Final = "bug"
+KEYS_END: Final = (
+    "no TEE here gives this program a secret for lasting keys: "
+    "what it seals with a key of keys/ cannot be opened again when this Keep has ended"
+)
 
 
 class Inbox:
@@ -193,7 +197,8 @@ def live(channel: Channel, words: Sequence[str]) -> NoReturn:
     # 2
     technology = attester.technology.name
     channel.send(Kind.HELLO, Hello(version=VERSION, technology=technology, measurement=attester.measurement().hex()))
-    channel.send(Kind.PHASE, Phase(phase="sandboxed", facts=dict(done)))
+    keys = "temporary" if attester.sealing_secret is None else "lasting"
+    channel.send(Kind.PHASE, Phase(phase="sandboxed", facts={**done, "keys": keys}))
     with gate("channel"):
         start = channel.expect(Kind.START, Start, within=START_SECONDS)
         order = Order.parse(start)
@@ -236,6 +241,8 @@ def execute(
     channel.send(Kind.PHASE, Phase(phase="ports", facts={"tcp": ports}))
     with gate("runtime"):
         live = LiveIdentity(_tls(provisioned.identity), clock.agreed)
+    if workload.config.identity is not None and sealing is None:
+        channel.send(Kind.PHASE, Phase(phase="warning", facts={"keys": KEYS_END}))
     if workload.config.uses_tls:
         in_background(_renewal(channel, provisioned, live, clock), provisioned.identity)
 

@@ -8,12 +8,16 @@
 
 A signature is over `SIGN_PREFIX ‖ message` with SHA-256 (P-256) or SHA-384 (P-384): the prefix keeps what a program
 may have signed apart from what TLS signs with the same key. Keys are HKDF-SHA256 over a secret of the Keep, which
-the program never sees, nor the private key.
+the program never sees, nor the private key. Where no TEE gave that secret, keys end with the run: the environment says
+so to the program, and a line of the log to whoever reads it, when the first key is asked for.
 """
 
 import json
+import secrets
+import threading
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Final
+from weakref import WeakKeyDictionary
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ec import ECDSA
@@ -30,6 +34,7 @@ from enarx.keep.runtime.paths import parts
 from enarx.pki.certificate import Certificate
 
 if TYPE_CHECKING:
+    from enarx.keep.runtime.log import Log
     from enarx.keep.runtime.runner import Settings
     from enarx.keep.runtime.tls import LiveIdentity
 
@@ -51,6 +56,7 @@ def environment(path: str, settings: "Settings") -> Mapping[str, str]:
     """What the environment says: where the files are, and the short facts themselves."""
     facts = Facts(settings)
     told = {"ENARX_IDENTITY": path, "ENARX_CERTIFICATE": f"{path}/certificate.pem"}
+    told["ENARX_KEYS"] = "temporary" if settings.sealing_root is None else "lasting"
     if (workload := facts.workload()) is not None:
         told["ENARX_WORKLOAD"] = workload
     if (result := facts.result()) is not None:
@@ -66,7 +72,8 @@ class Facts:
         if settings.identity is None:
             raise RuntimeError("identity: asked of a Keep that has none")
         self._identity: LiveIdentity = settings.identity
-        self._digest, self._root = settings.workload_digest, settings.sealing_root or _fresh()
+        self._digest, self._root = settings.workload_digest, settings.sealing_root
+        self._log = settings.log
 
     def files(self) -> Mapping[str, Callable[[], bytes | None]]:
         return {"attestation.json": self.attestation, "certificate.pem": self.chain, "workload": self._workload_line}
@@ -116,13 +123,27 @@ class Facts:
         return key.sign(SIGN_PREFIX + message, ECDSA(SHA384() if key.key_size == 384 else SHA256()))
 
     def key(self, label: str) -> bytes:
-        return HKDF(algorithm=SHA256(), length=32, salt=None, info=KEY_INFO + label.encode()).derive(self._root)
+        root = _temporary(self._log) if self._root is None else self._root
+        return HKDF(algorithm=SHA256(), length=32, salt=None, info=KEY_INFO + label.encode()).derive(root)
 
 
-def _fresh() -> bytes:
-    import secrets  # noqa: PLC0415 - only a Keep without a root of its own
+_roots: "WeakKeyDictionary[Log, bytes]" = WeakKeyDictionary()  # of this moment's runs: each has one log
+_turn = threading.Lock()
 
-    return secrets.token_bytes(32)
+
+def _temporary(log: "Log") -> bytes:
+    """The secret of a run that was given none: one for all its threads, and told of once."""
+    with _turn:
+        found = _roots.get(log)
+        if found is None:
+            found = _roots[log] = secrets.token_bytes(32)
+            log.say(
+                "warn",
+                "keys",
+                "the program asked for a key; no TEE gave this Keep a secret for keys, so they end with it, "
+                "and nobody can open again what they sealed",
+            )
+        return found
 
 
 class Directory(Descriptor):

@@ -7,8 +7,10 @@ import socket
 import ssl
 import threading
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 
 import pytest
 from cryptography import x509
@@ -18,7 +20,9 @@ from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from enarx.attested.result import AttestationResult
 from enarx.errors import EnarxError, MalformedError, RejectedError, UntrustedError
-from enarx.keep.runtime import LiveIdentity, TlsIdentity
+from enarx.keep.config import Log as LogSettings
+from enarx.keep.runtime import LiveIdentity, TlsIdentity, whoami
+from enarx.keep.runtime.log import Log
 from enarx.keep.runtime.tls import server_context
 from enarx.keep.runtime.whoami import SIGN_PREFIX
 from tests.unit.conftest import Authority, Issued
@@ -280,6 +284,7 @@ def test_a_program_learns_who_it_is(
     assert "env ENARX_CERTIFICATE=/enarx/certificate.pem" in shown
     assert f"env ENARX_WORKLOAD={workload}" in shown
     assert "env ENARX_TECHNOLOGY=snp" in shown
+    assert "env ENARX_KEYS=temporary" in shown
     run = [run_guest(probe, "cat", f"/enarx/{name}", toml=toml, identity=_identity(issued)).stdout for name in (
         "certificate.pem", "workload", "attestation.json"
     )]  # fmt: skip
@@ -310,6 +315,21 @@ def test_a_program_asks_for_signatures_and_keys(probe: bytes, run_guest: Runner,
     assert ask("database", b"r" * 32)[1] == key
     assert ask("other", b"r" * 32)[1] != key
     assert ask("database", None)[1] != key
+
+
+def test_without_a_secret_keys_are_one_runs_and_that_is_told_once(authority: Authority) -> None:
+    """Whoever asks, in whichever thread or for whichever request: the same keys in a run, others in the next."""
+    live, said = LiveIdentity(_identity(authority.attest(None))), bytearray()
+
+    def ask(log: Log) -> list[bytes]:
+        settings = SimpleNamespace(identity=live, workload_digest=None, sealing_root=None, log=log)
+        with ThreadPoolExecutor(8) as pool:
+            return list(pool.map(lambda _: whoami.Facts(settings).key("database"), range(8)))  # type: ignore[arg-type]  # as much of Settings as is read
+
+    logs = [Log(LogSettings(), said.extend) for _ in range(2)]
+    first, second = (set(ask(log)) for log in logs)
+    assert (len(first), len(second), len(first | second)) == (1, 1, 2)
+    assert said.count(b"enarx: warn: the program asked for a key") == 2
 
 
 def test_the_end_of_an_identity_is_the_earliest_of_its_chain(authority: Authority) -> None:
