@@ -51,6 +51,8 @@ _FOR: Final[Mapping[str, Sequence[str]]] = {  # which backends an option means s
     "--accel": _MACHINES,
     "--collateral": (INSIDE, GRAMINE, QEMU_TEES["snp"], QEMU_TEES["tdx"]),
     "--svsm": (INSIDE,),
+    "--signatures": (QEMU_TEES["snp"], GRAMINE),
+    "--unsigned": (QEMU_TEES["snp"],),  # an enclave is always signed, and elsewhere there is nothing to sign
 }
 _NEEDS: Final[Mapping[str, Mapping[str, str]]] = {  # what a backend has to be told, and how to come by it
     SIMULATED: {"--tee": "", "--machine": "; `enarx platform simulate DIR` makes one"},
@@ -114,6 +116,12 @@ def _ports(_: click.Context, __: click.Parameter, values: Sequence[str]) -> dict
     show_envvar=True,
     help="Have the SVSM beneath this guest vouch, for all its services or for its virtual TPM.",
 )
+@click.option(
+    "--signatures",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="A file of `enarx sign`: who answers for this launch, instead of what lies in the image.",
+)
+@click.option("--unsigned", is_flag=True, default=None, help="Launch a signed image without its signature (SEV-SNP).")
 @click.option("--insecure", is_flag=True, help="Accept a backend that protects nothing from this machine.")
 @click.option(
     "--steward",
@@ -176,6 +184,8 @@ def deploy(
     accel: str | None,
     collateral: Path | None,
     svsm: str | None,
+    signatures: Path | None,
+    unsigned: bool | None,
     insecure: bool,
     steward: str | None,
     steward_ca: Path | None,
@@ -226,6 +236,8 @@ def deploy(
                     "--accel": accel,
                     "--collateral": collateral,
                     "--svsm": svsm,
+                    "--signatures": signatures,
+                    "--unsigned": unsigned,
                 },
             )
             collateral = collateral or (CACHE if CACHE.is_dir() else None)
@@ -236,6 +248,8 @@ def deploy(
                 accel=accel,
                 documents=str(collateral) if collateral is not None and place.name in _FOR["--collateral"] else None,
                 svsm=svsm,
+                signatures=None if signatures is None else str(signatures),
+                unsigned=bool(unsigned),
             )
             slug = parse_package(package)
             host, token = store.host(slug.host), _token(token_file)
@@ -466,13 +480,15 @@ def _backend(name: str | None, tee: str | None) -> str | None:
     return SIMULATED if name is None and tee is not None else name
 
 
-def _require_wishes(backend: str, given: Mapping[str, str | Path | None]) -> None:
+def _require_wishes(backend: str, given: Mapping[str, str | Path | bool | None]) -> None:
     """Options that would do nothing are a mistake, variables are not; and what a backend needs has to be named."""
     source = click.get_current_context().get_parameter_source
     said = {name for name in given if source(name.removeprefix("--")) is ParameterSource.COMMANDLINE}
     for option in given:
         if option in said and backend not in _FOR[option]:
             raise click.UsageError(f"{option} is for --backend {', '.join(_FOR[option])}")
+    if given["--signatures"] is not None and given["--unsigned"]:
+        raise click.UsageError("--signatures FILE or --unsigned, not both")
     collateral = given["--collateral"]
     if "--collateral" in said and isinstance(collateral, Path) and not collateral.is_dir():
         raise NotFoundError(f"--collateral: {collateral}: no such directory; `enarx update-cache` fills one")

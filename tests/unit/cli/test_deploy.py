@@ -8,6 +8,9 @@ from click.testing import CliRunner
 from enarx.cli.deploy import parse_package
 from enarx.cli.main import main
 from enarx.errors import MalformedError
+from enarx.keep import launch
+from enarx.keep.backends import Backend, Wishes
+from enarx.keep.backends.qemu import Qemu
 
 DIGEST = "sha-256:" + "ab" * 32
 BASE = ("deploy", "--insecure")
@@ -53,6 +56,8 @@ def test_everything_else_is_malformed(text: str, why: str) -> None:
         (("--backend", "nil", "--tee", "snp"), "--tee is for --backend simulated"),
         (("--backend", "nil", "--collateral", "."), "--collateral is for --backend inside"),
         (("--backend", "nil", "--image", "."), "--image is for --backend"),
+        (("--backend", "nil", "--signatures", "file"), "--signatures is for --backend qemu-snp, gramine"),
+        (("--backend", "nil", "--unsigned"), "--unsigned is for --backend qemu-snp"),
         (("--backend", "nil", "--port", "web"), "expected NAME=PORT"),
         (("--backend", "nil", "--env", "=x"), "expected NAME=VALUE"),
     ],
@@ -62,6 +67,25 @@ def test_options_that_would_do_nothing_are_mistakes(options: tuple[str, ...], wh
     result = CliRunner().invoke(main, [*BASE, *options, "localhost:1/user/repo:1.0.0"])
     assert result.exit_code == 64
     assert why in result.output
+
+
+def test_a_launch_is_signed_by_the_file_that_is_named_or_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Never both; without either it is what lies in the image that counts."""
+    seen: list[Wishes] = []
+
+    def launched(_: object, __: Backend, wishes: Wishes, *___: object) -> int:
+        seen.append(wishes)
+        return 0
+
+    monkeypatch.setattr(launch, "choose", lambda *_, **__: Qemu(tee="snp"))
+    monkeypatch.setattr(launch, "deploy", launched)
+
+    def run(*options: str) -> int:
+        return CliRunner().invoke(main, ["deploy", "--image", ".", *options, "localhost:1/user/repo:1.0.0"]).exit_code
+
+    assert [run(), run("--signatures", "file"), run("--unsigned")] == [0, 0, 0]
+    assert [(wishes.signatures, wishes.unsigned) for wishes in seen] == [(None, False), ("file", False), (None, True)]
+    assert run("--signatures", "file", "--unsigned") == 64
 
 
 def test_a_token_that_is_none_is_malformed_and_not_repeated(tmp_path: Path) -> None:

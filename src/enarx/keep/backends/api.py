@@ -97,7 +97,8 @@ class Wishes:
     """What a user chose about the place.
 
     The technology to simulate and the directory of the simulated machine; the image of a virtual machine and how it
-    runs; a directory of vendors' documents; whether an SVSM is to vouch, for `all` its services or for its `vtpm`.
+    runs; a directory of vendors' documents; whether an SVSM is to vouch, for `all` its services or for its `vtpm`; who
+    signed what is launched: a file of `enarx sign` instead of what lies in the image, or nobody.
     """
 
     technology: str | None = None
@@ -106,6 +107,8 @@ class Wishes:
     image: str | None = None
     accel: str | None = None
     svsm: str | None = None
+    signatures: str | None = None
+    unsigned: bool = False
 
 
 class Backend(Protocol):

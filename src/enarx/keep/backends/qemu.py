@@ -57,6 +57,8 @@ class Plan:
     tee: Tee = "none"
     accelerator: Accelerator = "tcg"
     memory: int = MEMORY
+    signatures: Path | None = None  # of `enarx sign`, instead of what lies in the image
+    unsigned: bool = False
 
     @property
     def command_line(self) -> str:
@@ -189,7 +191,12 @@ class Qemu:
         image = Path(wishes.image) if wishes.image else None
         if image is None:
             raise NotFoundError(f"{self.name}: name an image with --image; `enarx image build DIR` makes one")
-        plan = Plan(tee=self.tee, accelerator=_accelerator(wishes.accel, self.tee))
+        plan = Plan(
+            tee=self.tee,
+            accelerator=_accelerator(wishes.accel, self.tee),
+            signatures=None if wishes.signatures is None else Path(wishes.signatures),
+            unsigned=wishes.unsigned,
+        )
         return start(image, plan)
 
 
@@ -262,15 +269,12 @@ def _tee_objects(image: Path, plan: Plan) -> list[dict[str, object]]:
         "policy": SNP_POLICY,
         "kernel-hashes": True,
     }
-    signed = {name: (image / name).read_bytes() for name in _BLOCK_SIZES if (image / name).is_file()}
-    if signed and {name: len(data) for name, data in signed.items()} != _BLOCK_SIZES:
-        raise MalformedError(f"{image}: expected {ID_BLOCK_NAME} of 96 bytes and {ID_AUTH_NAME} of 4096, or neither")
-    if signed:
-        _require_policy(image, signed[ID_BLOCK_NAME])
-    for name, data in signed.items():
-        guest[name.removesuffix(".bin")] = base64.b64encode(data).decode()
-    if signed:
-        guest["author-key-enabled"] = any(signed[ID_AUTH_NAME][4:8])
+    signed = _signed(image, plan)
+    if signed is not None:
+        block, auth = signed
+        guest["id-block"] = base64.b64encode(block).decode()
+        guest["id-auth"] = base64.b64encode(auth).decode()
+        guest["author-key-enabled"] = any(auth[4:8])
     memory: dict[str, object] = {
         "qom-type": "memory-backend-memfd",
         "id": "ram0",
@@ -281,13 +285,33 @@ def _tee_objects(image: Path, plan: Plan) -> list[dict[str, object]]:
     return [memory, guest]
 
 
-def _require_policy(image: Path, block: bytes) -> None:
-    """Raises MalformedError for an ID block of another policy than the launch has: the firmware would refuse it."""
-    from enarx.tee.snp.idblock import IdBlock  # noqa: PLC0415 - only where an image was signed
+def _signed(image: Path, plan: Plan) -> tuple[bytes, bytes] | None:
+    """ID block and authentication: from the file that was named, else from the image; None where nobody signed.
 
-    policy = IdBlock.parse(block).policy
+    Raises MalformedError, also for a block of another policy than the launch has: the firmware would refuse it.
+    """
+    if plan.unsigned:
+        return None
+    if plan.signatures is not None:
+        from enarx.keep.backends.signatures import Signatures  # noqa: PLC0415 - only where one was named
+
+        found = Signatures.read(plan.signatures).require_sev()
+    else:
+        parts = {name: (image / name).read_bytes() for name in _BLOCK_SIZES if (image / name).is_file()}
+        if not parts:
+            return None
+        if {name: len(data) for name, data in parts.items()} != _BLOCK_SIZES:
+            raise MalformedError(
+                f"{image}: expected {ID_BLOCK_NAME} of 96 bytes and {ID_AUTH_NAME} of 4096, or neither"
+            )
+        found = parts[ID_BLOCK_NAME], parts[ID_AUTH_NAME]
+    from enarx.tee.snp.idblock import IdBlock  # noqa: PLC0415 - only where somebody signed
+
+    policy = IdBlock.parse(found[0]).policy
     if policy != SNP_POLICY:
-        raise MalformedError(f"{image / ID_BLOCK_NAME}: POLICY: expected 0x{SNP_POLICY:x}, found 0x{policy:x}")
+        source = plan.signatures or image / ID_BLOCK_NAME
+        raise MalformedError(f"{source}: POLICY: expected 0x{SNP_POLICY:x}, found 0x{policy:x}")
+    return found
 
 
 def _host_support(tee: Tee) -> Datum:

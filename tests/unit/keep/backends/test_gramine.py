@@ -1,5 +1,6 @@
 """Enclaves under Gramine: the files that vouch, the manifest that is measured, and a launch with another program."""
 
+import json
 import os
 import socket
 import sys
@@ -122,13 +123,19 @@ def test_a_launch_gives_an_empty_keep_on_a_channel(tmp_path: Path) -> None:
     program = tmp_path / "gramine-sgx"
     program.write_text(EMULATED.format(python=sys.executable, path=sys.path, quote=str(quote)))
     program.chmod(0o755)
-    keep = Gramine(program=str(program)).launch(Wishes(image=str(tmp_path)))
+    (tmp_path / "elsewhere").write_text(json.dumps({"version": "0.8.0", "sgx": [0] * 1808}))
+    (tmp_path / f"{MANIFEST}.sig").unlink()  # signed elsewhere, it need not be there
+    keep = Gramine(program=str(program)).launch(Wishes(image=str(tmp_path), signatures=str(tmp_path / "elsewhere")))
+    assert isinstance(keep, KeepEnclave)
+    assert keep.folder is not None
     try:
         hello = Channel(keep.stream, receives=TO_HOST).expect(Kind.HELLO, Hello)
+        assert (keep.folder / f"{MANIFEST}.sig").read_bytes() == bytes(1808)
     finally:
         keep.kill()
     assert hello.technology == "sgx"
     assert hello.measurement == MACHINE.mr_enclave.hex()
+    assert not keep.folder.exists()
 
 
 def test_an_image_that_was_not_signed_is_refused(tmp_path: Path) -> None:
