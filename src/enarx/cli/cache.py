@@ -265,8 +265,8 @@ def _update(cache: Cache, maker: str) -> None:
     wanted = Wanted(products=tuple(dict.fromkeys(products)), tees=tuple(dict.fromkeys(tees)), fmspcs=held.fmspcs)
     try:
         cache.refresh(wanted, beside)
-    except EnarxError:
-        if failure is not None:
+    except EnarxError as error:
+        if failure is not None and str(failure) != str(error):
             click.echo(f"enarx: {failure}", err=True)
         raise
     if failure is not None:
