@@ -12,6 +12,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -117,6 +118,33 @@ def test_the_whole_flow_runs_in_a_virtual_machine(image: Path, tmp_path: Path) -
         assert b"GET /" not in seen
         process.terminate()
         assert process.wait(BOOT) == 143
+
+
+def test_a_machine_whose_clock_its_host_set_wrong_is_refused(image: Path, tmp_path: Path) -> None:
+    """Back or forwards: at the Steward, with what its clock says, and before anything is released to it."""
+    with Stage.set(tmp_path / "stage") as stage, World.made(stage, Narrator(as_json=True)) as world:
+        _publish(world, _free_port())
+        for turned, why in (
+            (timedelta(days=-1), "certificate is not yet valid, as this machine's clock says"),
+            (timedelta(minutes=10), "one of them is wrong"),
+        ):
+            stage.use(PATH=f"{_skewing(tmp_path, turned)}:{os.environ['PATH']}")
+            command = ["deploy", "--insecure", "--backend", "qemu", "--image", str(image)]
+            slug = f"{world.registry}/{USER}/machine:1.0.0"
+            done = stage.run("enarx", *command, "--steward-ca", str(world.steward_ca), slug)
+            assert done.code == 77, done.err
+            assert "refused at steward" in done.err
+            assert why in done.err
+            assert "released" not in done.err
+
+
+def _skewing(folder: Path, turned: timedelta) -> Path:
+    """A directory with a QEMU that gives its machine this clock."""
+    program = folder / PROGRAM
+    base = f"{datetime.now(UTC) + turned:%Y-%m-%dT%H:%M:%S}"
+    program.write_text(f'#!/bin/sh\nexec {shutil.which(PROGRAM)} -rtc base={base} "$@"\n')
+    program.chmod(0o755)
+    return folder
 
 
 def _publish(world: World, port: int) -> None:

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from types import TracebackType
 from typing import Final, Self
 
@@ -228,6 +229,9 @@ def _require_token(token: str) -> str:
     return token
 
 
+_DATES: Final = frozenset({9, 10})  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
+
+
 @contextmanager
 def _translated(host: str) -> Iterator[None]:
     """Errors of the transport as errors of ours. The one place where they are known."""
@@ -249,6 +253,8 @@ def _verification(error: BaseException | None) -> str | None:
     """What was wrong with the server's certificate, if that is what is beneath `error`."""
     while error is not None:
         if isinstance(error, ssl.SSLCertVerificationError):
+            if error.verify_code in _DATES:  # or it is our clock that is wrong, as in a machine whose host holds it
+                return f"{error.verify_message}, as this machine's clock says {datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
             return error.verify_message
         error = error.__cause__ or error.__context__
     return None

@@ -155,6 +155,25 @@ def test_a_server_of_another_name_is_untrusted(port: int, authority: Fixture) ->
         client.get("/who")
 
 
+@pytest.mark.parametrize(
+    ("dates", "why"),
+    [
+        ({"begins": timedelta(minutes=30)}, "certificate is not yet valid"),
+        ({"ends": timedelta(minutes=-1)}, "certificate has expired"),
+    ],
+)
+def test_a_server_outside_its_dates_is_untrusted_by_this_machines_clock(
+    start: Callable[..., int], authority: Fixture, dates: dict[str, timedelta], why: str
+) -> None:
+    """It may be that clock which is wrong: what it says is told."""
+    port = start(APP, authority.issue(names=(x509.DNSName("localhost"),), **dates).server_tls())
+    with (
+        Client(f"https://localhost:{port}", ca_pem=authority.pem) as client,
+        pytest.raises(UntrustedError, match=rf"{why}, as this machine's clock says \d{{4}}-.*Z"),
+    ):
+        client.get("/who")
+
+
 def test_nobody_listening_is_unavailable(authority: Fixture) -> None:
     """A refused connect is no bug of anyone."""
     with Client("https://localhost:9", ca_pem=authority.pem) as client, pytest.raises(UnavailableError):
