@@ -157,6 +157,8 @@ def _causes(error: BaseException) -> Iterator[str]:
     while (cause := chain[-1].__cause__) is not None and cause not in chain:
         chain.append(cause)
     for effect, cause in pairwise(chain):
+        if isinstance(cause, OSError) and cause.strerror and cause.strerror in str(effect):
+            continue  # which quotes it without its number
         text = str(cause) or type(cause).__name__
         if not isinstance(cause, EnarxError):
             text = text.strip().partition("\n")[0]  # some libraries write pages, for those who debug them

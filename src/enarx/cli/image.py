@@ -60,13 +60,16 @@ def measure(directory: Path, tee: Literal["snp", "tdx"], firmware: Path | None, 
     A firmware that does not check the kernel it is handed is refused: its digest would say nothing about the image.
     """
     from enarx.image import measure as measuring
+    from enarx.image.firmware import of_file
 
     machine = machine_of(directory, firmware, tee, cpus, cpu)
     if tee == "snp":
         click.echo(measuring.fragment(machine, launch=measuring.snp(machine), trust=None), nl=False)
         return
     data = machine.firmware.read_bytes()
-    click.echo(measuring.fragment(machine, launch=None, trust=measuring.mrtd(data)), nl=False)
+    with of_file(machine.firmware):
+        trust = measuring.mrtd(data)
+    click.echo(measuring.fragment(machine, launch=None, trust=trust), nl=False)
     click.echo(f"# MRTD where the host's kernel measures in two passes: {measuring.mrtd(data, two_passes=True).hex()}")
     for name, digest in measuring.tdx_events(machine).items():
         click.echo(f"# event log, {name.replace('_', ' ')}, SHA-384: {digest}")
@@ -133,19 +136,25 @@ def container(directory: Path, lock_file: Path | None, cache: Path | None) -> No
 
 @image.command()
 @click.argument("directory", type=FOLDER)
-@click.option("--size", default="1G", show_default=True, help="Of the enclave, on processors without EDMM.")
+@click.option(
+    "--size", metavar="SIZE", help="Of the enclave, with --no-edmm: 512M, 1G or another power of two. Default: 1G."
+)
 @click.option("--no-edmm", is_flag=True, help="For processors that cannot add memory later: SGX1.")
-def gramine(directory: Path, size: str, no_edmm: bool) -> None:
+def gramine(directory: Path, size: str | None, no_edmm: bool) -> None:
     """Write the manifest of an SGX enclave for Gramine into DIRECTORY, with the commands that sign it.
 
     What is measured are the files of this machine's interpreter and of this installation.
     """
-    from enarx.image.gramine import MANIFEST_NAME, Layout, manifest
+    from enarx.image.gramine import MANIFEST_NAME, Layout, is_size, manifest
     from enarx.web.files import require_folder
 
+    if size is not None and not no_edmm:
+        raise click.UsageError("--size is for --no-edmm: with EDMM an enclave grows as it needs")
+    if size is not None and not is_size(size):
+        raise click.UsageError(f"--size: expected a power of two in M or G, such as 512M or 1G, found {size!r}")
     require_folder(directory)
     template = directory / f"{MANIFEST_NAME}.template"
-    template.write_text(manifest(Layout.of_this_machine(), size=size, edmm=not no_edmm))
+    template.write_text(manifest(Layout.of_this_machine(), size=size or "1G", edmm=not no_edmm))
     click.echo(f"{template}")
     click.echo("Then, where Gramine is installed:")
     click.echo(f"  cd {directory}")
@@ -158,11 +167,13 @@ def gramine(directory: Path, size: str, no_edmm: bool) -> None:
 @click.argument("firmware", type=FILE)
 def lint(firmware: Path) -> None:
     """Say whether a digest of FIRMWARE would bind kernel, initramfs and command line."""
-    from enarx.image.firmware import MAX_FIRMWARE, VERIFIER
+    from enarx.image.firmware import MAX_FIRMWARE, VERIFIER, of_file
     from enarx.image.firmware import lint as look
     from enarx.web.files import read_file
 
-    found = look(read_file(firmware, MAX_FIRMWARE))
+    data = read_file(firmware, MAX_FIRMWARE)
+    with of_file(firmware):
+        found = look(data)
     click.echo(f"reserves a page for kernel hashes (SEV-SNP): {'yes' if found.kernel_hashes else 'no'}")
     for name in VERIFIER:
         click.echo(f"compares the hash of the {name}: {'yes' if name in found.verified else 'no'}")

@@ -4,6 +4,7 @@ import json
 import platform as system
 import sys
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -43,7 +44,7 @@ def info(as_json: bool) -> None:
     """
     from enarx.keep.backends import BACKENDS, Standing
 
-    standings = [Standing.of(backend) for backend in BACKENDS]
+    standings = _resolved([Standing.of(backend) for backend in BACKENDS])
     if as_json:
         click.echo(json.dumps(_to_json(standings), indent=2))
         return
@@ -51,6 +52,21 @@ def info(as_json: bool) -> None:
     for standing in standings:
         for line in _lines(standing):
             click.echo(line)
+
+
+def _resolved(standings: "Sequence[Standing]") -> "Sequence[Standing]":
+    """The first generation's names stand as the backends do that launch for them."""
+    from enarx.keep.backends.hosts import Host
+
+    ready = {each.backend.name: each.have and each.configured for each in standings}
+
+    def resolve(standing: "Standing") -> "Standing":
+        if not isinstance(standing.backend, Host):
+            return standing
+        *hardware, launcher = standing.data
+        return replace(standing, data=(*hardware, replace(launcher, ok=ready[standing.backend.successor])))
+
+    return [resolve(standing) for standing in standings]
 
 
 @platform.command()

@@ -12,7 +12,9 @@ Intel's TDX Virtual Firmware Design Guide, 11.
 import lzma
 import struct
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from uuid import UUID
 
@@ -72,6 +74,15 @@ class Findings:
     def binds_kernel(self) -> bool:
         """Whether an SNP launch digest of this firmware says anything about kernel, initramfs and command line."""
         return self.kernel_hashes and self.verified == frozenset(VERIFIER)
+
+
+@contextmanager
+def of_file(path: Path) -> Iterator[None]:
+    """What is wrong with a firmware is told with the name of its file."""
+    try:
+        yield
+    except MalformedError as error:
+        raise MalformedError(f"{path}: {error}") from error
 
 
 def lint(image: bytes) -> Findings:

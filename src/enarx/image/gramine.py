@@ -7,6 +7,7 @@ prints MRENCLAVE, which a policy lists.
 """
 
 import json
+import re
 import sys
 import sysconfig
 from collections.abc import Iterable, Mapping
@@ -58,6 +59,12 @@ class Layout:
             standard_library=Path(paths["stdlib"]),
             site_packages=Path(paths["purelib"]),
         )
+
+
+def is_size(text: str) -> bool:
+    """Whether an enclave can be so large: a power of two, in mebibytes or gibibytes."""
+    found = re.fullmatch(r"([1-9][0-9]{0,5})[MG]", text)
+    return found is not None and int(found[1]).bit_count() == 1
 
 
 def manifest(layout: Layout, *, size: str = "1G", edmm: bool = True) -> str:

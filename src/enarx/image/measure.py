@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Final
 
 from enarx.errors import MalformedError, RejectedError, UnavailableError
-from enarx.image.firmware import lint, tdx_sections
+from enarx.image.firmware import lint, of_file, tdx_sections
 
 COMMAND_LINE: Final = "console=ttyS0 quiet panic=-1"
 PAGE: Final = 4096  # bytes
@@ -44,7 +44,8 @@ def snp(machine: Machine) -> bytes:
     Raises RejectedError for a firmware that checks nothing, MalformedError for one that lacks what QEMU starts it by,
     UnavailableError.
     """
-    findings = lint(machine.firmware.read_bytes())
+    with of_file(machine.firmware):
+        findings = lint(machine.firmware.read_bytes())
     if not findings.binds_kernel:
         missing = "reserves no page for hashes" if not findings.kernel_hashes else "never compares them"
         raise RejectedError(
@@ -58,7 +59,7 @@ def snp(machine: Machine) -> bytes:
         raise UnavailableError("sev-snp-measure is not installed: pip install 'enarx[image]'") from error
     if machine.cpu not in vcpu_types.CPU_SIGS:
         known = ", ".join(sorted(vcpu_types.CPU_SIGS))
-        raise UnavailableError(f"CPU {machine.cpu!r}: expected one of {known}")
+        raise MalformedError(f"CPU {machine.cpu!r}: expected one of {known}")
     try:
         digest = guest.calc_launch_digest(
             SevMode.SEV_SNP,

@@ -7,6 +7,7 @@ that is not the one we trust (or does not trust us) is untrusted. A token goes t
 into no message of ours.
 """
 
+import re
 import ssl
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
@@ -244,7 +245,8 @@ def _translated(host: str) -> Iterator[None]:
             raise UntrustedError(f"{host}: the server's certificate: {refused}") from error
         if (alert := alert_text(error)) is not None:
             raise UntrustedError(f"{host}: the server refused our certificate: {alert}") from error
-        raise UnavailableError(f"{host}: {str(error) or type(error).__name__}") from error
+        said = re.sub(r"^\[Errno -?[0-9]+\] ", "", str(error))  # a number says nothing to who reads it
+        raise UnavailableError(f"{host}: {said or type(error).__name__}") from error
     except (httpx2.InvalidURL, httpx2.DecodingError) as error:
         raise MalformedError(f"{host}: {error}") from error
 

@@ -5,7 +5,7 @@ import stat
 from pathlib import Path
 from typing import Final
 
-from enarx.errors import MalformedError, NotFoundError
+from enarx.errors import ConflictError, MalformedError, NotFoundError
 
 MAX_PEM: Final = 256 * 1024  # bytes
 
@@ -59,9 +59,11 @@ def require_folder(path: Path) -> None:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """A new file that only its owner may read. Raises NotFoundError when it cannot be made or is there already."""
+    """A new file that only its owner may read. Raises ConflictError when it is there, NotFoundError when it cannot be."""
     try:
         descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    except FileExistsError:
+        raise ConflictError(f"{path}: is there already, and is not written over") from None  # all is said
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror or 'cannot be written'}") from error
     with os.fdopen(descriptor, "wb") as file:

@@ -37,6 +37,15 @@ def test_info_for_programs_has_the_originals_members() -> None:
             assert all(isinstance(node[name], str) for name in ("name", "info", "mesg"))
 
 
+def test_the_first_generations_names_stand_as_what_launches_for_them() -> None:
+    """`kvm` is another name for `qemu`, and is as ready as that."""
+    found = {entry["backend"]: entry for entry in json.loads(enarx("info", "--json").output)["backends"]}
+    for name, successor in (("sgx", "gramine"), ("sev", "qemu-snp"), ("kvm", "qemu")):
+        launcher = next(node for node in found[name]["data"] if node["name"] == "launcher")
+        assert launcher["pass"] == (found[successor]["have"] and found[successor]["configured"])
+        assert successor in launcher["info"]
+
+
 def test_simulate_makes_publishes_revokes_and_breaks(tmp_path: Path) -> None:
     """One command and its options are a newcomer's whole laboratory."""
     directory = str(tmp_path / "sim")

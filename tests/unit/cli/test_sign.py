@@ -148,6 +148,47 @@ def test_what_is_missing_is_said(options: list[str], said: str) -> None:
     assert said in " ".join(done.stderr.replace("│", " ").split())
 
 
+def test_a_key_is_not_written_over(keys: Path) -> None:
+    """It may be the only copy of what everything was signed with."""
+    before = (keys / "id").read_bytes()
+    done = run("key", "sev", "create", "--out", keys / "id")
+    assert (done.exit_code, done.stdout) == (73, "")
+    assert done.stderr == f"Error: {keys / 'id'}: is there already, and is not written over\n"
+    assert (keys / "id").read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (("--size", "1G"), "--size is for --no-edmm"),
+        (("--no-edmm", "--size", "huge"), "expected a power of two"),
+        (("--no-edmm", "--size", "3G"), "expected a power of two"),
+        (("--no-edmm", "--size", "0M"), "expected a power of two"),
+    ],
+)
+def test_the_size_of_an_enclave_is_one_that_it_can_have(tmp_path: Path, options: tuple[str, ...], why: str) -> None:
+    """And means something; else nothing is written."""
+    done = run("image", "gramine", tmp_path / "there", *options)
+    assert (done.exit_code, why in done.stderr, (tmp_path / "there").exists()) == (64, True, False)
+    assert run("image", "gramine", tmp_path / "there", "--no-edmm", "--size", "512M").exit_code == 0
+    assert 'sgx.enclave_size = "512M"' in (tmp_path / "there" / "enarx.manifest.template").read_text()
+
+
+def test_what_is_no_firmware_is_told_by_its_name(folder: Path) -> None:
+    """Whoever measures it, and for whichever TEE."""
+    (folder / "other.fd").write_bytes(bytes(8192))
+    for command in (
+        ["lint", folder / "other.fd"],
+        ["measure", folder, "--tee", "snp", "--firmware", folder / "other.fd"],
+        ["measure", folder, "--tee", "tdx", "--firmware", folder / "other.fd"],
+    ):
+        done = run("image", *command)
+        assert done.exit_code == 65
+        assert done.stderr.startswith(f"Error: {folder / 'other.fd'}: firmware: has no table")
+        assert "Caused by" not in done.stderr
+    assert run("image", "measure", folder, "--tee", "snp", "--cpu", "bogus").exit_code == 65
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -170,3 +211,4 @@ def test_places_that_are_not_there_are_said(keys: Path, monkeypatch: pytest.Monk
     done = run(*arguments)
     assert (done.exit_code, done.stdout) == (66, "")
     assert done.stderr.startswith("Error: ")
+    assert "Errno" not in done.stderr

@@ -2,7 +2,7 @@
 
 Each prepared a TEE on the host and launched a guest or an enclave in it. `data` says what of the hardware is here, so
 that a newcomer knows what the machine could do, and its last line who launches that now: `kvm` and `sev` are names for
-backends of `qemu` (and `sev`, in a guest that has it, for `inside`); enclaves are launched by nobody yet.
+backends of `qemu` (and `sev`, in a guest that has it, for `inside`), `sgx` for `gramine`.
 """
 
 import os
@@ -34,7 +34,7 @@ class Host:
     name: str
     title: str
     protects: str
-    successor: str | None = None
+    successor: str
     roots: Roots = field(default_factory=Roots)
 
     def data(self) -> Sequence[Datum]:
@@ -46,8 +46,6 @@ class Host:
         raise UnavailableError(f"{self.name}: {self._launcher()}")
 
     def _launcher(self) -> str:
-        if self.successor is None:
-            return "this version launches no Keep so"
         return f"backend {self.successor}, for which this is another name"
 
 
