@@ -51,15 +51,19 @@ def parse(evidence: Evidence) -> Parsed[Report]:
     if evidence.oid == OID and bundle.parts == 2:
         note = "an older form of SGX evidence: without TCB information"
         return Parsed(report=report, endorsements=bundle.endorsements, notes=(note,), legacy=True)
-    wanted = 4 if evidence.oid == OID_WITH_QE else 3
-    if bundle.parts != wanted:
-        raise MalformedError(f"sgx evidence: expected {wanted} parts under {evidence.oid}, found {bundle.parts}")
+    wanted = (2, 4) if evidence.oid == OID_WITH_QE else (3,)
+    if bundle.parts not in wanted:
+        expected = " or ".join(map(str, wanted))
+        raise MalformedError(f"sgx evidence: expected {expected} parts under {evidence.oid}, found {bundle.parts}")
     return Parsed(report=report, endorsements=bundle.endorsements)
 
 
 def encode(quote: bytes, endorsements: Endorsements) -> Evidence:
-    """Evidence as a Keep sends it: with the QE identity under our OID, else in the originals' form."""
-    oid = OID_WITH_QE if endorsements.qe_identities else OID
+    """Evidence as a Keep sends it: in the originals' form where TCB information came without the QE identity, else in ours.
+
+    Without either the Steward's own documents are what it is judged by.
+    """
+    oid = OID if endorsements.tcb_infos and not endorsements.qe_identities else OID_WITH_QE
     return Evidence(oid=oid, body=Bundle(quote=quote, endorsements=endorsements, parts=0).encode())
 
 
