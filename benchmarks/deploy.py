@@ -3,7 +3,8 @@
     python -m benchmarks.deploy [--rounds N] [--image DIRECTORY]
 
 A Steward in a process of its own, a registry of a few lines, a host process and a cold Keep, all over TLS on loopback.
-`inside` asks an emulated kernel; with `--image`, which `enarx image build` made, `qemu` boots it under emulation.
+`inside` asks an emulated kernel, or a TPM in software for Azure; `gramine` is a script in the place of Gramine's program,
+with an enclave's little address space; with `--image`, which `enarx image build` made, `qemu` boots it under emulation.
 `large` is a module of 5 MB on a simulated machine, which prints a line and ends: what it took stands under `served`.
 The fastest of N counts: what is slower has waited for something else on the machine. CPU is of host and Keep.
 """
@@ -12,13 +13,14 @@ import argparse
 import json
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -26,25 +28,29 @@ from typing import Any
 import wasmtime
 
 from enarx.attested.relying import Expectation
-from tests.emulators import configfs_tsm
-from tests.stories.test_deploy import EXAMPLE, MARKER, PROGRAM, SERVER, World, get, settled
+from tests.emulators import configfs_tsm, gramine
+from tests.stories import test_azure, test_inside
+from tests.stories.test_deploy import EXAMPLE, MARKER, PROGRAM, SERVER, World, get, real_steward, settled
 
 ROUNDS = 5
 ANYTHING = Expectation(accept_simulated=True, accept_nil=True)
 PHASES = ("launching", "ordered", "hello", "certified", "released", "running")
 LARGE = 5_000_000  # bytes
 GATEWAY = "0.0.0.0"  # noqa: S104 - in the virtual machine, whose ports are forwarded from the host's loopback
-INSIDE = """
+PLAYED = """
 import sys
 from pathlib import Path
 from enarx.keep import launch
+from enarx.keep.backends.gramine import Gramine
+from enarx.keep.backends.hosts import Roots
 from enarx.keep.backends.inside import Inside
 from enarx.keep.backends.tsm import Tsm
-here = Inside(tsm=Tsm(root=Path(sys.argv.pop(1))))
-launch.BACKENDS = tuple(here if each.name == "inside" else each for each in launch.BACKENDS)
+played = {expression}
+launch.BACKENDS = tuple(played if each.name == played.name else each for each in launch.BACKENDS)
 from enarx.cli.main import main
 main()
 """
+PROVIDERS = ("sev_guest", "sev_guest+svsm", "tdx_guest", "arm_cca_guest")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -124,18 +130,40 @@ def places(world: World, image: Path | None, stack: ExitStack) -> Iterator[Place
         yield Place(name=tee, command=world.command("user/server:1.0.0", tee, "--json"))
     world.registry.publish("user/large:1.0.0", {"main.wasm": large()})
     yield Place(name="large", command=world.command("user/large:1.0.0", "snp", "--json"), serves=False)
-    for provider in ("sev_guest", "tdx_guest") if Path("/dev/fuse").exists() else ():
+    for provider in PROVIDERS if Path("/dev/fuse").exists() else ():
         folder = world.folder / provider
         folder.mkdir()
         root = stack.enter_context(configfs_tsm.mounted(folder, provider, world.machine.path))
-        options = with_backend(world, "user/server:1.0.0", "inside")[3:]  # behind the interpreter and its program
-        yield Place(name=provider, command=[sys.executable, "-c", INSIDE, str(root), *options])
+        options = with_backend(world, "user/server:1.0.0", "inside", *(("--svsm", "all") if "svsm" in provider else ()))
+        yield played(provider, f"Inside(tsm=Tsm(root=Path({str(root)!r})))", options)
+    if Path("/dev/fuse").exists() and shutil.which("swtpm") is not None:
+        (world.folder / "azure").mkdir()
+        tpm, service = stack.enter_context(test_azure.confidential_vm(world, world.folder / "azure", "snp"))
+        here = f"Inside(tsm=Tsm(root=Path('/nowhere')), tpm=Path({str(tpm)!r}), metadata={service.host!r})"
+        yield played("az-snp", here, with_backend(world, "user/server:1.0.0", "inside"))
+    enclave, image_of_it = gramine.backend(world.folder / "gramine", world.machine.path)
+    options = with_backend(world, "user/server:1.0.0", "gramine", "--image", str(image_of_it))
+    roots = f"Roots(dev=Path({str(enclave.roots.dev)!r}), proc=Path({str(enclave.roots.proc)!r}))"
+    yield played("gramine", f"Gramine(program={enclave.program!r}, roots={roots})", options)
     if image is not None:
         package = {"main.wasm": (EXAMPLE / "main.wasm").read_bytes(), "greeting.txt": MARKER}
         text = SERVER.replace("127.0.0.1", GATEWAY)
         world.registry.publish("user/machine:1.0.0", {**package, "Enarx.toml": text.encode()})
         options = with_backend(world, "user/machine:1.0.0", "qemu", "--image", str(image))
         yield Place(name="qemu", command=options, rounds=2)
+
+
+def played(name: str, expression: str, command: Sequence[str]) -> Place:
+    """`enarx deploy` of a backend whose surroundings are played."""
+    program = PLAYED.format(expression=expression)
+    return Place(name=name, command=[sys.executable, "-c", program, *command[3:]])  # behind its own interpreter
+
+
+def steward(config: Path, write_ca: Path) -> AbstractContextManager[str]:
+    """One whose policy knows everything that is measured here."""
+    test_inside.configure(config)
+    test_azure.configure(config)
+    return real_steward(config, write_ca)
 
 
 def with_backend(world: World, package: str, backend: str, *options: str) -> list[str]:
@@ -155,14 +183,14 @@ def large() -> bytes:
 
 
 def main(rounds: int, image: Path | None) -> None:
-    with tempfile.TemporaryDirectory() as folder, settled(Path(folder)) as world, ExitStack() as stack:
-        print(f"{'backend':<10}", *(f"{name:>10}" for name in (*PHASES, "served")), "  CPU s  Keep MiB  host MiB")
+    with tempfile.TemporaryDirectory() as folder, settled(Path(folder), steward) as world, ExitStack() as stack:
+        print(f"{'backend':<15}", *(f"{name:>10}" for name in (*PHASES, "served")), "  CPU s  Keep MiB  host MiB")
         for place in places(world, image, stack):
             made = (measure(world, place) for _ in range(place.rounds or rounds))
             best = min(made, key=lambda found: found.served)
             times = [f"{best.phases.get(name, 0):>10}" for name in PHASES]
             memory = f"{best.cpu:>7.2f}{best.keep / 1024:>10.0f}{best.host / 1024:>10.0f}"
-            print(f"{place.name:<10}", *times, f"{best.served:>10}", memory, flush=True)
+            print(f"{place.name:<15}", *times, f"{best.served:>10}", memory, flush=True)
 
 
 if __name__ == "__main__":

@@ -25,10 +25,14 @@ BOOTED = sha256(bytes(32) + sha256(b"the kernel").digest()).hexdigest()  # a reg
 
 def steward(config: Path, write_ca: Path) -> AbstractContextManager[str]:
     """A Steward whose policy knows the paravisor by its measurement, and what it booted by a register."""
+    configure(config)
+    return real_steward(config, write_ca)
+
+
+def configure(config: Path) -> None:
     measured = measurement.of_agent("sha-384").hex()
     tables = (f'[az-{kind}]\nhash = ["{measured}"]\n[az-{kind}.pcrs]\n4 = ["{BOOTED}"]\n' for kind in ("snp", "tdx"))
     config.write_text(config.read_text() + "\n" + "\n".join(tables))
-    return real_steward(config, write_ca)
 
 
 @pytest.fixture(scope="module")

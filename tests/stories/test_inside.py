@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from enarx.keep import launch, measurement
-from enarx.keep.backends.api import Keep, Wishes
+from enarx.keep.backends.api import Backend, Keep, Wishes
 from enarx.keep.backends.inside import Inside
 from enarx.keep.backends.process import spawn
 from enarx.keep.backends.tsm import Tsm
@@ -30,13 +30,18 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
 
 
 def steward(config: Path, write_ca: Path) -> AbstractContextManager[str]:
-    """One that knows the key of an Arm platform, too: the last table names the simulated anchors."""
+    """One that knows what vouches here."""
+    configure(config)
+    return real_steward(config, write_ca)
+
+
+def configure(config: Path) -> None:
+    """The key of an Arm platform, too, for the last table names the simulated anchors; and a measured SVSM."""
     machine = configfs_tsm.realm(config.parent)
     (config.parent / "arm.pem").write_bytes(pem("PUBLIC KEY", machine.spki))
     measured = measurement.of_agent("sha-384").hex()
     beneath = f'\n[snp-svsm]\nhash = ["{measured}"]\nrequired_services = ["vtpm"]\n'
     config.write_text(f'{config.read_text()}arm = ["arm.pem"]\n\n[cca]\nhash = ["{machine.initial.hex()}"]\n{beneath}')
-    return real_steward(config, write_ca)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,6 +60,12 @@ def deploy(
     svsm: str | None = None,
 ) -> tuple[int, bytes, list[Hello], list[Phase]]:
     """Run the program; returns its exit code, its output, and what was told."""
+    wishes = Wishes(documents=None if documents is None else str(documents), svsm=svsm)
+    return deploy_on(world, backend(tsm=Tsm(root=root)), wishes)
+
+
+def deploy_on(world: World, backend: Backend, wishes: Wishes) -> tuple[int, bytes, list[Hello], list[Phase]]:
+    """The same on any backend."""
     order = Order(
         slug=f"localhost:{world.port}/user/program:1.0.0",
         digest=world.registry.promised["user/program/_tag/1.0.0"].workload,
@@ -69,8 +80,7 @@ def deploy(
     terminal = Terminal(stdin=None, stdout=into, stderr=into)
     with os.fdopen(out, "rb") as reading:
         try:
-            wishes = Wishes(documents=None if documents is None else str(documents), svsm=svsm)
-            code = launch.deploy(lambda: order, backend(tsm=Tsm(root=root)), wishes, terminal, watcher)
+            code = launch.deploy(lambda: order, backend, wishes, terminal, watcher)
         finally:
             os.close(into)
         return code, reading.read(), hellos, phases
