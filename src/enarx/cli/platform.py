@@ -28,6 +28,7 @@ NOTHING_READY: Final = 69
         "sgx": Lazy("enarx.cli.cache:sgx", "Intel SGX: Intel's lists and documents."),
         "tdx": Lazy("enarx.cli.cache:tdx", "Intel TDX: Intel's lists and documents."),
         "setup": Lazy("enarx.cli.cache:setup", "Prepare this machine: registration, and vendors' documents."),
+        "link": Lazy("enarx.cli.link:link", "A network for an AWS Nitro enclave, through its instance."),
         "update-cache": Lazy("enarx.cli.cache:update_cache", "Fetch vendors' documents anew."),
     },
 )

@@ -3,7 +3,7 @@
 One ioctl carries a request and a response, both CBOR (AWS's aws-nitro-enclaves-nsm-api): the map
 `{"Attestation": {"user_data", "nonce", "public_key"}}` is answered by `{"Attestation": {"document"}}` or `{"Error": …}`.
 What a Keep binds stands in `user_data`. The device is opened once, before the process is shut in. An enclave has no
-network of its own: whoever runs Keeps there brings one through the parent's vsock.
+network of its own: `enarx.keep.backends.link` brings one through its instance's vsock.
 """
 
 import ctypes
