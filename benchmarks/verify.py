@@ -344,7 +344,10 @@ class Wire:
         self._wire.sendall(request)
         answer = b""
         while size is None or len(answer) < size:
-            answer += self._wire.recv(65536)
+            piece = self._wire.recv(65536)
+            if not piece:
+                raise ConnectionError(f"the server ended the connection after {len(answer)} bytes of an answer")
+            answer += piece
             head, end, _ = answer.partition(b"\r\n\r\n")
             if size is None and end:
                 (length,) = (line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:"))

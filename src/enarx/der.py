@@ -47,6 +47,7 @@ __all__ = [
     "content",
     "decode",
     "encode",
+    "integer",
     "members",
     "oid",
     "raw",
@@ -124,6 +125,11 @@ def wrap(tag: int, content: bytes) -> bytes:
     return bytes((tag, 0x80 | len(size))) + size + content
 
 
+def integer(value: int) -> bytes:
+    """The element INTEGER of a number that is not negative: as few bytes as leave room for a sign (X.690, 8.3)."""
+    return wrap(0x02, value.to_bytes(value.bit_length() // 8 + 1, "big"))
+
+
 def oid(dotted: str) -> bytes:
     """The element OBJECT IDENTIFIER, tag and length included."""
     return encode_der(ObjectIdentifier(dotted))
@@ -162,10 +168,10 @@ def _measure(data: bytes | memoryview, what: str, at: int = 0) -> tuple[int, int
     header = 2
     if length >= 0x80:
         count = length & 0x7F
-        size = data[at + 2 : at + 2 + count]
-        if not 1 <= count <= 4 or len(size) != count or size[0] == 0 or (count == 1 and size[0] < 0x80):
+        header = 2 + count
+        length = int.from_bytes(data[at + 2 : at + header], "big")
+        if not 1 <= count <= 4 or header > left or length < max(0x80, 1 << 8 * (count - 1)):
             raise MalformedError(f"{what}: length is not in the minimal definite form")
-        length, header = int.from_bytes(size, "big"), 2 + count
     if header + length > left:
         raise MalformedError(f"{what}: element of {length} bytes, {left - header} left")
     return header + length, header

@@ -62,3 +62,18 @@ def test_elements_are_bounded() -> None:
     """One element more than the limit is refused before it is read."""
     with pytest.raises(MalformedError, match="more than 2 elements"):
         der.sequence_of(der.wrap(0x30, b"\x05\x00" * 3), "x", limit=2)
+
+
+@given(st.integers(0, 1 << 200))
+def test_an_integer_is_written_as_the_library_does(value: int) -> None:
+    """Minimal, and never negative by accident."""
+    assert der.integer(value) == der.encode(value)
+
+
+@pytest.mark.parametrize(
+    "text", ["3080", "308100", "30817f", "30820080", "3082007f", "3085000000010500", "30ff", "3081"]
+)
+def test_lengths_are_minimal(text: str) -> None:
+    """Indefinite, longer than needed, or cut: none is a length."""
+    with pytest.raises(MalformedError, match="minimal"):
+        der.sequence_of(bytes.fromhex(text) + bytes(0x7F if text == "30817f" else 0), "x", limit=5)

@@ -16,6 +16,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from hashlib import sha256
+from itertools import chain
 from typing import Any, Final
 
 from msgspec import Struct
@@ -187,7 +188,7 @@ class Authority:
         return Decision(
             verdict=verdict,
             reasons=reasons,
-            checks=(*(check for appraisal in appraisals for check in appraisal.checks), *checks),
+            checks=(*chain.from_iterable(appraisal.checks for appraisal in appraisals), *checks),
             technology=(_primary(appraisals) or worst).technology if verdict is Verdict.ACCEPTED else worst.technology,
             appraisals=appraisals,
             request=request,

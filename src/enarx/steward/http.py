@@ -191,7 +191,7 @@ class _Routes:
         kind = _media_type(request)
         if isinstance(kind, Response):
             return kind
-        body = await request.body()
+        body = await web.body(request)
         requests = (body,) if kind == PKCS10 else parse_bundle(body)
         service = self._service  # one for all of it: the chain is the one of who issued
         issuance = await service.issue(requests, web.request_id(request))
@@ -204,7 +204,7 @@ class _Routes:
 
     async def enroll(self, request: Request, renewed: Peer | None = None) -> Response:
         _require_type(request, PKCS10)
-        body = est.unarmour(await request.body(), request.url.path.rpartition("/")[2])
+        body = est.unarmour(await web.body(request), request.url.path.rpartition("/")[2])
         issuance = await self._service.issue((body,), web.request_id(request), renewed)
         if issuance.refused is not None:
             return _refusal(issuance.refused, web.request_id(request))
@@ -237,7 +237,7 @@ class _Routes:
         wished = est.NonceRequest()
         if request.method == "POST":
             _require_type(request, FRESHNESS, "application/json")
-            wished = est.NonceRequest.parse(await request.body(), authority.policy.oids)
+            wished = est.NonceRequest.parse(await web.body(request), authority.policy.oids)
         value = authority.nonce(self._service.now(), wished.length)
         self._service.metrics.add("steward_nonces_total")
         content = est.nonce_answer(value, int(authority.nonces.lifetime.total_seconds()), wished)

@@ -123,7 +123,7 @@ class Issuer:
         tbs = der.wrap(
             0x30,
             b"\xa0\x03\x02\x01\x02"
-            + der.encode(shape.serial)
+            + der.integer(shape.serial)
             + algorithm
             + own.subject
             + der.wrap(0x30, _time(shape.begin) + _time(shape.end))

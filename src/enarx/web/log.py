@@ -98,7 +98,7 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         words = [_time(record), record.name.removeprefix(f"{ROOT}."), record.getMessage()]
-        words += [f"{name}={_plain(_short(value))}" for name, value in _fields(record).items()]
+        words += [f"{name}={_plain(value)}" for name, value in _fields(record).items()]
         line = (
             " ".join(words) if record.levelno < logging.WARNING else " ".join([words[0], record.levelname, *words[1:]])
         )
@@ -121,4 +121,5 @@ def _short(value: Value) -> Value:
 def _plain(value: Value) -> str:
     if not isinstance(value, str):
         return "-" if value is None else str(value)
-    return value if _PLAIN.fullmatch(value) else json.dumps(value)
+    short = value[:MAX_VALUE]
+    return short if _PLAIN.fullmatch(short) else json.dumps(short)

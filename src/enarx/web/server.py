@@ -46,6 +46,7 @@ _M_TRIM_THRESHOLD: Final = -1  # malloc.h
 _M_MMAP_THRESHOLD: Final = -3
 _M_ARENA_MAX: Final = -8
 MAX_PIPELINED: Final = 16  # requests waiting on one connection; our client sends one at a time
+ARRIVED: Final = "enarx.arrived"  # an extension of the scope: the whole body was there before the application began
 
 _log = Log("web")
 
@@ -115,14 +116,17 @@ def serve(
 
 
 class Guard:
-    """Bounds how slowly a body may come, and ends connections whose request was answered before its body came."""
+    """Bounds how slowly a body may come, and ends connections whose request was answered before its body came.
+
+    A body that is there already is waited for by nobody, and what follows it is the next request: nothing is to guard.
+    """
 
     def __init__(self, app: ASGIApp, limits: Limits = DEFAULT_LIMITS) -> None:
         self._app = app
         self._limits = limits
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or not has_body(scope):
+        if scope["type"] != "http" or ARRIVED in scope.get("extensions", ()) or not has_body(scope):
             await self._app(scope, receive, send)
             return
         body = _Body(receive, send, self._limits)
@@ -267,6 +271,7 @@ class GuardedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         super().on_message_complete()
+        self.cycle.scope["extensions"] = {ARRIVED: {}}  # too late for an application that has begun, which has looked
         self._overhead = self._body = 0
 
     def _wake(self, cycle: RequestResponseCycle) -> None:

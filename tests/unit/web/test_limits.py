@@ -202,6 +202,22 @@ def test_an_answer_after_the_body_keeps_it(port: int) -> None:
             assert b"connection: close" not in answer.lower()
 
 
+def test_an_answer_without_a_look_at_a_body_that_is_there_keeps_it(port: int) -> None:
+    """Where the body ends is known, so what follows is the next request, and nobody has to connect again."""
+    with connected(port) as connection:
+        for _ in range(2):
+            connection.sendall(
+                b"POST /early HTTP/1.1\r\nHost: x\r\nContent-Length: 9000\r\n\r\n" + b"GET / HT\r\n" * 900
+            )
+            answer = b""
+            while not answer.endswith(b"no"):
+                piece = connection.recv(1024)
+                assert piece, "the server ended the connection"
+                answer += piece
+            assert answer.startswith(b"HTTP/1.1 200")
+            assert b"connection: close" not in answer.lower()
+
+
 def test_a_reader_that_takes_nothing_is_cut_off(port: int) -> None:
     """An answer that nobody reads is not kept for ever."""
     with connected(port) as connection:
