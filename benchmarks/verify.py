@@ -8,13 +8,14 @@ are measured for each technology:
 
 report    a bare report or quote, with the vendor's documents at hand: `steward verify` without the server
 request   a certification request with its evidence: possession of the key, then the same
-https     the same sent to a Steward in a process of its own over one TLS connection, and the certificate back
+https     the same sent to a Steward in a process of its own over TLS connections, and the certificate back
 
 warm: other requests of the same machine came before, so chains, documents and the Quoting Enclave are remembered.
 cold: nothing is. `bare` is the sum of the signature operations that are made then, over as many bytes as they really
 cover, with keys already loaded wherever they could be known before: warm, that of the report, the request's own (whose
 key nobody has seen before, so it is read and its point put to the test), and signing; cold, also every certificate's,
-CRL's and document's.
+CRL's and document's. `cold sum` is what the last of these would be for the row: all signatures that the evidence
+carries, with nothing remembered, whether the row remembers something or not.
 
 https has a second yardstick, for the sum above is measured in a loop, and a server that waits for its client has
 nothing in its caches: `bare server` is a process that does nothing but this. It takes the same bytes over TLS on
@@ -64,10 +65,12 @@ from enarx.tee.snp.simulator import Vendor as Amd  # noqa: E402
 from enarx.tee.tdx.simulator import TdxMachine  # noqa: E402
 
 Work = Callable[[int], object]
-Row = tuple[str, str, float, float]  # technology, what, seconds, seconds of the bare operations
+Batch = Callable[[int], int]  # from how many requests were made before to how many are made at once
+Row = tuple[str, str, float, float, float]  # technology, what, seconds; of the bare operations; of all there could be
 
 WINDOWS: Final = 24
 SIGNING: Final = ec.ECDSA(hashes.SHA256())  # of a development CA
+CONNECTIONS: Final = (1, 4, 16)
 KEYS: Final = 24  # different requests of one machine, so that nothing about a request could be remembered
 
 
@@ -216,6 +219,10 @@ class Bare:
         self.request_warm()
         self.issuer.sign(bytes(700), SIGNING)
 
+    def https_cold(self, _: int = 0) -> None:
+        self.request_cold()
+        self.issuer.sign(bytes(700), SIGNING)
+
 
 def _verification(kind: str) -> Callable[[], object]:
     """One verification with a loaded key, over as many bytes as vendors' documents have."""
@@ -277,12 +284,15 @@ def verifications(name: str, subject: Subject, now: datetime, rounds: int) -> It
         ("request", request, bare.request_warm, bare.request_cold),
     ):
         work(0)
-        yield name, f"{what} warm", *by_turns(work, warm, rounds)
-        yield name, f"{what} cold", *by_turns(work, cold, 2, forget)
+        remembering = by_turns(work, warm, rounds)
+        forgetting = by_turns(work, cold, 2, forget)
+        yield name, f"{what} warm", *remembering, forgetting[1]
+        yield name, f"{what} cold", *forgetting, forgetting[1]
         work(0)
     theirs = peer(subject, now) if name != "snp" else None
     if theirs is not None:
-        yield name, "dcap-qvl, quote", *by_turns(theirs, bare.report_cold, rounds // 4 + 1)
+        spent, everything = by_turns(theirs, bare.report_cold, rounds // 4 + 1)
+        yield name, "dcap-qvl, quote", spent, everything, everything
 
 
 @contextmanager
@@ -341,7 +351,14 @@ class Wire:
 
     def ask(self, request: bytes, size: int | None = None) -> bytes:
         """The answer, of so many bytes or as long as its Content-Length says."""
+        self.send(request)
+        return self.receive(size)
+
+    def send(self, request: bytes) -> None:
         self._wire.sendall(request)
+
+    def receive(self, size: int | None = None) -> bytes:
+        """One whole answer. Raises ConnectionError when the server ends the connection before its end."""
         answer = b""
         while size is None or len(answer) < size:
             piece = self._wire.recv(65536)
@@ -359,38 +376,49 @@ class Wire:
 
 
 def https(found: dict[str, Subject], rounds: int) -> Iterator[Row]:
-    """One request on one connection, warm: the Steward's and the bare server's."""
+    """Requests on one connection and on several, warm: the Steward's, and the bare server's on one."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         anchors = {"amd": found["snp"].anchor, "intel": found["sgx"].anchor}
         with steward(folder, anchors) as (process, port):
             for technology, subject in found.items():
-                ours = Wire(port, folder / "server.pem")
                 requests = [_post(body) for body in subject.requests]
+                wires = [Wire(port, folder / "server.pem") for _ in range(max(CONNECTIONS))]
                 for request in requests:
-                    answer = ours.ask(request)
+                    answer = wires[0].ask(request)
                     assert answer.startswith(b"HTTP/1.1 200 "), answer[:500]
                 size = min(map(len, requests))
                 bare_pid, bare_port = bare_server(folder, subject, size, len(answer))
                 bare_wire = Wire(bare_port, folder / "server.pem")
-                spent: tuple[list[float], list[float]] = ([], [])
-                for _ in range(WINDOWS):  # by turns, so that both have the same neighbours
-                    for place, pid, wire, length in (
-                        (0, process.pid, ours, None),
-                        (1, bare_pid, bare_wire, len(answer)),
-                    ):
-                        begun = processor_time(pid)
-                        for index in range(rounds):
-                            request = requests[index % KEYS]
-                            wire.ask(request if length is None else request[:size], length)
-                        spent[place].append((processor_time(pid) - begun) / rounds)
-                ours.close()
-                bare_wire.close()
+                works: dict[str, tuple[int, Batch]] = {
+                    f"https warm, {count} conn.": (process.pid, functools.partial(_at_once, wires[:count], requests))
+                    for count in CONNECTIONS
+                }
+                cut = [request[:size] for request in requests]
+                works["bare server"] = bare_pid, functools.partial(_at_once, [bare_wire], cut, size=len(answer))
+                spent: dict[str, list[float]] = {what: [] for what in works}
+                for _ in range(WINDOWS):  # by turns, so that all have the same neighbours
+                    for what, (pid, work) in works.items():
+                        begun, done = processor_time(pid), 0
+                        while done < rounds:
+                            done += work(done)
+                        spent[what].append((processor_time(pid) - begun) / done)
+                for wire in (*wires, bare_wire):
+                    wire.close()
                 os.waitpid(bare_pid, 0)
-                work = Bare.of(subject).https
-                bare = min(by_turns(work, work, rounds))
-                yield technology, "https warm", undisturbed(spent[0]), bare
-                yield technology, "bare server", undisturbed(spent[1]), bare
+                bare = Bare.of(subject)
+                warm, cold = by_turns(bare.https, bare.https_cold, rounds)
+                for what, windows in spent.items():
+                    yield technology, what, undisturbed(windows), warm, cold
+
+
+def _at_once(wires: Sequence[Wire], requests: Sequence[bytes], done: int, *, size: int | None = None) -> int:
+    """A request on each connection, all of them sent before an answer is read; how many that are."""
+    for position, wire in enumerate(wires):
+        wire.send(requests[(done + position) % KEYS])
+    for wire in wires:
+        wire.receive(size)
+    return len(wires)
 
 
 def _post(body: bytes) -> bytes:
@@ -444,17 +472,23 @@ def main() -> int:
             "microseconds": spent * 1e6,
             "bare_microseconds": bare * 1e6,
             "times_bare": spent / bare,
+            "cold_sum_microseconds": everything * 1e6,
+            "times_cold_sum": spent / everything,
         }
-        for name, what, spent, bare in measured
+        for name, what, spent, bare, everything in measured
     ]
     if options.json:
         print(json.dumps(rows, indent=2))
         return 0
-    print(f"{'':<5}{'':<18}{'per s and core':>15}{'µs':>9}{'bare µs':>9}{'times bare':>12}")
+    print(
+        f"{'':<5}{'':<21}{'per s and core':>15}{'µs':>8}{'bare µs':>9}{'times bare':>12}"
+        f"{'cold sum µs':>13}{'times cold sum':>16}"
+    )
     for row in rows:
         print(
-            f"{row['technology']:<5}{row['what']:<18}{row['per_second']:>15.0f}{row['microseconds']:>9.0f}"
+            f"{row['technology']:<5}{row['what']:<21}{row['per_second']:>15.0f}{row['microseconds']:>8.0f}"
             f"{row['bare_microseconds']:>9.0f}{row['times_bare']:>12.2f}"
+            f"{row['cold_sum_microseconds']:>13.0f}{row['times_cold_sum']:>16.2f}"
         )
     return 0
 
