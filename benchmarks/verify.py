@@ -441,7 +441,7 @@ def peer(subject: Subject, now: datetime) -> Work | None:
     quote = subject.reports[0][0]
     endorsements, root = subject.endorsements, subject.anchor.certificate
     parts = {"root_ca_crl": endorsements.crls[0].hex(), "pck_crl": endorsements.crls[1].hex()}
-    ca = Quoted.parse(quote).chain[1:]
+    ca = Quoted.parse(quote).machine.chain[1:]
     parts["pck_crl_issuer_chain"] = write_chain(tuple(each.der for each in ca)).decode()
     for key, name, document in (
         ("tcb_info", "tcbInfo", endorsements.tcb_infos[0]),

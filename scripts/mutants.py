@@ -35,13 +35,17 @@ PATIENCE: Final = 8  # times as long as the room's tests took without a change: 
 LEAST: Final = 60  # seconds
 
 TEE: Final = "tests/unit/tee"
-DCAP: Final = tuple(f"{TEE}/dcap/test_{name}.py" for name in ("verify", "tcb", "quote", "collateral", "pck"))
+DCAP: Final = tuple(
+    f"{TEE}/dcap/test_{name}.py" for name in ("verify", "tcb", "quote", "collateral", "pck", "certification")
+)
 INTEL: Final = (*DCAP, f"{TEE}/sgx", f"{TEE}/tdx")
 TESTS: Final = {  # the room of a module, the tests that can notice; the first that fits
     "enarx.tee.dcap": INTEL,
+    "enarx.tee.sgx.registration": ("tests/unit/cli/test_registration.py", f"{TEE}/sgx", *DCAP),
     "enarx.tee.sgx": (f"{TEE}/sgx", *DCAP),
     "enarx.tee.tdx": (f"{TEE}/tdx", *DCAP),
     "enarx.tee.snp": (f"{TEE}/snp",),
+    "enarx.tee.svsm": (f"{TEE}/svsm", f"{TEE}/snp"),
     "enarx.tee.remember": (f"{TEE}/test_remember.py", f"{TEE}/dcap/test_verify.py"),
     "enarx.tee.appraise": (f"{TEE}/test_appraise.py", f"{TEE}/dcap/test_verify.py", "tests/unit/steward/test_sgx.py"),
     "enarx.tee.documents": (f"{TEE}/dcap/test_verify.py", f"{TEE}/snp", f"{TEE}/sgx"),
@@ -247,8 +251,9 @@ def modules() -> Iterator[str]:
         path = SOURCE / room.replace(".", "/")
         files = sorted(path.glob("*.py")) if path.is_dir() else [path_of(room)]
         for file in files:
-            if file.stem not in LEFT_OUT:
-                yield ".".join(file.relative_to(SOURCE).with_suffix("").parts)
+            module = ".".join(file.relative_to(SOURCE).with_suffix("").parts)
+            if file.stem not in LEFT_OUT and room_of(module) == room:  # and of no narrower one
+                yield module
 
 
 def mutants_of(module: str) -> list[Mutant]:

@@ -84,7 +84,7 @@ def _intel() -> Iterator[Seed]:
         "processor",
         Certificate.parse(intel.enclave("processor").machine.chain[0]).extensions[EXTENSION].value,
     )
-    yield "pck-chain", "platform", Quoted.parse(sgx_quote).quote.pck_chain
+    yield "pck-chain", "platform", Quoted.parse(sgx_quote).quote.certification
     yield "crl", "empty", vendor.crl("root", AT)
     yield "crl", "one", vendor.revoke(leaf).crl("platform", AT)
     for tee in ("SGX", "TDX"):

@@ -74,7 +74,7 @@ def test_every_bit_of_the_chain_counts(domain: Case, position: int) -> None:
 
     def carrying(certificate: bytes) -> bytes:
         changed = [*chain[:position], certificate, *chain[position + 1 :]]
-        return replace(quote, pck_chain=write_chain((changed[0], changed[1], changed[2])) + b"\0").encode()
+        return replace(quote, certification=write_chain((changed[0], changed[1], changed[2])) + b"\0").encode()
 
     assert carrying(chain[position]) == domain.quote
     wrong = [

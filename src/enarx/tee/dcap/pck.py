@@ -3,9 +3,11 @@
 Reads the extension 1.2.840.113741.1.13.1 (Intel SGX PCK Certificate and CRL Profile Specification,
 section 1.3.5) strictly: DER, every field of its length, none twice. The identities of the chip, the
 16 component SVNs and the PCESVN that Intel certified stand here, not in the quote. The chain that a
-quote carries is PEM in exactly one writing, so that no byte of a quote is free. Nothing is judged.
+quote carries is PEM as Intel's libraries write it and no other, so that no byte of a quote can
+change into another that is read as well. Nothing is judged.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
@@ -108,25 +110,41 @@ class Pck:
 
 @lru_cache(maxsize=256)
 def read_chain(data: bytes) -> tuple[Certificate, Certificate, Certificate]:
-    """The PCK certificate, its CA and the root of a quote's certification data. Raises MalformedError.
-
-    Exactly three blocks of 64-column PEM; the line feed after each and one NUL at the end are optional, for
-    Intel's libraries differ there. Any other byte is refused, so that none is free to change.
-    """
+    """The PCK certificate, its CA and the root of a quote's certification data. Raises MalformedError."""
     what = "PCK certificate chain"
-    blocks = pem_blocks(data, "CERTIFICATE", what, limit=CHAIN_LENGTH)
+    blocks = _blocks(data, what)
     if len(blocks) != CHAIN_LENGTH:
         raise MalformedError(f"{what}: expected {CHAIN_LENGTH} certificates (PCK, CA, root), found {len(blocks)}")
-    rest = data
-    for block in blocks:
-        text = pem("CERTIFICATE", block).removesuffix(b"\n")
-        if not rest.startswith(text):
-            raise MalformedError(f"{what}: expected PEM of 64 columns and nothing between the blocks")
-        rest = rest[len(text) :].removeprefix(b"\n")
-    if rest not in {b"", b"\0"}:
-        raise MalformedError(f"{what}: expected nothing after the last block but one NUL")
     leaf, issuer, root = (Certificate.parse(block, what) for block in blocks)
     return leaf, issuer, root
+
+
+def read_leaf(data: bytes) -> Certificate:
+    """The PCK certificate alone, as certification data of type 4 has it. Raises MalformedError."""
+    what = "PCK certificate"
+    blocks = _blocks(data, what)
+    if len(blocks) != 1:
+        raise MalformedError(f"{what}: expected one certificate, found {len(blocks)}")
+    return Certificate.parse(blocks[0], what)
+
+
+def _blocks(data: bytes, what: str) -> tuple[bytes, ...]:
+    """PEM of 64 columns whose lines all end in one way, LF or CRLF.
+
+    After a block stand as many line ends as there are, none or several, and NULs may fill the end: quoting libraries
+    and the services behind them differ there, and Intel's own verifier passes over both. Any other byte is refused.
+    """
+    blocks = pem_blocks(data, "CERTIFICATE", what, limit=CHAIN_LENGTH)
+    line_end = b"\r\n" if b"\r" in data else b"\n"
+    rest = data
+    for block in blocks:
+        text = pem("CERTIFICATE", block).removesuffix(b"\n").replace(b"\n", line_end)
+        if not rest.startswith(text):
+            raise MalformedError(f"{what}: expected PEM of 64 columns and nothing but line ends between the blocks")
+        rest = re.sub(rb"\A(?:%b)+" % line_end, b"", rest[len(text) :])
+    if rest.strip(b"\0"):
+        raise MalformedError(f"{what}: expected nothing after the last block but line ends and NULs")
+    return blocks
 
 
 def write_chain(ders: tuple[bytes, ...]) -> bytes:

@@ -3,9 +3,10 @@
 Layouts: Intel SGX ECDSA Quote Library Reference, appendix A.4 (version 3), and Intel TDX DCAP
 Quoting Library API, appendix A.3 (versions 4 and 5). A quote is what was signed (header and body),
 and the signature data: the quote's signature, the attestation key, the Quoting Enclave's report
-over that key, and the PCK certificate chain that signed this report. Exactly one attestation key
-type (ECDSA P-256) and one kind of certification data (5, a PEM chain; wrapped in 6 from version 4)
-are read. What follows the signature data may only be zeros, for some platforms pad their buffers.
+over that key, and which PCK certificate signed this report: the certification data (of types 1 to
+5, `certification` reads it; wrapped in type 6 from version 4). Exactly one attestation key type
+(ECDSA P-256) is read. What follows the signature data may only be zeros, for some platforms pad
+their buffers.
 Nothing is judged here: `verify` does, over `signed`, which holds the bytes as they came.
 """
 
@@ -32,6 +33,10 @@ TEE_TDX: Final = 0x81
 BODY_SIZES: Final = {1: 384, 2: 584, 3: 648, 4: 885}  # SGX, TD 1.0, TD 1.5, TD 1.5 with its migration history
 BODY_NAMES: Final = {1: "SGX enclave report", 2: "TD report 1.0", 3: "TD report 1.5", 4: "TD report 1.5ex"}
 
+PPID: Final = 1  # certification data: in the clear, with the TCB
+PPID_RSA_2048: Final = 2  # encrypted for Intel
+PPID_RSA_3072: Final = 3  # likewise, what quoting libraries write that know no certificate
+PCK_LEAF: Final = 4  # certification data: PEM
 PCK_CHAIN: Final = 5  # certification data: PEM, leaf first
 QE_REPORT: Final = 6  # certification data: the Quoting Enclave's report and its own certification data
 
@@ -52,7 +57,8 @@ class Quote(Struct, frozen=True, kw_only=True):
     qe_report: bytes  # 384
     qe_report_signature: bytes  # r ‖ s, 64
     qe_auth: bytes
-    pck_chain: bytes  # PEM, leaf first
+    certification_type: int = PCK_CHAIN  # 1 to 5
+    certification: bytes  # which PCK certificate signed the QE's report
     padding: int  # zero bytes after the quote
     signed: bytes
 
@@ -91,7 +97,8 @@ class Quote(Struct, frozen=True, kw_only=True):
             qe_report=certified.qe_report,
             qe_report_signature=certified.qe_report_signature,
             qe_auth=certified.qe_auth,
-            pck_chain=certified.pck_chain,
+            certification_type=certified.certification_type,
+            certification=certified.certification,
             padding=padding,
             signed=signed,
         )
@@ -103,7 +110,8 @@ class Quote(Struct, frozen=True, kw_only=True):
             qe_report=self.qe_report,
             qe_report_signature=self.qe_report_signature,
             qe_auth=self.qe_auth,
-            pck_chain=self.pck_chain,
+            certification_type=self.certification_type,
+            certification=self.certification,
         ).encode(self.version)
         writer = Writer().put(self.to_be_signed()).uint(64 + len(certified), 4).put(self.signature, 64).put(certified)
         return writer.zeros(self.padding).getvalue()
@@ -124,29 +132,33 @@ class _Certified(Struct, frozen=True, kw_only=True):
     qe_report: bytes
     qe_report_signature: bytes
     qe_auth: bytes
-    pck_chain: bytes
+    certification_type: int
+    certification: bytes
 
     @classmethod
     def parse(cls, data: bytes, version: int) -> Self:
         reader = Reader(data, what="quote signature data")
         attestation_key = reader.take(64, "attestation key")
         if version > 3:  # version 3 has the same fields without the wrapping
-            reader = Reader(_certification(reader, QE_REPORT), what="quote QE report certification data")
+            _, wrapped = _certification(reader, range(QE_REPORT, QE_REPORT + 1))
+            reader = Reader(wrapped, what="quote QE report certification data")
         qe_report = reader.take(enclave.SIZE, "QE report")
         qe_report_signature = reader.take(64, "QE report signature")
         qe_auth = reader.take(reader.uint(2, "QE authentication data length"), "QE authentication data")
+        certification_type, certification = _certification(reader, range(PPID, PCK_CHAIN + 1))
         return cls(
             attestation_key=attestation_key,
             qe_report=qe_report,
             qe_report_signature=qe_report_signature,
             qe_auth=qe_auth,
-            pck_chain=_certification(reader, PCK_CHAIN),
+            certification_type=certification_type,
+            certification=certification,
         )
 
     def encode(self, version: int) -> bytes:
         inner = Writer().put(self.qe_report, enclave.SIZE).put(self.qe_report_signature, 64)
         inner.uint(len(self.qe_auth), 2).put(self.qe_auth)
-        inner.uint(PCK_CHAIN, 2).uint(len(self.pck_chain), 4).put(self.pck_chain)
+        inner.uint(self.certification_type, 2).uint(len(self.certification), 4).put(self.certification)
         body = inner.getvalue()
         writer = Writer().put(self.attestation_key, 64)
         if version > 3:
@@ -181,11 +193,12 @@ def _read_body(reader: Reader, version: int, tee_type: int) -> tuple[int, bytes]
     return body_type, reader.take(BODY_SIZES[body_type], BODY_NAMES[body_type])
 
 
-def _certification(reader: Reader, expected: int) -> bytes:
-    """The one kind of certification data that may stand here, which has to be the last field."""
+def _certification(reader: Reader, expected: range) -> tuple[int, bytes]:
+    """Certification data of a type that may stand here, which has to be the last field."""
     kind = reader.uint(2, "certification data type")
-    if kind != expected:
-        raise MalformedError(f"quote: certification data type: expected {expected}, found {kind}")
+    if kind not in expected:
+        known = " to ".join(map(str, dict.fromkeys((expected[0], expected[-1]))))
+        raise MalformedError(f"quote: certification data type: expected {known}, found {kind}")
     data = reader.take(reader.uint(4, "certification data length"), "certification data")
     reader.end()
-    return data
+    return kind, data

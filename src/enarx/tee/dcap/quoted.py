@@ -15,11 +15,12 @@ from typing import Final, Self
 from msgspec import Struct
 
 from enarx import der
-from enarx.errors import MalformedError
+from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.tee.dcap import collateral
+from enarx.tee.dcap.certification import Machine, Named, read
 from enarx.tee.dcap.enclave import EnclaveReport
-from enarx.tee.dcap.pck import EXTENSION, Pck, read_chain, read_pck
+from enarx.tee.dcap.pck import Pck
 from enarx.tee.dcap.quote import Quote
 from enarx.tee.documents import CrlList, element, put_crls, read_certificate, take_crls
 from enarx.tee.model import Endorsements, SignedJson
@@ -51,31 +52,40 @@ class _Evidence:
 
 
 class Quoted(Struct, frozen=True, kw_only=True):
-    """A quote, the report of the Quoting Enclave that signed it, and the machine's certificate. Not believed."""
+    """A quote, the report of the Quoting Enclave that signed it, and whose that is. Not believed."""
 
     quote: Quote
     qe: EnclaveReport
-    chain: tuple[Certificate, Certificate, Certificate]  # PCK, PCK CA, root
-    pck: Pck
+    certified: Machine | Certificate | Named  # the machine's chain, or what tells which it is
 
     @classmethod
     def parse(cls, data: bytes) -> Self:
         """Read a quote and what it carries. Raises MalformedError."""
         quote = Quote.parse(data)
-        qe, chain, pck = _read_machine(quote.qe_report, quote.pck_chain)
-        return cls(quote=quote, qe=qe, chain=chain, pck=pck)
+        qe, certified = _read_machine(quote.qe_report, quote.certification_type, quote.certification)
+        return cls(quote=quote, qe=qe, certified=certified)
+
+    @property
+    def machine(self) -> Machine:
+        """The machine, for whoever has nothing but the quote. Raises UntrustedError when only its name stands there."""
+        if isinstance(self.certified, Machine):
+            return self.certified
+        kind = self.quote.certification_type
+        raise UntrustedError(f"quote: certification data of type {kind} has no PCK certificate chain, only type 5 has")
+
+    @property
+    def pck(self) -> Pck:
+        """What Intel certified about the machine. Raises as `machine` does."""
+        return self.machine.pck
 
 
 @lru_cache(maxsize=256)
 def _read_machine(
-    qe_report: bytes, pck_chain: bytes
-) -> tuple[EnclaveReport, tuple[Certificate, Certificate, Certificate], Pck]:
+    qe_report: bytes, certification_type: int, certification: bytes
+) -> tuple[EnclaveReport, Machine | Certificate | Named]:
     """Read, and remembered: the same in every quote of a machine. Raises MalformedError."""
-    chain = read_chain(pck_chain)
-    extension = chain[0].extensions.get(EXTENSION)
-    if extension is None:
-        raise MalformedError(f"PCK certificate: extension {EXTENSION} is missing")
-    return EnclaveReport.parse(qe_report, "QE report"), chain, read_pck(extension.value)
+    certified = read(certification_type, certification)
+    return EnclaveReport.parse(qe_report, "QE report"), certified
 
 
 class Bundle(Struct, frozen=True, kw_only=True):

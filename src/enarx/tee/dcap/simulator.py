@@ -381,7 +381,7 @@ class Machine:
             qe_report=self.qe.encode(),
             qe_report_signature=self.qe_signature,
             qe_auth=self.auth,
-            pck_chain=write_chain(self.chain) + b"\0",
+            certification=write_chain(self.chain) + b"\0",
             padding=0,
             signed=b"",
         )

@@ -36,6 +36,7 @@ from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.pki.chain import ECDSA_SHA256, verify_chain, verify_document, verify_issued
 from enarx.tee.dcap import pck, tcb
+from enarx.tee.dcap.certification import Machine, find
 from enarx.tee.dcap.collateral import (
     Document,
     QeIdentity,
@@ -161,10 +162,11 @@ def authenticate(
     def vouch() -> tuple[Platform, Iterable[datetime] | None]:
         platform = _vouch(quoted, tee, endorsements, anchors, at, leniency, checks)
         keep = not leniency.without_crl and size_of(endorsements) <= LARGEST_KEY  # what is overlooked tells its moment
-        return platform, _dates(quoted.chain, endorsements) if keep else None
+        return platform, _dates(platform.chain, endorsements) if keep else None
 
-    certified = (quote.attestation_key, quote.qe_report, quote.qe_report_signature, quote.qe_auth, quote.pck_chain)
-    platform = _PLATFORMS.recall((certified, tee, endorsements, tuple(anchors), leniency), at, checks, vouch)
+    signed = (quote.attestation_key, quote.qe_report, quote.qe_report_signature, quote.qe_auth)
+    certified = (quote.certification_type, quote.certification)
+    platform = _PLATFORMS.recall((signed, certified, tee, endorsements, tuple(anchors), leniency), at, checks, vouch)
 
     # 13  X2
     with checks.step("quote.signature", expected="signed by the attestation key"):
@@ -182,17 +184,23 @@ def _vouch(
     checks: Checks,
 ) -> Platform:
     """Numbers 2 to 12: nothing here depends on what the quote says of the workload."""
-    quote, (leaf, issuer, root) = quoted.quote, quoted.chain
+    quote = quoted.quote
+
+    def verify_report(signer: Certificate) -> None:
+        signature = _der_signature(quote.qe_report_signature)
+        verify_document(signer.spki, ECDSA_SHA256, signature, quote.qe_report, "QE report")
 
     # 2  X7
     with checks.step("pck.chain", expected="PCK certificate, PCK CA and a root that is trusted here"):
+        machine = find(quoted.certified, endorsements, _roots(anchors, endorsements), verify_report)
+        leaf, issuer, root = machine.chain
         anchor = _anchor_of(root, anchors, endorsements)
-        ends = [verify_chain(quoted.chain, at, what="PCK chain", understood=(pck.EXTENSION,))]
+        ends = [verify_chain(machine.chain, at, what="PCK chain", understood=(pck.EXTENSION,))]
         _require_pinned(issuer, anchor)
 
     # 3  X8
     with checks.step("pck.roles", found=f"{leaf.common_name} by {issuer.common_name}", expected="Intel's names"):
-        _require_roles(quoted)
+        _require_roles(machine)
 
     # 4  X11
     tcb_infos = _of_kind(
@@ -211,7 +219,7 @@ def _vouch(
     )
 
     # 5  X12
-    tcb_infos = _of_platform(tcb_infos, quoted.pck, checks)
+    tcb_infos = _of_platform(tcb_infos, machine.pck, checks)
 
     # 6  X10
     info, info_signer = _signed(tcb_infos, root, at, "tcb_info.signature", endorsements, checks)
@@ -240,8 +248,7 @@ def _vouch(
 
     # 10  X3
     with checks.step("qe_report.signature", expected="signed by the PCK"):
-        signature = _der_signature(quote.qe_report_signature)
-        verify_document(leaf.spki, ECDSA_SHA256, signature, quote.qe_report, "QE report")
+        verify_report(leaf)
 
     # 11  X4
     binding = sha256(quote.attestation_key + quote.qe_auth).digest() + bytes(32)
@@ -259,8 +266,8 @@ def _vouch(
 
     return Platform(
         qe=quoted.qe,
-        chain=quoted.chain,
-        pck=quoted.pck,
+        chain=machine.chain,
+        pck=machine.pck,
         anchor=anchor,
         tcb_info=info,
         qe_identity=identity,
@@ -340,6 +347,11 @@ def _stand(
 # -- chains
 
 
+def _roots(anchors: Iterable[TrustAnchor], endorsements: Endorsements) -> list[Certificate]:
+    found = [anchor.find(endorsements) for anchor in anchors if anchor.family == "intel"]
+    return [read_certificate(data) for data in found if data is not None]
+
+
 def _anchor_of(root: Certificate, anchors: Iterable[TrustAnchor], endorsements: Endorsements) -> TrustAnchor:
     """The anchor with the key and name of `root`, which may be another edition of its certificate.
 
@@ -361,14 +373,14 @@ def _require_pinned(issuer: Certificate, anchor: TrustAnchor) -> None:
         raise UntrustedError(f"PCK chain: {issuer.common_name} {issuer.sha256.hex()} is not among the pinned ones")
 
 
-def _require_roles(quoted: Quoted) -> None:
-    leaf, issuer, root = quoted.chain
+def _require_roles(machine: Machine) -> None:
+    leaf, issuer, root = machine.chain
     wanted = ((root, (ROOT,)), (issuer, (PLATFORM_CA, PROCESSOR_CA)), (leaf, (PCK,)))
     for certificate, names in wanted:
         if certificate.common_name not in names:
             raise UntrustedError(f"PCK chain: expected {' or '.join(names)}, found {certificate.common_name!r}")
     _require_signer(leaf, "PCK certificate")
-    has_instance = quoted.pck.platform_instance_id is not None
+    has_instance = machine.pck.platform_instance_id is not None
     if has_instance != (issuer.common_name == PLATFORM_CA):
         word = "a" if has_instance else "no"
         raise UntrustedError(f"PCK certificate: {word} platform instance id under {issuer.common_name}")

@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 
 from enarx import der
 from enarx.errors import MalformedError
-from enarx.pki.certificate import Certificate
-from enarx.tee.dcap.pck import EXTENSION, SGX_TYPES, Pck, read_chain, write_chain
+from enarx.pki.certificate import Certificate, pem
+from enarx.tee.dcap.pck import EXTENSION, SGX_TYPES, Pck, read_chain, read_leaf, write_chain
 from tests.unit.tee.dcap import support
 from tests.values import replace
 
@@ -170,14 +170,26 @@ def test_a_certificate_without_the_extension_is_refused() -> None:
         Pck.of(Certificate.parse(CHAIN[1]))
 
 
-@pytest.mark.parametrize("tail", [b"", b"\0"])
-@pytest.mark.parametrize("dropped", [0, 1, 3])
-def test_the_chain_is_read_in_the_writings_of_intels_libraries(tail: bytes, dropped: int) -> None:
-    """With or without the line feed after a block, with or without a NUL at the end."""
-    text = write_chain(CHAIN)
-    end = b"-----END CERTIFICATE-----"
-    data = text.removesuffix(b"\n") if dropped == 1 else text.replace(end + b"\n", end, dropped)
-    assert tuple(certificate.der for certificate in read_chain(data + tail)) == CHAIN
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"])
+@pytest.mark.parametrize("nuls", [0, 1, 7])
+@pytest.mark.parametrize("between", [0, 1, 2])
+@pytest.mark.parametrize("behind", [0, 1, 3])
+def test_the_chain_is_read_in_the_writings_of_quoting_libraries(
+    line_end: bytes, nuls: int, between: int, behind: int
+) -> None:
+    """Lines end in LF or in CRLF; after a block stand none, one or several; NULs may fill the end."""
+    blocks = [pem("CERTIFICATE", data).strip().replace(b"\n", line_end) for data in CHAIN]
+    data = (between * line_end).join(blocks) + behind * line_end + bytes(nuls)
+    assert tuple(certificate.der for certificate in read_chain(data)) == CHAIN
+    leaf = read_leaf(blocks[0] + behind * line_end + bytes(nuls))
+    assert leaf.der == CHAIN[0]
+
+
+@pytest.mark.parametrize("count", [2, 3])
+def test_a_leaf_is_one_certificate(count: int) -> None:
+    """A chain, or a part of one, is no leaf."""
+    with pytest.raises(MalformedError, match=f"expected one certificate, found {count}"):
+        read_leaf(write_chain(CHAIN[:count]))
 
 
 @pytest.mark.parametrize(
@@ -188,16 +200,20 @@ def test_the_chain_is_read_in_the_writings_of_intels_libraries(tail: bytes, drop
         write_chain((*CHAIN, CHAIN[2])),
         b"text\n" + write_chain(CHAIN),
         write_chain(CHAIN) + b"text",
-        write_chain(CHAIN) + b"\0\0",
-        write_chain(CHAIN).replace(b"\n", b"\r\n"),
+        write_chain(CHAIN) + b"\0text",
+        write_chain(CHAIN) + b"\0\n",
+        write_chain(CHAIN) + b"\r\n",
+        write_chain(CHAIN) + b" ",
+        write_chain(CHAIN).replace(b"\n", b"\r"),
+        write_chain(CHAIN).replace(b"\n", b"\r\n", 3),
+        write_chain(CHAIN).replace(b"\n", b"\n\n", 3),
         write_chain(CHAIN).replace(b"\n", b"\x0b", 3),
-        write_chain(CHAIN).replace(b"-----END CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n\n"),
-        write_chain(CHAIN) + b"\n",
+        write_chain(CHAIN).replace(b"-----END CERTIFICATE-----\n", b"-----END CERTIFICATE-----\n \n"),
         write_chain((b"\x30\x00", *CHAIN[1:])),
     ],
 )
 def test_any_other_writing_of_the_chain_is_refused(data: bytes) -> None:
-    """Three certificates, one writing: no byte of a quote is free."""
+    """Three certificates in PEM of one kind of line ends, and nothing between them and behind them but those."""
     with pytest.raises(MalformedError):
         read_chain(data)
 

@@ -65,7 +65,7 @@ def test_every_truncation_is_refused(version: int, body_type: int) -> None:
         (4, b"\x00\x00\x00\x01", "TEE type at 0x4"),
         (432, b"\xff\xff\xff\xff", "signature data at 0x1b4 needs"),
         (436 + 128 + 448, b"\xff\xff", "quote signature data"),
-        (436 + 128 + 448 + 2 + 32, b"\x03\x00", "certification data type: expected 5, found 3"),
+        (436 + 128 + 448 + 2 + 32, b"\x07\x00", "certification data type: expected 1 to 5, found 7"),
         (436 + 128 + 448 + 2 + 32 + 2, b"\xff\xff\xff\xff", "certification data at"),
     ],
 )
@@ -187,7 +187,7 @@ def test_a_chain_whose_leaf_is_no_pck_certificate_is_malformed() -> None:
     vendor = support.vendor()
     plain = vendor.platform.issue("Intel SGX PCK Certificate", vendor.platform.key.public_key(), support.AT)
     quote = replace(
-        Quote.parse(QUOTE), pck_chain=write_chain((plain, vendor.platform.certificate, vendor.root.certificate))
+        Quote.parse(QUOTE), certification=write_chain((plain, vendor.platform.certificate, vendor.root.certificate))
     )
     with pytest.raises(MalformedError, match=r"extension 1\.2\.840\.113741\.1\.13\.1 is missing"):
         Quoted.parse(quote.encode())
