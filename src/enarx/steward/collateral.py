@@ -45,7 +45,9 @@ _TABLE: Final = {
     bytes.fromhex("a8074bc2a25a483eaae639c045a0b8a1"): "VLEK",
     bytes.fromhex("92f81bc358114d3d97ffd19f88dc67ea"): "CRL",
 }
-_QVL_KEYS: Final = frozenset({"tcb_info", "tcb_info_issuer_chain", "qe_identity", "qe_identity_issuer_chain"})
+_QVL_DOCUMENTS: Final = (("tcb_info", "tcbInfo", "TCB info"), ("qe_identity", "enclaveIdentity", "QE identity"))
+_QVL_LISTS: Final = ("root_ca_crl", "pck_crl")
+_QVL_KEYS: Final = frozenset({*(key for key, _, _ in _QVL_DOCUMENTS), *_QVL_LISTS})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,7 +187,7 @@ def _from_json(data: bytes, source: str) -> tuple[Endorsements, tuple[Document, 
         return _signed(data, source, "TCB info", ())
     if "enclaveIdentity" in members:
         return _signed(data, source, "QE identity", ())
-    if members.keys() >= _QVL_KEYS:
+    if members.keys() & _QVL_KEYS:
         return _from_qvl(members, source)
     raise MalformedError("a JSON object, but neither TCB info, QE identity nor collateral")
 
@@ -209,10 +211,11 @@ def _signed(body: bytes, source: str, kind: str, chain: tuple[bytes, ...]) -> tu
 
 
 def _from_qvl(members: Mapping[str, object], source: str) -> tuple[Endorsements, tuple[Document, ...]]:
-    """The nine members of dcap-qvl's collateral: chains in PEM, lists in hexadecimal, documents without their frame.
+    """The members of dcap-qvl's collateral: chains in PEM, lists in hexadecimal, documents without their frame.
 
     Others write the same members in other ways: lists in PEM or base64, bytes as an array of numbers, documents within
-    the frame that has their signature, as Intel's library hands them out.
+    the frame that has their signature, as Intel's library hands them out. Older ones have no lists. Whatever of it is
+    there is taken; what is not is missing, as if it lay in no file.
     """
     found, documents = Endorsements(), list[Document]()
 
@@ -221,17 +224,27 @@ def _from_qvl(members: Mapping[str, object], source: str) -> tuple[Endorsements,
         found |= more[0]
         documents.extend(more[1])
 
-    for key, outer, kind in (("tcb_info", "tcbInfo", "TCB info"), ("qe_identity", "enclaveIdentity", "QE identity")):
-        chain = tuple(pem_blocks(_text(members, f"{key}_issuer_chain").encode(), "CERTIFICATE", source, limit=8))
-        take(_signed(_framed(members, key, outer), source, kind, chain))
-        for item in chain:
-            take(_from_der(item, source))
-    for key in ("root_ca_crl", "pck_crl"):
-        take(recognise(_octets(members, key), source))
+    for key, outer, kind in _QVL_DOCUMENTS:
+        if _has(members, key):
+            beside = f"{key}_issuer_chain"
+            text = _text(members, beside).encode() if _has(members, beside) else b""
+            chain = pem_blocks(text, "CERTIFICATE", source, limit=8) if text else ()
+            take(_signed(_framed(members, key, outer), source, kind, chain))
+            for item in chain:
+                take(_from_der(item, source))
+    for key in _QVL_LISTS:
+        if _has(members, key):
+            take(recognise(_octets(members, key), source))
     for key in ("pck_crl_issuer_chain", "pck_certificate_chain"):
-        if members.get(key):
+        if _has(members, key):
             take(_from_pem(_text(members, key).encode(), source))
+    if not documents:
+        raise MalformedError("collateral: expected documents or lists, found nothing in any member")
     return found, tuple(documents)
+
+
+def _has(members: Mapping[str, object], key: str) -> bool:
+    return members.get(key) not in (None, "")
 
 
 def _framed(members: Mapping[str, object], key: str, outer: str) -> bytes:

@@ -16,7 +16,9 @@ from enarx.steward import collateral
 from enarx.steward.collateral import Directory, recognise
 from enarx.steward.issuer import development
 from enarx.tee.dcap.simulator import Vendor
+from enarx.tee.model import Endorsements, SignedJson
 from tests.unit.steward import support
+from tests.values import replace
 
 AT = support.AT
 
@@ -107,7 +109,6 @@ def test_collateral_json_is_read_however_its_members_are_written() -> None:
         ({"root_ca_crl": [1, 256]}, "root_ca_crl: expected numbers from 0 to 255"),
         ({"root_ca_crl": {}}, "root_ca_crl: expected text, found no text"),
         ({"tcb_info": {}}, "tcb_info: expected text, found no text"),
-        ({"pck_crl": None}, "pck_crl: expected text, found nothing"),
         ({"qe_identity_signature": None}, "qe_identity_signature: expected text, found nothing"),
         ({"tcb_info": "[]"}, "JSON, but no object"),
     ],
@@ -116,6 +117,27 @@ def test_collateral_json_with_a_wrong_member_names_it(changed: dict[str, object]
     """A document that was parsed and written again could not be verified; it has to come as the text it was."""
     with pytest.raises(MalformedError, match=why):
         recognise(json.dumps({**qvl(Vendor.create(AT)), **changed}).encode(), "x")
+
+
+def test_collateral_json_gives_what_it_holds() -> None:
+    """Older ones have no lists, others no documents or chains: what is there is taken, what is not is missing."""
+    members = qvl(Vendor.create(AT))
+    whole = recognise(json.dumps(members).encode(), "x")[0]
+
+    def without(*names: str) -> Endorsements:
+        return recognise(json.dumps({k: v for k, v in members.items() if k not in names}).encode(), "x")[0]
+
+    assert without("root_ca_crl") == replace(whole, crls=whole.crls[1:])
+    assert without("pck_crl") == replace(whole, crls=whole.crls[:1])
+    assert without("root_ca_crl", "pck_crl", "pck_crl_issuer_chain") == replace(whole, crls=())
+    assert recognise(json.dumps({**members, "root_ca_crl": "", "pck_crl": None}).encode(), "x")[0].crls == ()
+    assert without("qe_identity") == replace(whole, qe_identities=())
+    assert without("tcb_info", "qe_identity").crls == whole.crls
+    assert without("tcb_info_issuer_chain").tcb_infos == (SignedJson(body=whole.tcb_infos[0].body),)
+    with pytest.raises(MalformedError, match="neither TCB info, QE identity nor collateral"):
+        without("root_ca_crl", "pck_crl", "tcb_info", "qe_identity")
+    with pytest.raises(MalformedError, match="found nothing in any member"):
+        recognise(b'{"tcb_info":"","pck_crl":null}', "x")
 
 
 @pytest.mark.parametrize(("position", "value"), [(20, 1 << 20), (16, 0), (16, 24), (16, 0xFFFFFFFF), (20, 0xFFFFFFFF)])

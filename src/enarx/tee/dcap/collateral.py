@@ -110,6 +110,9 @@ class TcbInfo(Document):
     def parse(cls, data: bytes) -> Self:
         """Read a document with its signature. Raises MalformedError."""
         signed, signature, info = _open(data, "tcbInfo")
+        version = info.integer("version")
+        if version < 3 and "id" not in info:  # the first two had none
+            raise MalformedError(f"tcbInfo: expected version 3, found version {version}, which names no technology")
         base = info.member("tdxModule", _tdx_module_base) if "tdxModule" in info else None
         return cls(
             **_common(signed, signature, info),
@@ -174,6 +177,17 @@ def readable(offered: Iterable[SignedJson], read: Callable[[bytes], D]) -> list[
         except MalformedError:
             continue
     return found
+
+
+def unreadable(offered: Iterable[SignedJson], read: Callable[[bytes], D]) -> list[str]:
+    """Why those of `offered` that `readable` leaves out cannot be read, each reason once."""
+    reasons = []
+    for each in offered:
+        try:
+            read(each.body)
+        except MalformedError as error:
+            reasons.append(str(error))
+    return list(dict.fromkeys(reasons))
 
 
 def compose(name: Literal["tcbInfo", "enclaveIdentity"], inner: str, signature: bytes) -> bytes:

@@ -44,6 +44,7 @@ from enarx.tee.dcap.collateral import (
     read_qe_identity,
     read_tcb_info,
     readable,
+    unreadable,
 )
 from enarx.tee.dcap.enclave import EnclaveReport
 from enarx.tee.dcap.quoted import Quoted
@@ -70,6 +71,7 @@ TCB_SIGNER: Final = "Intel SGX TCB Signing"
 
 TCB_INFO_VERSION: Final = 3
 QE_IDENTITY_VERSION: Final = 2
+MAX_TOLD: Final = 4  # reasons why documents cannot be read
 DIGITAL_SIGNATURE: Final = 0  # keyUsage bit, RFC 5280, 4.2.1.3
 
 CHECK_NAMES: Final[tuple[tuple[Gate, str], ...]] = tuple(
@@ -204,14 +206,16 @@ def _vouch(
 
     # 4  X11
     tcb_infos = _of_kind(
-        readable(endorsements.tcb_infos, read_tcb_info),
+        endorsements.tcb_infos,
+        read_tcb_info,
         tee.tcb_info,
         frozenset({TCB_INFO_VERSION}),
         "tcb_info.kind",
         checks,
     )
     identities = _of_kind(
-        readable(endorsements.qe_identities, read_qe_identity),
+        endorsements.qe_identities,
+        read_qe_identity,
         tee.qe_identity,
         tee.qe_identity_versions,
         "qe_identity.kind",
@@ -398,10 +402,18 @@ def _require_signer(certificate: Certificate, what: str) -> None:
 
 
 def _of_kind(
-    offered: list[tuple[D, SignedJson]], kind: str, versions: frozenset[int], name: str, checks: Checks
+    offered: Sequence[SignedJson],
+    read: Callable[[bytes], D],
+    kind: str,
+    versions: frozenset[int],
+    name: str,
+    checks: Checks,
 ) -> list[tuple[D, SignedJson]]:
-    fitting = [(d, s) for d, s in offered if d.id == kind and d.version in versions]
-    found = sorted({f"{document.id} version {document.version}" for document, _ in offered})
+    documents = readable(offered, read)
+    fitting = [(d, s) for d, s in documents if d.id == kind and d.version in versions]
+    found = sorted({f"{document.id} version {document.version}" for document, _ in documents})
+    if not fitting:
+        found += [f"one that cannot be read ({why})" for why in unreadable(offered, read)[:MAX_TOLD]]
     known = " or ".join(map(str, sorted(versions)))
     expected = f"a document {kind} version {known}, from the evidence or the collateral"
     checks.check(name, bool(fitting), found=", ".join(found) or "none", expected=expected)

@@ -463,6 +463,20 @@ def test_x11_documents_of_the_other_technology_do_not_serve(case: Case) -> None:
     assert case.with_identity(version=1).refused() == (UNTRUSTED, "qe_identity.kind")
 
 
+def test_x11_a_document_that_cannot_be_read_is_told_of_where_another_is_missing(case: Case) -> None:
+    """X11: TCB info of version 2 has no id; the verdict says that it was found, and of what else is there why not."""
+    body = case.endorsements.tcb_infos[0].body
+    second = body.replace(f'"id":"{case.tee}",'.encode(), b"").replace(b'"version":3', b'"version":2')
+    assert second != body
+    old = case.with_endorsements(tcb_infos=(SignedJson(body=second), SignedJson(body=second + b" ")))
+    assert old.refused() == (UNTRUSTED, "tcb_info.kind")
+    assert old.reasons().count("expected version 3, found version 2, which names no technology") == 1
+    assert case.with_endorsements(tcb_infos=(SignedJson(body=second), *case.endorsements.tcb_infos)).judge().accepted
+    broken = case.with_endorsements(qe_identities=tuple(SignedJson(body=b" " * count + b"x") for count in range(9)))
+    assert broken.refused() == (UNTRUSTED, "qe_identity.kind")
+    assert broken.reasons().count("cannot be read") == verify.MAX_TOLD
+
+
 @pytest.mark.parametrize("members", [{"fmspc": "00906ED50000"}, {"pceId": "0001"}])
 def test_x12_a_tcb_info_of_another_platform_does_not_serve(case: Case, members: dict[str, str]) -> None:
     """X12: FMSPC and PCEID are those of the PCK certificate."""
