@@ -154,25 +154,52 @@ def test_a_new_intermediate_is_taken_up_without_a_lost_request(serving: Serving)
         assert Crl.parse(client.get("/crl").body).issuer == serving.intermediate().subject
 
 
-def test_a_revoked_certificate_of_the_former_intermediate_stands_in_its_list(serving: Serving) -> None:
-    """Also after a restart: the key of the intermediate before lies beside the new one."""
+def test_a_revoked_certificate_of_a_former_intermediate_stands_in_its_list(serving: Serving) -> None:
+    """Also after a restart, and however often the CA was rotated: the keys of those before lie beside the new one."""
     former = serving.intermediate()
     with serving.client() as client:
         _, old = issued(client)
+    steward("ca", "rotate", serving.folder / "ca")
+    unseen = serving.intermediate()  # by the Steward that runs
     steward("ca", "rotate", serving.folder / "ca")
     serving.process.send_signal(signal.SIGHUP)
     eventually(lambda: serving.events("reloaded"))
     steward("revoke", "--config", serving.folder / "steward.toml", "--serial", f"{old.serial:x}")
     again = reload.load(serving.folder / "steward.toml", Flags(), datetime.now(UTC))
-    assert [each.certificate for each in again.former] == [former]
+    assert {each.certificate.der for each in again.former} == {former.der, unseen.der}
     with serving.client() as client:
         crl = Crl.parse(client.get(list_of(old)).body)
         assert current_for(former, [crl], datetime.now(UTC), "list")
         assert crl.revoked == {old.serial}
         both = client.get("/crl", headers={"Accept": "application/x-pem-file"}).body
-        assert both.count(b"BEGIN X509 CRL") == 2
+        assert both.count(b"BEGIN X509 CRL") == 3
         with pytest.raises(NotFoundError):
             client.get("/crl/00")
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_hangup_ends_no_steward_that_has_only_begun(tmp_path: Path, workers: int) -> None:
+    """It waits until there is a hand for it. The pipe holds the program before it listens, for as long as wanted."""
+    steward("ca", "init", tmp_path / "ca")
+    (tmp_path / "steward.toml").write_text(CONFIG + POLICY)
+    os.mkfifo(tmp_path / "pipe")
+    reading, writing = os.pipe()
+    program = [sys.executable, "-c", "from enarx.cli.steward import main; main()", "serve", "--log-format", "json"]
+    options = ["--config", str(tmp_path / "steward.toml"), "--workers", str(workers), "--ready-fd", str(writing)]
+    with (tmp_path / "log").open("wb") as log:
+        process = subprocess.Popen(
+            [*program, *options, "--write-ca", str(tmp_path / "pipe")], pass_fds=[writing], stderr=log
+        )
+    os.close(writing)
+    with (tmp_path / "pipe").open("rb") as pipe:  # it has begun, and waits for whoever reads
+        process.send_signal(signal.SIGHUP)
+        assert pipe.read().startswith(b"-----BEGIN CERTIFICATE-----")
+    with os.fdopen(reading) as ready:
+        assert int(ready.read()) > 0
+    eventually(lambda: "reloaded" in (tmp_path / "log").read_text())
+    process.send_signal(signal.SIGTERM)
+    process.send_signal(signal.SIGHUP)
+    assert process.wait(timeout=30) == 0
 
 
 @pytest.mark.parametrize("serving", [2], indirect=True)

@@ -10,6 +10,7 @@ proxy stands before it.
 """
 
 import gc
+import signal
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -41,6 +42,11 @@ class Serving:
     log_format: Literal["text", "json"]
     grace_seconds: float
     behind_proxy: bool
+
+    @staticmethod
+    def hold_hangup() -> None:
+        """Have SIGHUP wait until somebody has a hand for it; else it would end a program that has only begun."""
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
     def run(
         self,

@@ -87,6 +87,7 @@ def serve(
     from enarx.steward.runner import Running
     from enarx.web.workers import Upkeep, Worker
 
+    Serving.hold_hangup()
     given = Flags(**flags)
     loaded = load(config, given, datetime.now(UTC))
     read, metrics = loaded.config, Metrics(loaded.config.workers)

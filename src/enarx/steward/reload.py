@@ -1,24 +1,26 @@
 """A configuration that may change while it serves: policy, CA, TLS and vendors' directory are taken up without a restart.
 
 What was read is a value, `Loaded`. It is read again when somebody asks (SIGHUP), when one of its files changed and was
-left alone for a second, and, from when the issuing certificate is near its end, every minute. Whatever is wrong with
-what was read, the old stays in force, and the log says why; the same files are not tried twice. What a running server
-cannot change, where it listens and where it remembers, is refused with the word "restart".
+left alone for a second, and, from when the issuing certificate is near its end, every minute; a TLS certificate of the
+CA's own is made anew when it is near its. Whatever is wrong with what was read, the old stays in force, and the log says
+why; the same files are not tried twice. What a running server cannot change, where it listens and where it remembers,
+is refused with the word "restart".
 
 A certificate that replaced another does not make the other's issued ones bad. So the former issuers are kept until they
 end: to sign the revocation lists of what they issued, to recognise their nonces, and to believe who renews. After a
-restart the one before is found where `steward ca rotate` put it, beside the CA's files.
+restart they are found where `steward ca rotate` put them, beside the CA's files.
 """
 
+import glob
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Final
 
 from enarx.errors import EnarxError, UntrustedError
-from enarx.pki.certificate import certificates_from_pem
+from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.steward.config import Config, Flags, load_issuer, load_tls, private_key
 from enarx.steward.issuer import Issuer
 from enarx.steward.token import SCHEME
@@ -28,11 +30,11 @@ from enarx.web.log import Log
 from enarx.web.tls import ServerTls
 
 LOOK_SECONDS: Final = 1.0  # between two looks at the files
-NEAR: Final = timedelta(days=7)  # the end of an issuing certificate, or a quarter of its life if that is shorter
+NEAR: Final = timedelta(days=7)  # the end of a certificate, or a quarter of its life if that is shorter
 AGAIN: Final = timedelta(minutes=1)  # when near it, how often files are read that seem unchanged
 REMIND: Final = timedelta(hours=1)
-FORMER: Final = ".former"  # in the names of the files of the intermediate before
-MAX_FORMER: Final = 8
+FORMER: Final = ".former"  # in the names of the files of the intermediates before
+MAX_FORMER: Final = 64  # a month of them for who rotates twice a day
 
 _FIXED: Final = ("addr", "port", "behind_proxy", "workers", "state", "durable")  # of what others hold while we run
 _log = Log("steward")
@@ -57,8 +59,13 @@ def load(path: Path | None, flags: Flags, at: datetime, before: Loaded | None = 
         _require_changeable(before.config, config)
     issuer = _issuer(config, at, before)
     known = () if before is None else (before.issuer, *before.former)
-    former = _former(issuer, (*known, *_kept_former(config)), at)
-    if before is not None and config.tls_from_ca and issuer is before.issuer and config.origin == before.config.origin:
+    former = _former(issuer, (*known, *_kept_former(config, known, at)), at)
+    same = before is not None and (issuer, former, config.origin) == (
+        before.issuer,
+        before.former,
+        before.config.origin,
+    )
+    if before is not None and same and config.tls_from_ca and not _to_renew(before, at):
         tls = before.tls
     else:
         tls = load_tls(config, issuer, at, former)
@@ -96,13 +103,13 @@ class Reloading:
     def tick(self) -> None:
         """Take up what changed and has been left alone since the last look."""
         stamps, at = self._stamps(), self._now()
-        near = self._near(at)
+        near = _near(self.loaded.issuer.certificate, at)
         if near and at - self._reminded >= REMIND:
             self._reminded = at
             _log.warning("issuer ends soon", at=self.loaded.issuer.certificate.not_after.isoformat())
         if stamps != self._seen:
             self._seen = stamps  # somebody may still be writing: a key and its certificate are two files
-        elif stamps != self._tried or (near and at - self._at >= AGAIN):
+        elif stamps != self._tried or ((near or _to_renew(self.loaded, at)) and at - self._at >= AGAIN):
             self.reload(quiet=stamps == self._tried)
 
     def reload(self, *, quiet: bool = False) -> None:
@@ -111,7 +118,7 @@ class Reloading:
         self._at = at = self._now()
         try:
             loaded = load(self._path, self._flags, at, self.loaded)
-            if quiet and loaded.issuer is self.loaded.issuer:
+            if quiet and (loaded.issuer, loaded.tls) == (self.loaded.issuer, self.loaded.tls):
                 return
             self._apply(loaded)
         except EnarxError as error:
@@ -137,15 +144,23 @@ class Reloading:
             else:
                 self.tick()
 
-    def _near(self, at: datetime) -> bool:
-        own = self.loaded.issuer.certificate
-        return own.not_after - at < min(NEAR, (own.not_after - own.not_before) / 4)
-
     def _stamps(self) -> Stamps:
         config = self.loaded.config
         key = None if config.key is None or config.key.startswith(SCHEME) else Path(config.key)
         files = (self._path, config.crt, key, config.tls_cert, config.tls_key, config.nonce_key)
         return tuple(None if file is None else _stamp(file) for file in files)
+
+
+def _near(certificate: Certificate, at: datetime) -> bool:
+    return certificate.not_after - at < min(NEAR, (certificate.not_after - certificate.not_before) / 4)
+
+
+def _to_renew(loaded: Loaded, at: datetime) -> bool:
+    """Whether the CA's own TLS certificate ends soon, and another would not."""
+    if not loaded.config.tls_from_ca or loaded.tls is None:
+        return False
+    shown = certificates_from_pem(loaded.tls.cert_chain_pem, "TLS")[0]
+    return _near(shown, at) and shown.not_after < loaded.issuer.certificate.not_after
 
 
 def _stamp(file: Path) -> tuple[int, int, int] | None:
@@ -180,27 +195,39 @@ def _issuer(config: Config, at: datetime, before: Loaded | None) -> Issuer:
 
 
 def _former(issuer: Issuer, others: Iterable[Issuer], at: datetime) -> tuple[Issuer, ...]:
-    """Each once, without the one in force, until it ends."""
+    """Each once, without the one in force, until it ends; the latest first."""
     found = {other.key_id: other for other in others if other.certificate.not_after > at}
     found.pop(issuer.key_id, None)
-    return tuple(found.values())[:MAX_FORMER]
+    return tuple(sorted(found.values(), key=lambda each: each.certificate.not_after, reverse=True)[:MAX_FORMER])
 
 
-def _kept_former(config: Config) -> tuple[Issuer, ...]:
-    """The intermediate that `rotate` put aside. Nothing depends on it but lists of certificates that end in hours."""
+def _kept_former(config: Config, known: Iterable[Issuer], at: datetime) -> Iterator[Issuer]:
+    """The intermediates that `rotate` put aside. Nothing depends on one but lists of certificates that end in hours."""
     if config.generate is not None or config.crt is None or config.key is None or config.key.startswith(SCHEME):
-        return ()
-    crt, key = former_of(config.crt), former_of(Path(config.key))
-    if not crt.exists():
-        return ()
-    try:
-        chain = certificates_from_pem(read_file(crt, MAX_PEM), str(crt))
-        return (Issuer.of(private_key(str(key), chain[0], config.key_passphrase), chain),)
-    except EnarxError as error:
-        _log.warning("the former intermediate cannot be read, and no list is signed for what it issued", why=str(error))
-        return ()
+        return
+    there = {issuer.certificate.der for issuer in known}
+    for crt in formers_of(config.crt):
+        try:
+            chain = certificates_from_pem(read_file(crt, MAX_PEM), str(crt))
+            if chain[0].der not in there and chain[0].not_after > at:
+                key = beside_former(Path(config.key), config.crt, crt)
+                yield Issuer.of(private_key(str(key), chain[0], config.key_passphrase), chain)
+        except EnarxError as error:
+            _log.warning(
+                "a former intermediate cannot be read, and no list is signed for what it issued", why=str(error)
+            )
 
 
-def former_of(file: Path) -> Path:
-    """Where the file of the intermediate before lies: `ca.pem`, `ca.former.pem`."""
-    return file.with_name(f"{file.stem}{FORMER}{file.suffix}")
+def former_of(file: Path, certificate: Certificate) -> Path:
+    """Where a file of a former intermediate lies, by its certificate: `ca.pem`, `ca.former-0a1b2c3d4e5f6071.pem`."""
+    return file.with_name(f"{file.stem}{FORMER}-{certificate.sha256.hex()[:16]}{file.suffix}")
+
+
+def formers_of(crt: Path) -> list[Path]:
+    """The certificates of former intermediates beside the one in force."""
+    return sorted(crt.parent.glob(f"{glob.escape(crt.stem + FORMER)}*{glob.escape(crt.suffix)}"))
+
+
+def beside_former(key: Path, crt: Path, former: Path) -> Path:
+    """The key that belongs to `former`, as `key` belongs to `crt`."""
+    return key.with_name(key.stem + former.name[len(crt.stem) : len(former.name) - len(crt.suffix)] + key.suffix)

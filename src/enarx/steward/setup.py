@@ -2,7 +2,7 @@
 
     DIR/root.pem  root.key     the root; its key belongs on a medium that is not plugged in
     DIR/ca.pem    ca.key       the intermediate and the root above it: what `crt` and `key` of steward.toml name
-    DIR/ca.former.pem  .key    the intermediate before: it signs the list of what it issued, for as long as that counts
+    DIR/ca.former-*.pem  .key  each intermediate before: it signs the list of what it issued, until its certificate ends
 
 Keys are PKCS#8 with mode 0600, encrypted where a passphrase is given. Nothing is overwritten by `init`; `rotate`
 replaces the intermediate; a running Steward takes it up, and everybody who trusts the root goes on.
@@ -10,16 +10,17 @@ replaces the intermediate; a running Steward takes it up, and everybody who trus
 
 import os
 import secrets
+from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Final
 
-from enarx.errors import ConflictError, MalformedError, NotFoundError
+from enarx.errors import ConflictError, EnarxError, MalformedError, NotFoundError
 from enarx.pki import keys
 from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.steward.config import private_key
 from enarx.steward.issuer import MAX_NAME, ROOT_LIFETIME, Issuer, intermediate, self_signed
-from enarx.steward.reload import former_of
+from enarx.steward.reload import FORMER, beside_former, former_of, formers_of
 from enarx.steward.token import SCHEME
 from enarx.web.files import read_file, read_private, write_private
 
@@ -92,12 +93,12 @@ def _intermediate(
     key = keys.generate(curve)
     made = intermediate(_distinct(name, at), key, at, root=root, lifetime=lifetime)
     suffix = f".{os.getpid()}"
-    for file in ("ca.key", "ca.pem"):
-        _keep(directory / file, suffix)
+    _put_aside(directory, suffix)
     write_private(directory / f"ca.key{suffix}", keys.to_pem(key, passphrase))
     (directory / f"ca.pem{suffix}").write_bytes(made.to_pem() + root.certificate.to_pem())
     for file in ("ca.key", "ca.pem"):
         (directory / f"{file}{suffix}").replace(directory / file)
+    _forget(directory, at)
     return made
 
 
@@ -105,10 +106,32 @@ def _distinct(name: str, at: datetime) -> str:
     return f"{name} {at.year:04}-{at.month:02}-{at.day:02} {secrets.token_hex(3)}"
 
 
-def _keep(file: Path, suffix: str) -> None:
-    """Leave the former one beside what will replace it. It is copied, for at no moment may `file` be missing."""
-    if not file.exists():
+def _put_aside(directory: Path, suffix: str) -> None:
+    """Leave the former one beside what will replace it. It is copied, for at no moment may it be missing.
+
+    The certificate comes last, for by it the key is looked for. What is there already was put aside by a rotation that
+    broke off, and may have replaced the key since.
+    """
+    crt, key = directory / "ca.pem", directory / "ca.key"
+    if not crt.exists() or not key.exists():
         return
-    copy = file.with_name(f"{file.name}.former{suffix}")
-    write_private(copy, read_private(file) if file.suffix == ".key" else read_file(file))
-    copy.replace(former_of(file))
+    try:
+        certificate = certificates_from_pem(read_file(crt), str(crt))[0]
+    except MalformedError:
+        return  # a certificate that cannot be read issued nothing whose list could be signed
+    for file in (key, crt):
+        kept = former_of(file, certificate)
+        if not kept.exists():
+            copy = file.with_name(f"{file.name}{FORMER}{suffix}")
+            write_private(copy, read_private(file) if file is key else read_file(file))
+            copy.replace(kept)
+
+
+def _forget(directory: Path, at: datetime) -> None:
+    """Remove the intermediates that have ended, and their keys: nothing that they issued counts any more."""
+    crt, key = directory / "ca.pem", directory / "ca.key"
+    for former in formers_of(crt):
+        with suppress(EnarxError, OSError):  # what cannot be read is somebody's own
+            if certificates_from_pem(read_file(former), str(former))[0].not_after <= at:
+                beside_former(key, crt, former).unlink(missing_ok=True)
+                former.unlink(missing_ok=True)

@@ -494,6 +494,8 @@ class _Server(uvicorn.Server):
                 loop.add_signal_handler(signal.SIGHUP, self._on_hangup)
                 signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGHUP})  # a parent may have blocked it until now
         await self._serve()
+        if self._on_hangup is not None:  # the loop takes its hand away when it ends, and the program has not yet
+            signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:  # noqa: ARG002 - uvicorn's signature
         await self.lifespan.startup()

@@ -9,10 +9,12 @@ import pytest
 
 from enarx.errors import MalformedError
 from enarx.pki import keys
+from enarx.pki.certificate import Certificate, certificates_from_pem
 from enarx.steward import setup
 from enarx.steward.config import Flags
 from enarx.steward.nonce import OVERLAP, Nonces
 from enarx.steward.reload import AGAIN, Loaded, Reloading, load
+from enarx.steward.runner import Running
 
 AT = datetime(2026, 6, 1, tzinfo=UTC)
 DAY = timedelta(days=1)
@@ -141,8 +143,79 @@ def test_a_former_intermediate_ends_and_one_that_cannot_be_read_is_told(watched:
     path = watched.folder / "steward.toml"
     assert len(load(path, Flags(), AT).former) == 1
     assert load(path, Flags(), AT + 31 * DAY).former == ()
-    (watched.ca / "ca.former.key").write_bytes(keys.to_pem(keys.generate("P-256")))
+    (key,) = watched.ca.glob("ca.former-*.key")
+    key.write_bytes(keys.to_pem(keys.generate("P-256")))
     assert load(path, Flags(), AT).former == ()
+
+
+def test_every_former_intermediate_is_found_until_it_ends(watched: Watched) -> None:
+    """Whoever rotates several times within the life of a certificate loses none, running or not; the latest is first."""
+    issuers = [watched.reloading.loaded.issuer.certificate]
+    for _ in range(3):
+        watched.now += 5 * DAY
+        watched.rotate()
+        issuers.insert(0, load(watched.folder / "steward.toml", Flags(), watched.now).issuer.certificate)
+    after = load(watched.folder / "steward.toml", Flags(), watched.now)
+    assert [each.certificate for each in (after.issuer, *after.former)] == issuers
+    watched.reloading.reload()  # which was there before the first of them
+    assert [each.certificate for each in (watched.applied[0].issuer, *watched.applied[0].former)] == issuers
+    later = AT + 32 * DAY
+    assert [each.certificate for each in load(watched.folder / "steward.toml", Flags(), later).former] == issuers[1:3]
+    assert len(list(watched.ca.glob("*.former-*"))) == 6
+    watched.now = later
+    watched.rotate()
+    assert len(list(watched.ca.glob("*.former-*"))) == 6, "one more, and the one that has ended is gone with its key"
+    left = load(watched.folder / "steward.toml", Flags(), later)
+    assert [each.certificate for each in left.former] == issuers[:3]
+    assert {file.stat().st_mode & 0o777 for file in watched.ca.glob("*.key")} == {0o600}
+
+
+def test_a_rotation_that_broke_off_spoils_no_former_key(watched: Watched) -> None:
+    """When the key was replaced and the certificate was not yet, the one that was put aside has the right key already."""
+    first = watched.reloading.loaded.issuer.certificate
+    old = (watched.ca / "ca.pem").read_bytes()
+    watched.rotate()
+    (watched.ca / "ca.pem").write_bytes(old)  # as it was between the two
+    watched.rotate()
+    after = load(watched.folder / "steward.toml", Flags(), AT)
+    assert [each.certificate for each in after.former] == [first]
+    (watched.ca / "ca.pem").write_bytes(b"cut off")
+    watched.rotate()
+    assert load(watched.folder / "steward.toml", Flags(), AT).issuer.certificate != after.issuer.certificate
+
+
+def leaf(loaded: Loaded) -> Certificate:
+    assert loaded.tls is not None
+    return certificates_from_pem(loaded.tls.cert_chain_pem, "TLS")[0]
+
+
+def test_its_own_tls_certificate_is_made_anew_before_it_ends(tmp_path: Path) -> None:
+    """In a running server, whose CA is the same for years; once, and not while the CA's own end is the reason."""
+    watched = Watched(tmp_path, lifetime=600 * DAY)
+    watched.write("tls_from_ca = true\n" + CONFIG)
+    first = load(tmp_path / "steward.toml", Flags(), AT)
+    running = Running(first)
+    running.ready(4000)
+    assert running.served is not None
+    before = running.served.context
+    reloading = Reloading(tmp_path / "steward.toml", Flags(), first, running.exchange, lambda: watched.now)
+    watched.now = leaf(first).not_after - 8 * DAY
+    reloading.tick()
+    assert reloading.loaded is first
+    watched.now += 2 * DAY
+    reloading.tick()
+    second = reloading.loaded
+    assert leaf(second).not_after == second.issuer.certificate.not_after > leaf(first).not_after
+    assert second.issuer is first.issuer
+    assert running.served.context is not before
+    watched.now += DAY
+    reloading.tick()
+    assert reloading.loaded is second
+    watched.now = leaf(second).not_after - DAY
+    reloading.tick()
+    assert reloading.loaded is second, "another would end no later"
+    reloading.reload()
+    assert reloading.loaded.tls == second.tls
 
 
 def test_a_generated_ca_stays(tmp_path: Path) -> None:
