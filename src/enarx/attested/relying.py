@@ -13,7 +13,7 @@ No socket is opened and no clock is read here; `enarx.web.attested` does both.
 """
 
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
@@ -56,6 +56,28 @@ TITLES: Final[Mapping[str, str]] = {
     "az-tdx": "Intel TDX in Azure",
     NIL: "no TEE",
 }
+MEASUREMENT_SIZES: Final[Mapping[str, tuple[int, ...]]] = {  # bytes that each of them measures with
+    "snp": (48,),
+    "sgx": (32,),
+    "tdx": (48,),
+    "cca": (32, 48, 64),
+    "nitro": (48,),
+    "az-snp": (48,),
+    "az-tdx": (48,),
+}
+SIGNER_SIZES: Final[Mapping[str, tuple[int, ...]]] = {"snp": (48,), "sgx": (32,), "nitro": (48,), "az-snp": (48,)}
+TCB_STATUSES: Final = (  # Intel's words, AMD's standing in the same, and what there is where nobody judges a TCB
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
+    "NotReported",
+    "Unattested",
+)
 SIMULATED_WARNING: Final = "SIMULATED: proves nothing. This TEE is a program, and whoever runs it sees everything."
 UNATTESTED_WARNING: Final = (
     "UNATTESTED: proves nothing. No hardware vouches for this; all below is the peer's own word."
@@ -92,14 +114,15 @@ class Expectation:
         """Read a policy file. Raises ConfigError, which names the line and the key."""
         unsafe = table.table("unsafe")
         age = table.integer("max_age_seconds", None, minimum=1, maximum=MAX_AGE)
+        technologies = _each(table, "technologies", _technology)
         made = cls(
             workloads=_each(table, "workloads", Digest.parse),
-            technologies=_each(table, "technologies", _technology),
-            measurements=_each(table, "measurements", bytes.fromhex),
-            signers=_each(table, "signers", bytes.fromhex),
-            config_digests=_each(table, "config_digests", bytes.fromhex),
-            tcb_statuses=_each(table, "tcb_statuses", str),
-            trust_domains=_each(table, "trust_domains", str),
+            technologies=technologies,
+            measurements=_each(table, "measurements", _bytes_of(MEASUREMENT_SIZES, technologies)),
+            signers=_each(table, "signers", _bytes_of(SIGNER_SIZES, technologies)),
+            config_digests=_each(table, "config_digests", lambda text: _hex(text, (32,))),
+            tcb_statuses=_each(table, "tcb_statuses", _tcb_status),
+            trust_domains=_each(table, "trust_domains", _trust_domain),
             max_age=None if age is None else timedelta(seconds=age),
             accept_simulated=unsafe.boolean("accept_simulated", default=False),
             accept_nil=unsafe.boolean("accept_nil", default=False),
@@ -438,6 +461,37 @@ def _each(table: Table, key: str, read: Callable[[str], T]) -> frozenset[T] | No
 def _technology(text: str) -> str:
     if text not in TITLES:
         raise MalformedError(f"expected one of {', '.join(TITLES)}, found {text!r}")
+    return text
+
+
+def _bytes_of(sizes: Mapping[str, tuple[int, ...]], technologies: Iterable[str] | None) -> Callable[[str], bytes]:
+    """Reads what one of the technologies could have: a value of another length would let nobody in, or not who was meant."""
+    known = sizes if technologies is None else technologies
+    allowed = sorted({size for technology in known for size in sizes.get(technology, ())})
+    return lambda text: _hex(text, allowed)
+
+
+def _hex(text: str, sizes: Sequence[int]) -> bytes:
+    if not sizes:
+        raise MalformedError("expected none: no technology that is accepted here has such a value")
+    expected = " or ".join(map(str, sizes))
+    if not re.fullmatch(r"(?:[0-9a-fA-F]{2})*", text):
+        raise MalformedError(f"expected {expected} bytes of hex, found {text[:100]!r}")
+    value = bytes.fromhex(text)
+    if len(value) not in sizes:
+        raise MalformedError(f"expected {expected} bytes of hex, found {len(value)}")
+    return value
+
+
+def _tcb_status(text: str) -> str:
+    if text not in TCB_STATUSES:
+        raise MalformedError(f"expected one of {', '.join(TCB_STATUSES)}, found {text[:80]!r}")
+    return text
+
+
+def _trust_domain(text: str) -> str:
+    if not _TRUST_DOMAIN.fullmatch(text):
+        raise MalformedError(f"expected a trust domain such as example.com, found {text[:80]!r}")
     return text
 
 

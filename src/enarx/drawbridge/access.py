@@ -16,7 +16,7 @@ Nothing is fetched here and no clock is read: the registry's facts and the momen
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Final, Literal, Self
 
@@ -249,6 +249,7 @@ class ReleasePolicy:
 
 
 NO_POLICY: Final = ReleasePolicy(expectation=Expectation(), simulated=None, nil=None, debug=None, require_token=False)
+NO_RELEASE: Final = replace(NO_POLICY, expectation=Expectation(technologies=frozenset()))  # to nobody
 
 
 # -- what is there

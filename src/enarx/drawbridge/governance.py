@@ -21,6 +21,7 @@ from typing import Any, Final, Self
 from enarx.digest import Digest
 from enarx.drawbridge import canonical
 from enarx.drawbridge.access import (
+    NO_RELEASE,
     HiddenError,
     Identity,
     Member,
@@ -251,7 +252,12 @@ class Governance:
 
     def policy(self, user: UserName, repository: RepositoryName) -> ReleasePolicy | None:
         values = self.policy_values(user, repository)
-        return None if values is None else read_policy(values)
+        if values is None:
+            return None
+        try:
+            return read_policy(values)
+        except MalformedError:  # it was set under rules that allowed more: nobody gets anything until it is set anew
+            return NO_RELEASE
 
     def policy_values(self, user: UserName, repository: RepositoryName) -> dict[str, Any] | None:  # Any: parsed JSON
         found = self._registry.documents.find(user, repository, POLICY, "release")

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any, Final
 
 from enarx import __version__
-from enarx.attested.relying import MAX_AGE
+from enarx.attested.relying import MAX_AGE, TCB_STATUSES, TITLES
 from enarx.attested.sealing import MEDIA_TYPE as SEALED
 from enarx.drawbridge.routes import METHODS, PREFIX, Kind
 from enarx.drawbridge.tag import ENTRY_TYPE, JOSE_TYPE
@@ -62,6 +62,7 @@ SUMMARIES: Final[Mapping[Kind, str]] = {
 }
 
 _TEXT: Final = {"type": "string"}
+_HASH: Final = {"type": "string", "pattern": "^([0-9a-fA-F]{64}|[0-9a-fA-F]{96}|[0-9a-fA-F]{128})$"}
 _DIGESTS: Final[Json] = {
     "type": "object",
     "properties": {
@@ -121,11 +122,11 @@ SCHEMAS: Final[Mapping[str, Json]] = {
     "Policy": {
         "type": "object",
         "properties": {
-            "technologies": {"type": "array", "items": _TEXT},
-            "measurements": {"type": "array", "items": _TEXT},
-            "signers": {"type": "array", "items": _TEXT},
-            "tcb_statuses": {"type": "array", "items": _TEXT},
-            "trust_domains": {"type": "array", "items": _TEXT},
+            "technologies": {"type": "array", "items": {"enum": list(TITLES)}},
+            "measurements": {"type": "array", "items": _HASH},
+            "signers": {"type": "array", "items": _HASH},
+            "tcb_statuses": {"type": "array", "items": {"enum": list(TCB_STATUSES)}},
+            "trust_domains": {"type": "array", "items": {"type": "string", "pattern": "^[a-z0-9._-]{1,255}$"}},
             "max_age_seconds": {"type": "integer", "minimum": 1, "maximum": MAX_AGE},
             "require_token": {"type": "boolean"},
             "steward": _TEXT,

@@ -234,7 +234,8 @@ def test_simulated_and_unattested_keeps_get_nothing_unless_it_is_said(
 def test_a_release_policy_names_every_reason(keep: Peer) -> None:
     """Technology, measurement, signer, TCB and age are compared, and all that fails is said."""
     strict = policy(
-        "technologies = ['sgx']\nmeasurements = ['aa']\nsigners = ['bb']\ntcb_statuses = ['OutOfDate']\nmax_age_seconds = 60\n"
+        f"technologies = ['sgx']\nmeasurements = ['{'aa' * 32}']\nsigners = ['{'bb' * 32}']\n"
+        "tcb_statuses = ['OutOfDate']\nmax_age_seconds = 60\n"
     )
     with pytest.raises(RejectedError) as refused:
         tree(Principal(keep=keep), replace(PRIVATE, policy=strict))
