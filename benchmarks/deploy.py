@@ -5,7 +5,8 @@
 A Steward in a process of its own, a registry of a few lines, a host process and a cold Keep, all over TLS on loopback.
 `inside` asks an emulated kernel, or a TPM in software for Azure; `gramine` is a script in the place of Gramine's program,
 with an enclave's little address space; with `--image`, which `enarx image build` made, `qemu` boots it under emulation.
-`large` is a module of 5 MB on a simulated machine, which prints a line and ends: what it took stands under `served`.
+`large` is a module of 5 MB on a simulated machine, by each compiler, which prints a line and ends: what it took stands
+under `served`.
 The fastest of N counts: what is slower has waited for something else on the machine. CPU is of host and Keep.
 """
 
@@ -23,11 +24,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import wasmtime
 
 from enarx.attested.relying import Expectation
+from enarx.keep.config import Translator
 from tests.emulators import configfs_tsm, gramine
 from tests.stories import test_azure, test_inside
 from tests.stories.test_deploy import EXAMPLE, MARKER, PROGRAM, SERVER, World, get, real_steward, settled
@@ -36,6 +38,7 @@ ROUNDS = 5
 ANYTHING = Expectation(accept_simulated=True, accept_nil=True)
 PHASES = ("launching", "ordered", "hello", "certified", "released", "running")
 LARGE = 5_000_000  # bytes
+PRINTS = 'compiler = "{}"\n[[files]]\nkind = "null"\n[[files]]\nkind = "stdout"\n'
 GATEWAY = "0.0.0.0"  # noqa: S104 - in the virtual machine, whose ports are forwarded from the host's loopback
 PLAYED = """
 import sys
@@ -128,8 +131,11 @@ def places(world: World, image: Path | None, stack: ExitStack) -> Iterator[Place
     """The rows that can be measured here."""
     for tee in ("nil", "snp", "sgx", "tdx"):
         yield Place(name=tee, command=world.command("user/server:1.0.0", tee, "--json"))
-    world.registry.publish("user/large:1.0.0", {"main.wasm": large()})
-    yield Place(name="large", command=world.command("user/large:1.0.0", "snp", "--json"), serves=False)
+    module = large()
+    for number, compiler in enumerate(get_args(Translator)):
+        name = f"user/large:{number}.0.0"
+        world.registry.publish(name, {"main.wasm": module, "Enarx.toml": PRINTS.format(compiler).encode()})
+        yield Place(name=f"large, {compiler}", command=world.command(name, "snp", "--json"), serves=False)
     for provider in PROVIDERS if Path("/dev/fuse").exists() else ():
         folder = world.folder / provider
         folder.mkdir()
@@ -184,13 +190,13 @@ def large() -> bytes:
 
 def main(rounds: int, image: Path | None) -> None:
     with tempfile.TemporaryDirectory() as folder, settled(Path(folder), steward) as world, ExitStack() as stack:
-        print(f"{'backend':<15}", *(f"{name:>10}" for name in (*PHASES, "served")), "  CPU s  Keep MiB  host MiB")
+        print(f"{'backend':<17}", *(f"{name:>10}" for name in (*PHASES, "served")), "  CPU s  Keep MiB  host MiB")
         for place in places(world, image, stack):
             made = (measure(world, place) for _ in range(place.rounds or rounds))
             best = min(made, key=lambda found: found.served)
             times = [f"{best.phases.get(name, 0):>10}" for name in PHASES]
             memory = f"{best.cpu:>7.2f}{best.keep / 1024:>10.0f}{best.host / 1024:>10.0f}"
-            print(f"{place.name:<15}", *times, f"{best.served:>10}", memory, flush=True)
+            print(f"{place.name:<17}", *times, f"{best.served:>10}", memory, flush=True)
 
 
 if __name__ == "__main__":

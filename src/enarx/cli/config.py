@@ -10,7 +10,7 @@ import click
 from enarx.errors import ConflictError, NotFoundError
 
 if TYPE_CHECKING:
-    from enarx.keep.config import Config, File, Peers
+    from enarx.keep.config import Config, File, Limits, Peers
     from enarx.keep.network import Network
 
 Json = str | int | bool | None | list["Json"] | dict[str, "Json"]
@@ -20,6 +20,7 @@ class Description(TypedDict):
     """What `config check --json` prints."""
 
     steward: str | None
+    compiler: str
     args: list[str]
     env: dict[str, str]
     files: list[dict[str, Json]]
@@ -68,7 +69,7 @@ def check(file: Path, *, as_json: bool) -> None:
         details = " ".join(f"{key}={_flat(value)}" for key, value in entry.items())
         click.echo(f"fd {number:<3} {details}")
     standard = describe(type(checked)())
-    for table in ("network", "storage", "limits", "certificate", "identity", "log", "deploy"):
+    for table in ("compiler", "network", "storage", "limits", "certificate", "identity", "log", "deploy"):
         for line in _changed(table, described[table], standard[table]):
             click.echo(line)
 
@@ -130,6 +131,7 @@ def describe(checked: "Config") -> Description:
     deploy = checked.deploy
     return {
         "steward": checked.steward,
+        "compiler": checked.compiler,
         "args": list(checked.args),
         "env": dict(checked.env),
         "files": [_file(file) for file in checked.files],
@@ -185,8 +187,6 @@ def _network(lists: "Network") -> dict[str, Json]:
 def explanation(checked: "Config") -> Iterator[str]:
     """What a program gets, in sentences."""
     yield "It starts as " + " ".join(json.dumps(argument) for argument in ("main.wasm", *checked.args)) + "."
-    from enarx.keep.config import DEFAULT_REQUEST_SECONDS
-
     names = ", ".join(checked.env) or "nothing else"
     yield f"Its environment has FD_COUNT={len(checked.files)}, FD_NAMES, and {names}."
     if not checked.files:
@@ -198,7 +198,22 @@ def explanation(checked: "Config") -> Iterator[str]:
         yield "It can read the package's other files under /package, and change nothing there."
     if checked.storage.memory is not None:
         yield f"It has an empty directory {checked.storage.path} of at most {checked.storage.memory} bytes, in memory."
-    limits = checked.limits
+    if checked.compiler == "winch":
+        yield "It is compiled by Winch: it starts sooner and computes more slowly."
+    yield from _about_limits(checked.limits)
+    if checked.certificate.lifetime is not None:
+        yield f"Its certificate should last {checked.certificate.lifetime} seconds, if the Steward grants that."
+    if checked.certificate.names:
+        yield f"Its certificate should name {', '.join(checked.certificate.names)}, if the Steward grants that."
+    if checked.identity is not None:
+        yield f"It finds its certificate and what was attested in {checked.identity}, and can ask for signatures and keys."
+    yield f"The Keep logs at level {checked.log.level}, as {checked.log.format}."
+    yield from _about_deploy(checked)
+
+
+def _about_limits(limits: "Limits") -> Iterator[str]:
+    from enarx.keep.config import DEFAULT_REQUEST_SECONDS
+
     for value, sentence in (
         (limits.memory, "Its memory grows to at most {} bytes."),
         (limits.fuel, "It is stopped after about {} instructions."),
@@ -212,14 +227,6 @@ def explanation(checked: "Config") -> Iterator[str]:
         if value is not None:
             yield sentence.format(value)
     yield f"It has at most {limits.instances} threads or instances and {limits.descriptors} open descriptors."
-    if checked.certificate.lifetime is not None:
-        yield f"Its certificate should last {checked.certificate.lifetime} seconds, if the Steward grants that."
-    if checked.certificate.names:
-        yield f"Its certificate should name {', '.join(checked.certificate.names)}, if the Steward grants that."
-    if checked.identity is not None:
-        yield f"It finds its certificate and what was attested in {checked.identity}, and can ask for signatures and keys."
-    yield f"The Keep logs at level {checked.log.level}, as {checked.log.format}."
-    yield from _about_deploy(checked)
 
 
 def _sentence(file: "File") -> str:

@@ -29,6 +29,7 @@ T = TypeVar("T")
 Protocol = Literal["tcp", "tls"]
 StandardKind = Literal["null", "stdin", "stdout", "stderr"]
 Client = Literal["none", "any", "attested"]
+Translator = Literal["cranelift", "winch"]
 Level = Literal["off", "error", "warn", "info", "debug"]
 
 DEFAULT_PORTS: Final[Mapping[Protocol, int]] = {"tcp": 80, "tls": 443}
@@ -152,6 +153,7 @@ class Config:
     """A checked Enarx.toml. `Config()` is what holds when a package has none."""
 
     steward: str | None = None
+    compiler: Translator = "cranelift"
     args: tuple[str, ...] = ()
     env: Mapping[str, str] = field(default_factory=lambda: MappingProxyType({}))
     files: tuple[File, ...] = STANDARD_STREAMS
@@ -180,6 +182,7 @@ class Config:
         files = tuple(_file(table) for table in tables)
         made = cls(
             steward=steward,
+            compiler=_one_of(document, "compiler", get_args(Translator), "cranelift"),
             args=args,
             env=MappingProxyType(dict(env)),
             files=files,

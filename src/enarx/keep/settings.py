@@ -25,6 +25,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     _s("steward", "URL", "none", "The Steward that certifies `enarx run`. `enarx deploy` ignores it: the registry names one."),
     _s("args", "list of strings", "[]", "Arguments after argv[0], which is always main.wasm."),
     _s("env", "table of strings", "{}", "Environment, after FD_COUNT and FD_NAMES."),
+    _s("compiler", "cranelift, winch", "cranelift", "Which of wasmtime's compilers translates the program: winch is done three times as fast, with code that runs slower, and knows fewer proposals."),
     _s("files", "entries under [[files]]", "none", "Descriptors, from 0 on, in this order. Without any Enarx.toml: stdin, stdout, stderr."),
     _s("files.kind", "null, stdin, stdout, stderr, listen, connect", "required", "What the descriptor is."),
     _s("files.name", "string without ':'", "the kind, or the host", "Its name in FD_NAMES; `listen` has to have one."),
@@ -69,6 +70,9 @@ TEMPLATE: Final = """\
 
 ## The Steward that certifies `enarx run`; without one the certificate is signed by its own key.
 # steward = "https://localhost:8444"
+
+## Which of wasmtime's compilers: winch starts large programs sooner, cranelift runs them faster.
+# compiler = "winch"
 
 ## Environment, after FD_COUNT and FD_NAMES.
 # [env]

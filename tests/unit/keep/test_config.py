@@ -174,6 +174,7 @@ def test_the_new_tables_are_read() -> None:
     )
     assert config.certificate == Wishes(lifetime=3600, names=("app.example.org",))
     assert config.identity == "/enarx"
+    assert config.compiler == "winch"
     assert config.log == Log(level="info")
     assert config.deploy == Overridable(args=True, env=frozenset({"GREETING"}), ports=True, network=True)
     assert Config.parse("[deploy]\nenv = '*'").deploy.env is None

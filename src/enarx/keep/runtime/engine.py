@@ -15,7 +15,7 @@ import wasmtime
 from wasmtime import _ffi as ffi
 
 from enarx.errors import MalformedError
-from enarx.keep.config import Limits
+from enarx.keep.config import Limits, Translator
 from enarx.keep.runtime import router
 from enarx.keep.runtime.abi import MODULE, SIGNATURES, Errno, Refused, errno_of
 from enarx.keep.runtime.memory import PAGE, GuestMemory
@@ -33,6 +33,7 @@ USUAL: Final = Surroundings()
 TRAP_EXIT_CODE: Final = 134  # as `wasmtime run`: what a shell reports for SIGABRT
 
 _CALLBACK: Final = ctypes.CFUNCTYPE(ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_size_t)
+_STRATEGY_WINCH: Final = 2  # wasmtime.h, WASMTIME_STRATEGY_WINCH
 _NO_FINALIZER: Final = ctypes.cast(0, ctypes.CFUNCTYPE(None, ctypes.c_void_p))
 _TRAP_TEXT: Final = b"left by the Keep"
 
@@ -46,10 +47,13 @@ class TrapError(Exception):
         self.code = code  # 1 where wasmtime's own WASI gave up on an argument that has no meaning, as its command does
 
 
-def new_engine(*, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL) -> wasmtime.Engine:
-    """An engine in which what wasmtime enables is enabled.
+def new_engine(
+    *, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL, compiler: Translator = "cranelift"
+) -> wasmtime.Engine:
+    """An engine in which what wasmtime enables is enabled, as far as its compiler knows it.
 
     With `epochs` its programs can be interrupted while they compute, which costs them some of their speed.
+    `compiler` is a wish, see `_winch`.
     """
     _check_assumptions()
     config = wasmtime.Config()
@@ -65,12 +69,22 @@ def new_engine(*, fuel: bool = False, epochs: bool = True, place: Surroundings =
         ffi.wasmtime_config_memory_init_cow_set(config.ptr(), False)
     if not place.executes:
         ffi.wasmtime_config_target_set(config.ptr(), INTERPRETER.encode())
+    if _winch(compiler, place):
+        ffi.wasmtime_config_strategy_set(config.ptr(), _STRATEGY_WINCH)  # wasmtime-py knows no name for it
     return wasmtime.Engine(config)
 
 
-def configuration(*, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL) -> str:
+def configuration(
+    *, fuel: bool = False, epochs: bool = True, place: Surroundings = USUAL, compiler: Translator = "cranelift"
+) -> str:
     """What of an engine's configuration decides the code that it compiles, and so the name under which it is kept."""
-    return f"wasmtime {WASMTIME} shared{' epochs' if epochs else ''}{' fuel' if fuel else ''}{place.describe()}"
+    winch = " winch" if _winch(compiler, place) else ""
+    return f"wasmtime {WASMTIME} shared{' epochs' if epochs else ''}{' fuel' if fuel else ''}{winch}{place.describe()}"
+
+
+def _winch(compiler: Translator, place: Surroundings) -> bool:
+    """Whether Winch compiles. It writes machine code alone, whose traps are signals: elsewhere Cranelift does, as ever."""
+    return compiler == "winch" and place.executes and place.reserves
 
 
 def _check_assumptions() -> None:
@@ -89,8 +103,9 @@ def _check_assumptions() -> None:
 class Compiler:
     """Compiles modules for one engine, through a cache where there is one."""
 
-    def __init__(self, engine: wasmtime.Engine, cache: "Cache | None", about: str) -> None:
-        self.engine, self._cache, self._about = engine, cache, about
+    def __init__(self, engine: wasmtime.Engine, cache: "Cache | None", about: str, hint: str = "") -> None:
+        """`about` is the engine's `configuration`; `hint` is what to say to whoever brings what cannot be compiled."""
+        self.engine, self._cache, self._about, self._hint = engine, cache, about, hint
 
     def module(self, wasm: bytes | str, what: str) -> wasmtime.Module:
         """Raises MalformedError with wasmtime's reason when `wasm`, code or text, is not a module that it can run."""
@@ -103,7 +118,7 @@ class Compiler:
         try:
             module = wasmtime.Module(self.engine, wasm)
         except wasmtime.WasmtimeError as error:
-            raise MalformedError(f"{what}: {error}".splitlines()[0]) from error
+            raise self._refused(what, error) from error
         if self._cache is not None:
             self._cache.put(self._about, data, bytes(module.serialize()))
         return module
@@ -120,10 +135,13 @@ class Compiler:
         try:
             made = component.Component(self.engine, wasm)
         except wasmtime.WasmtimeError as error:
-            raise MalformedError(f"{what}: {error}".splitlines()[0]) from error
+            raise self._refused(what, error) from error
         if self._cache is not None:
             self._cache.put(self._about, wasm, bytes(made.serialize()))
         return made
+
+    def _refused(self, what: str, error: wasmtime.WasmtimeError) -> MalformedError:
+        return MalformedError(f"{what}: {error}".splitlines()[0] + self._hint)
 
 
 class Shared:

@@ -10,7 +10,7 @@ Descriptors are open, listeners bound and connections made before the first inst
 import contextlib
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Final, NoReturn
 import wasmtime
 
 from enarx.errors import MalformedError
-from enarx.keep.config import Config, Standard
+from enarx.keep.config import Config, Standard, Translator
 from enarx.keep.runtime.abi import Refused
 from enarx.keep.runtime.descriptors import Descriptor, Listening, Null
 from enarx.keep.runtime.engine import (
@@ -50,6 +50,10 @@ STACK_SIZE: Final = 16 * 1024 * 1024  # bytes of the program's thread: WebAssemb
 LEAVE_SECONDS: Final = 3.0  # how long an interrupted program may take to leave what cannot be interrupted
 QUIT_SECONDS: Final = 0.3  # likewise, where computing cannot be interrupted: time enough to say goodbye to peers
 GRACE_SECONDS: Final = 10.0
+HINTS: Final[Mapping[Translator, str]] = {
+    "cranelift": "",
+    "winch": '; Winch does not know every proposal, compiler = "cranelift" in Enarx.toml does',
+}
 _NATIVE_PREOPENS: Final = 3  # wasmtime gives its first directory this number
 
 
@@ -229,8 +233,10 @@ def _execute(workload: Workload, settings: Settings, interrupt: Interrupt) -> in
     epochs = (
         settings.interruptible or workload.may_serve
     )  # its requests end one by one, and this process with none of them
-    engine = new_engine(fuel=fuel, epochs=epochs, place=place)
-    compiler = Compiler(engine, settings.cache, configuration(fuel=fuel, epochs=epochs, place=place))
+    translator = workload.config.compiler
+    engine = new_engine(fuel=fuel, epochs=epochs, place=place, compiler=translator)
+    about = configuration(fuel=fuel, epochs=epochs, place=place, compiler=translator)
+    compiler = Compiler(engine, settings.cache, about, hint=HINTS[translator])
     try:
         interrupt.attach(engine.increment_epoch)
         if workload.is_component:

@@ -3,9 +3,15 @@
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
+import wasmtime
 
+from enarx.errors import MalformedError
+from enarx.keep.config import Translator
+from enarx.keep.runtime.engine import Compiler, configuration, new_engine
+from enarx.keep.runtime.runner import HINTS
 from enarx.keep.runtime.surroundings import Surroundings, probe
 
 CONFINED = """
@@ -45,15 +51,19 @@ PLACES = {
 }
 
 
+@pytest.mark.parametrize("compiler", ["cranelift", "winch"])
 @pytest.mark.parametrize("place", list(PLACES))
-def test_a_program_runs_the_same_whatever_the_place_refuses(tmp_path: Path, place: str) -> None:
+def test_a_program_runs_the_same_whatever_the_place_refuses(tmp_path: Path, place: str, compiler: str) -> None:
     """Output and exit code are the program's, its memory grows, and what is outside of it or undefined traps."""
     outcomes = []
+    config = tmp_path / "Enarx.toml"
+    config.write_text(f'compiler = "{compiler}"\n[[files]]\nkind = "null"\n[[files]]\nkind = "stdout"\n')
     for name, text in (("program", PROGRAM), ("outside", OUTSIDE), ("division", DIVISION)):
         file = tmp_path / f"{name}.wat"
         file.write_text(text)
+        arguments = [place, "--wasmcfgfile", str(config), str(file)]
         done = subprocess.run(
-            [sys.executable, "-c", CONFINED, place, str(file)], capture_output=True, text=True, timeout=60, check=False
+            [sys.executable, "-c", CONFINED, *arguments], capture_output=True, text=True, timeout=60, check=False
         )
         if "no such rule" in done.stderr:
             pytest.skip("this kernel cannot refuse memory that becomes executable")
@@ -61,6 +71,33 @@ def test_a_program_runs_the_same_whatever_the_place_refuses(tmp_path: Path, plac
         assert found == repr(PLACES[place])
         outcomes.append((done.returncode, out, "out of bounds" in done.stderr or "divide by zero" in done.stderr))
     assert outcomes == [(42, "from the Keep\n", False), (134, "", True), (134, "", True)]
+
+
+def test_winch_compiles_where_machine_code_runs_and_its_traps_are_signals() -> None:
+    """Its code is another, so it is kept under another name; elsewhere both compilers' code is Cranelift's."""
+    differ = {
+        name: configuration(place=place, compiler="winch") != configuration(place=place)
+        for name, place in PLACES.items()
+    }
+    assert differ == {"nothing": True, "addresses": False, "code": False, "addresses and code": False}
+    text = "(module " + "(func (param i32) (result i32) local.get 0 i32.const 7 i32.mul i32.const 0 i32.add)" * 9 + ")"
+    codes = [
+        bytes(wasmtime.Module(new_engine(place=PLACES["nothing"], compiler=compiler), text).serialize())
+        for compiler in get_args(Translator)
+    ]
+    assert codes[0] != codes[1]
+
+
+def test_what_winch_does_not_know_is_an_error_that_names_the_other_compiler() -> None:
+    """A program with a tail call runs with Cranelift, and says what to do when Winch was asked for."""
+    text = "(module (func $again (return_call $again)))"
+    for compiler in get_args(Translator):
+        made = Compiler(new_engine(compiler=compiler), None, "", hint=HINTS[compiler])
+        if compiler == "cranelift":
+            made.module(text, "main.wasm")
+            continue
+        with pytest.raises(MalformedError, match=r'^main\.wasm: .*compiler = "cranelift" in Enarx\.toml does$'):
+            made.module(text, "main.wasm")
 
 
 def test_this_place_is_tried_once() -> None:
