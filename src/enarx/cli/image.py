@@ -52,9 +52,11 @@ def build(directory: Path, lock_file: Path | None, cache: Path | None) -> None:
 @click.argument("directory", type=FOLDER)
 @click.option("--tee", type=click.Choice(["snp", "tdx"]), required=True, help="Which TEE will launch it.")
 @click.option("--firmware", type=FILE, help="The firmware. Default: firmware.fd in DIRECTORY.")
-@click.option("--cpus", type=click.IntRange(1, 512), default=1, show_default=True, help="Virtual processors.")
-@click.option("--cpu", default="EPYC-v4", show_default=True, help="Their model, in QEMU's words (SEV-SNP).")
-def measure(directory: Path, tee: Literal["snp", "tdx"], firmware: Path | None, cpus: int, cpu: str) -> None:
+@click.option("--cpus", type=click.IntRange(1, 512), help="Virtual processors (SEV-SNP). Default: 1.")
+@click.option("--cpu", help="Their model, in QEMU's words (SEV-SNP). Default: EPYC-v4.")
+def measure(
+    directory: Path, tee: Literal["snp", "tdx"], firmware: Path | None, cpus: int | None, cpu: str | None
+) -> None:
     """Print the digest that a TEE will measure of DIRECTORY, as a fragment of steward.toml.
 
     A firmware that does not check the kernel it is handed is refused: its digest would say nothing about the image.
@@ -62,7 +64,9 @@ def measure(directory: Path, tee: Literal["snp", "tdx"], firmware: Path | None, 
     from enarx.image import measure as measuring
     from enarx.image.firmware import of_file
 
-    machine = machine_of(directory, firmware, tee, cpus, cpu)
+    if tee == "tdx" and (cpus is not None or cpu is not None):
+        raise click.UsageError("--cpus and --cpu are for --tee snp: MRTD is of the firmware alone")
+    machine = machine_of(directory, firmware, tee, cpus or 1, cpu or "EPYC-v4")
     if tee == "snp":
         click.echo(measuring.fragment(machine, launch=measuring.snp(machine), trust=None), nl=False)
         return

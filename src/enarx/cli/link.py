@@ -107,6 +107,8 @@ def _run(end: "End", device: int, command: Sequence[str]) -> int:
 
     up, over = threading.Event(), threading.Event()
     threading.Thread(target=keep_connected, args=(end, device, up, over, _tell), daemon=True).start()
+    if not up.wait(1):
+        _tell(f"waits for the network at {end}")
     if not up.wait(PATIENCE):
         raise UnavailableError(f"{end}: no answer within {PATIENCE:g} seconds; `enarx platform link --listen` answers")
     try:

@@ -113,7 +113,8 @@ def tdx_events(machine: Machine) -> dict[str, str]:
 
 def fragment(machine: Machine, *, launch: bytes | None, trust: bytes | None) -> str:
     """A fragment of steward.toml that lists the digests."""
-    lines = [f"# {machine.cpus} processor(s) {machine.cpu}, command line {machine.command_line!r}"]
+    processors = "" if launch is None else f"{machine.cpus} processor(s) {machine.cpu}, "
+    lines = [f"# {processors}command line {machine.command_line!r}"]
     if launch is not None:
         lines += ["[snp]", f'hash = ["{launch.hex()}"]']
     if trust is not None:

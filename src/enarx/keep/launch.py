@@ -89,7 +89,8 @@ def _named(name: str) -> Backend:
     if name == "sev" and (here := Inside()).technology() in {"snp", "az-snp"}:
         return here  # the originals' name for the technology, in a guest that has it
     if found is None:
-        raise MalformedError(f"expected one of {', '.join([*known, *ALIASES])}, found {name!r}")
+        names = sorted([*known, *ALIASES], key=ALIASES.__contains__)  # the backends, and then what else they are called
+        raise MalformedError(f"expected one of {', '.join(dict.fromkeys(names))}, found {name!r}")
     standing = Standing.of(found)
     for ready, what in ((standing.have, "cannot run here"), (standing.configured, "is not prepared here")):
         if not ready:

@@ -189,6 +189,13 @@ def test_what_is_no_firmware_is_told_by_its_name(folder: Path) -> None:
     assert run("image", "measure", folder, "--tee", "snp", "--cpu", "bogus").exit_code == 65
 
 
+def test_processors_are_no_matter_of_a_firmwares_measurement(folder: Path) -> None:
+    """So they are not named with TDX, nor taken."""
+    assert run("image", "measure", folder, "--tee", "snp").stdout.startswith("# 1 processor(s) EPYC-v4, command line")
+    refused = run("image", "measure", folder, "--tee", "tdx", "--cpus", "2")
+    assert (refused.exit_code, "are for --tee snp" in refused.stderr) == (64, True)
+
+
 @pytest.mark.parametrize(
     "arguments",
     [
