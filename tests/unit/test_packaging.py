@@ -1,11 +1,15 @@
 """What engines are given to run us with: manifests that the published schemas accept, units that name real commands."""
 
 import configparser
+import functools
 import importlib
+import json
+import operator
+import re
 import shlex
 import shutil
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +18,7 @@ import kubernetes_validate  # type: ignore[import-untyped]  # it has no types
 import pytest
 import yaml  # type: ignore[import-untyped]  # its types are a package of their own
 
-from enarx import toml
+from enarx import __version__, toml
 from enarx.drawbridge.config import Config as DrawbridgeConfig
 from enarx.drawbridge.config import Flags as DrawbridgeFlags
 from enarx.keep.backends import inside, sevguest, tsm
@@ -25,6 +29,9 @@ from enarx.steward.config import Flags as StewardFlags
 PACKAGING = Path(__file__).resolve().parents[2] / "packaging"
 KUBERNETES = "1.31"  # a version that clusters run
 MANIFESTS = sorted((PACKAGING / "kubernetes").glob("*.yaml"))
+CHART = PACKAGING / "helm" / "enarx"
+TEMPLATES = sorted((CHART / "templates").glob("*.yaml"))
+VALUES: dict[str, Any] = yaml.safe_load((CHART / "values.yaml").read_text())
 UNITS = sorted((PACKAGING / "systemd").glob("*.service"))
 PROGRAMS = {"enarx": "enarx.cli.main", "steward": "enarx.cli.steward", "drawbridge": "enarx.cli.drawbridge"}
 
@@ -84,6 +91,70 @@ def test_the_configurations_in_the_manifests_are_read() -> None:
     assert parsed.string("store") == "s3://enarx"
     assert DrawbridgeConfig is not None
     assert DrawbridgeFlags is not None
+
+
+def rendered(values: dict[str, Any]) -> list[dict[str, Any]]:
+    """The chart with these values: everything in its templates is a value as JSON, and nothing is decided there."""
+
+    def value(found: re.Match[str]) -> str:
+        return json.dumps(functools.reduce(operator.getitem, found[1].split("."), values))
+
+    pattern, texts = r"\{\{ \.Values\.([\w.]+) \| toJson \}\}", [file.read_text() for file in TEMPLATES]
+    assert not [text for text in texts if "{{" in re.sub(pattern, "", text)], "a template that only Helm understands"
+    return [document for text in texts for document in yaml.safe_load_all(re.sub(pattern, value, text))]
+
+
+def over(defaults: dict[str, Any], changed: dict[str, Any]) -> dict[str, Any]:
+    """Values over others, member by member."""
+    both = {name: over(defaults[name], each) for name, each in changed.items() if isinstance(each, dict)}
+    return {**defaults, **changed, **both}
+
+
+def sorted_by_name(found: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Whatever order they came in; a member that is null is none."""
+
+    def without_nulls(node: Any) -> Any:  # Any: JSON
+        if isinstance(node, dict):
+            return {name: without_nulls(each) for name, each in node.items() if each is not None}
+        return [without_nulls(each) for each in node] if isinstance(node, list) else node
+
+    return sorted(map(without_nulls, found), key=lambda item: (item["kind"], item["metadata"]["name"]))
+
+
+def test_the_chart_is_the_manifests_with_values() -> None:
+    """What it says unasked is what `kubectl apply` would: one description of each service, in two forms."""
+    plain = [item for file in MANIFESTS if file.stem != "keep" for item in yaml.safe_load_all(file.read_text())]
+    assert sorted_by_name(rendered(VALUES)) == sorted_by_name(plain)
+    chart = yaml.safe_load((CHART / "Chart.yaml").read_text())
+    assert (chart["version"], chart["appVersion"]) == (__version__, __version__)
+    assert VALUES["image"] == f"enarx:{__version__}"
+
+
+CHANGED: dict[str, Any] = {
+    "image": "registry.example/enarx@sha256:" + "ab" * 32,
+    "steward": {
+        "replicas": 5,
+        "storageClass": "shared",
+        "configuration": 'origin = "https://a.example"\n# <&>: "{{ }}"\n',
+    },
+    "drawbridge": {"stewardCa": "-----BEGIN CERTIFICATE-----\n", "resources": {"limits": {"memory": "1Gi"}}},
+}
+
+
+def test_changed_values_arrive_as_they_are() -> None:
+    """Of any text, and the schema accepts the result."""
+    found = {(item["kind"], item["metadata"]["name"]): item for item in rendered(over(VALUES, CHANGED))}
+    for item in found.values():
+        kubernetes_validate.validate(item, KUBERNETES, strict=True)
+    assert found["ConfigMap", "steward"]["data"]["steward.toml"] == CHANGED["steward"]["configuration"]
+    assert found["ConfigMap", "drawbridge"]["data"]["steward-ca.pem"] == CHANGED["drawbridge"]["stewardCa"]
+    pod = found["Deployment", "steward"]["spec"]
+    assert (pod["replicas"], pod["template"]["spec"]["containers"][0]["image"]) == (5, CHANGED["image"])
+    assert found["PersistentVolumeClaim", "steward"]["spec"]["storageClassName"] == "shared"
+    if (helm := shutil.which("helm")) is not None:
+        command = [helm, "template", "release", str(CHART), "--values", "-"]
+        done = subprocess.run(command, input=yaml.safe_dump(CHANGED), capture_output=True, text=True, check=True)
+        assert sorted_by_name(yaml.safe_load_all(done.stdout)) == sorted_by_name(found.values())
 
 
 def commands() -> Iterator[tuple[str, list[str]]]:
