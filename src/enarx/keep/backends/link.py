@@ -205,7 +205,7 @@ def _outwards(device: int, stream: socket.socket, over: int) -> None:
 
 def _inwards(device: int, stream: socket.socket, accepted: bytes | None) -> None:
     with stream.makefile("rb", buffering=1 << 18) as reading:
-        while header := _exactly(reading.read, _HEADER.size):
+        while header := _exactly(reading.read, _HEADER.size, within=False):
             (length,) = _HEADER.unpack(header)
             packet = _exactly(reading.read, length)
             if length < _MIN_PACKET or packet[0] >> 4 != 4:
@@ -216,13 +216,16 @@ def _inwards(device: int, stream: socket.socket, accepted: bytes | None) -> None
                 os.write(device, packet)
 
 
-def _exactly(read: Callable[[int], bytes], count: int) -> bytes:
-    """Those bytes; none where the stream ends before the first. Raises MalformedError where it ends within."""
+def _exactly(read: Callable[[int], bytes], count: int, *, within: bool = True) -> bytes:
+    """So many bytes; none where the stream ends before the first, unless that is `within` a packet.
+
+    Raises MalformedError where it ends too early.
+    """
     try:
         found = read(count)
     except OSError:
-        return b""
-    if found and len(found) < count:
+        found = b""
+    if len(found) < count and (found or within):
         raise MalformedError(f"link: ended within a packet, {count - len(found)} bytes missing")
     return found
 

@@ -75,6 +75,7 @@ def test_packets_of_the_enclave_go_both_ways(
         (frame(packet()[:19]), "19 bytes that are none"),
         (frame(packet(version=6)), "20 bytes that are none"),
         (frame(packet())[:-1], "1 bytes missing"),
+        (frame(packet())[:2], "20 bytes missing"),
         (b"\0", "1 bytes missing"),
     ],
 )
@@ -88,6 +89,18 @@ def test_what_is_no_packet_ends_the_connection(
     with pytest.raises(MalformedError, match=why):
         carry(descriptor, here)
     assert there.recv(1) == b""
+
+
+@given(st.binary(max_size=200), st.lists(st.binary(min_size=20, max_size=40), max_size=3))
+def test_any_bytes_are_packets_or_malformed(data: bytes, packets: list[bytes]) -> None:
+    """Whatever the other side sends: the connection is over, and nothing else happens."""
+    kernel, ours = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+    there, here = socket.socketpair()
+    with kernel, ours, there, here:
+        there.sendall(b"".join(map(frame, packets)) + data)
+        there.shutdown(socket.SHUT_WR)
+        with contextlib.suppress(MalformedError):
+            carry(ours.fileno(), here, socket.inet_aton(PEER))
 
 
 class Background:
