@@ -177,6 +177,12 @@ def _judgement(
     said = [*worst.notes, *notes]
     if not compared:
         said.append("no measurement was compared with a reference value: no policy was given")
+    if not compared and worst.verdict is Verdict.ACCEPTED and claims is not None and claims.tcb_status == "OutOfDate":
+        asked = f" asked for by {', '.join(claims.advisories)}" if claims.advisories else " that its vendor asks for"
+        said.append(
+            f"TCB status OutOfDate: the firmware is older than the one{asked}. Its vendor publishes no status that could "
+            "be required, so nothing was compared with it: a policy sets floors (`minimum_tcb`), or denies advisories"
+        )
     if (
         any(check.name == "binding" and check.outcome is Outcome.SKIPPED for check in worst.checks)
         and claims is not None

@@ -9,6 +9,7 @@ import pytest
 from enarx.cli.steward import main
 from enarx.pki.certificate import pem
 from enarx.tee.snp.simulator import SnpMachine, Vendor
+from enarx.tee.snp.tcb import Tcb
 from tests.unit.steward import support
 
 AT = support.AT
@@ -120,6 +121,23 @@ def test_a_vlek_and_its_intermediate(tmp_path: Path, vendor: Vendor, capsys: pyt
     code, verdict = folder.verify(capsys)
     assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
     assert verdict["claims"]["vek"]["kind"] == "VLEK"
+
+
+@pytest.mark.parametrize("snp", [22, 23])
+def test_an_old_firmware_is_accepted_with_a_note(
+    snp: int, tmp_path: Path, vendor: Vendor, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No status is required where none is published; what `OutOfDate` is compared with is said beneath the verdict."""
+    tcb = Tcb(bootloader=9, tee=0, snp=snp, microcode=80)
+    machine = SnpMachine.create(vendor, AT, measurement=bytes(48), tcb=tcb)
+    folder = Folder(tmp_path, vendor, machine.report(DATA))
+    folder.put(a=machine.certificate, b=vendor.ask.certificate, c=vendor.crl(AT))
+    code, verdict = folder.verify(capsys)
+    assert (code, verdict["verdict"]) == (0, "accepted"), verdict["reasons"]
+    old = snp == 22
+    assert verdict["claims"]["tcb_status"] == ("OutOfDate" if old else "UpToDate")
+    notes = [note for note in verdict["notes"] if note.startswith("TCB status")]
+    assert ["asked for by AMD-SB-3019" in note for note in notes] == [True] * old
 
 
 @pytest.mark.parametrize("writing", ["binary", "hex", "HEX with lines"])

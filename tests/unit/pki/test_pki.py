@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from enarx.errors import MalformedError, UntrustedError
-from enarx.pki import csr, keys
+from enarx.pki import chain, csr, keys
 from enarx.pki.certificate import Certificate, Extension, certificates_from_pem, describe_name
 from enarx.pki.chain import order_path, verify_chain, verify_issued
 from enarx.pki.crl import Crl, current_for, require_not_revoked
@@ -136,6 +136,18 @@ def test_path_length_counts_the_intermediates_below() -> None:
     path = (leaf.certificate, lower.certificate, MIDDLE.certificate, ROOT.certificate)
     with pytest.raises(UntrustedError, match="middle: path length 0 allows fewer than 1 intermediates"):
         verify_chain(path, NOW)
+
+
+def test_what_was_verified_is_remembered_within_a_bound(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever shows ever new certificates fills no memory, and the last one shown is always known."""
+    monkeypatch.setattr(chain, "_PROVEN", set())
+    monkeypatch.setattr(chain, "_MAX_PROVEN", 3)
+    root = make("root")
+    for index in range(10):
+        leaf = make(f"leaf {index}", root, ca=False)
+        verify_issued(leaf.certificate, root.certificate, "leaf")
+        assert 1 <= len(chain._PROVEN) <= 3
+        assert any(leaf.certificate.signature in proof for proof in chain._PROVEN if isinstance(proof, tuple))
 
 
 def test_a_path_is_found_by_names() -> None:

@@ -29,7 +29,7 @@ CFB: Final = 0x0043
 NONE: Final = 0x0010  # TPM_ALG_NULL
 
 FIXED_TPM, FIXED_PARENT, ORIGIN = 1 << 1, 1 << 4, 1 << 5
-RESTRICTED, DECRYPT, SIGN = 1 << 16, 1 << 17, 1 << 18
+RESTRICTED, DECRYPT = 1 << 16, 1 << 17
 REQUIRED: Final = FIXED_TPM | FIXED_PARENT | ORIGIN | RESTRICTED | DECRYPT
 KNOWN: Final = REQUIRED | 1 << 2 | 1 << 6 | 1 << 7 | 1 << 10  # stClear, userWithAuth, adminWithPolicy, noDA
 

@@ -1,7 +1,8 @@
 """Guests beneath an SVSM: hardware, level, manifest and key, each link refused by itself."""
 
+import struct
 from datetime import UTC, datetime
-from hashlib import sha256, sha512
+from hashlib import new, sha256, sha512
 from uuid import UUID
 
 import pytest
@@ -15,7 +16,8 @@ from enarx.steward.policy import Judging, default_policy
 from enarx.tee import snp
 from enarx.tee import svsm as judged_by
 from enarx.tee.appraise import failed, judge
-from enarx.tee.model import Appraisal, Binding, Endorsements, Evidence, Verdict
+from enarx.tee.model import Appraisal, Binding, Checks, Endorsements, Evidence, Verdict
+from enarx.tee.snp.report import MAX_EVIDENCE as MAX_HARDWARE
 from enarx.tee.snp.report import OID_WITH_CHAIN
 from enarx.tee.snp.report import encode as encode_snp
 from enarx.tee.snp.simulator import SnpMachine, Vendor
@@ -214,8 +216,84 @@ def test_only_an_endorsement_key_is_one(change: tuple[int, int], text: str) -> N
     assert EndorsementKey.parse(svsm.endorsement_key_p256()).kind == "ECC P-256"
 
 
+@pytest.mark.parametrize("size", [256, 384, 512])
+def test_rsa_keys_of_each_size_are_read(size: int) -> None:
+    """With the exponent that TPMs leave out, or written."""
+    key = svsm.endorsement_key(b"\xc1" + bytes(size - 1))
+    assert EndorsementKey.parse(key).kind == f"RSA {8 * size}"
+    at = len(key) - size - 6
+    written = key[:at] + (65537).to_bytes(4, "big") + key[at + 4 :]
+    assert EndorsementKey.parse(written).kind == f"RSA {8 * size}"
+
+
+@pytest.mark.parametrize(("curve", "size", "name"), [(3, 32, "P-256"), (4, 48, "P-384"), (5, 66, "P-521")])
+def test_ecc_keys_of_each_curve_are_read(curve: int, size: int, name: str) -> None:
+    """Curves by their number in the TCG's registry, each with coordinates of its length and of no other."""
+    head = svsm.endorsement_key_p256()[:-72]
+    for length in (size - 1, size, size + 1):
+        key = head + struct.pack(">HH", curve, 0x10) + 2 * (struct.pack(">H", length) + bytes(length))
+        if length == size:
+            assert EndorsementKey.parse(key).kind == f"ECC {name}"
+        else:
+            with pytest.raises(MalformedError, match=f"expected {size} bytes, found {length}"):
+                EndorsementKey.parse(key)
+
+
+@pytest.mark.parametrize(("algorithm", "name"), [(0x0B, "sha256"), (0x0C, "sha384"), (0x0D, "sha512")])
+@pytest.mark.parametrize("bits", [128, 192, 256])
+def test_names_and_keys_beneath_are_of_each_size(algorithm: int, name: str, bits: int) -> None:
+    """The name is the hash that the key itself says, over all of it."""
+    key = svsm.endorsement_key()
+    key = key[:2] + struct.pack(">H", algorithm) + key[4:44] + struct.pack(">H", bits) + key[46:]
+    assert EndorsementKey.parse(key).name == struct.pack(">H", algorithm) + new(name, key).digest()
+
+
+def test_each_attribute_of_an_endorsement_key_is_needed_allowed_or_refused() -> None:
+    """TPMA_OBJECT, part 2, 8.3: bit by bit."""
+    key, needed, allowed = svsm.endorsement_key(), {1, 4, 5, 16, 17}, {2, 6, 7, 10}
+
+    def parse(bits: set[int]) -> EndorsementKey:
+        return EndorsementKey.parse(key[:4] + sum(1 << bit for bit in bits).to_bytes(4, "big") + key[8:])
+
+    for bit in range(32):
+        if bit in needed:
+            refused = needed - {bit}
+        elif bit in allowed:
+            assert parse(needed | {bit}).kind == "RSA 2048"
+            continue
+        else:
+            refused = needed | {bit}
+        with pytest.raises(MalformedError, match="attributes at 0x4"):
+            parse(refused)
+
+
+def test_a_manifest_is_written_as_an_svsm_writes_it() -> None:
+    """Byte for byte, for any number of services up to the bound, and up to its size."""
+    services = {svsm.VTPM: svsm.endorsement_key(), svsm.REBOOT: b"", UUID(int=7): b"seven"}
+    assert write(services) == svsm.table(services)
+    assert [each.guid for each in Manifest.parse(write(services)).services] == list(services)
+    many = {UUID(int=1 + index): b"" for index in range(64)}
+    assert len(Manifest.parse(svsm.table(many)).services) == 64
+    long = svsm.table({svsm.REBOOT: bytes(MAX_MANIFEST - 48)})
+    assert len(long) == MAX_MANIFEST == 32 * 1024
+    assert Manifest.parse(long).data == long
+
+
+def test_claims_of_plain_snp_are_not_judged_by_this_policy() -> None:
+    """A mistake of ours, and none that a requester could make."""
+    asked = judge(snp.TECHNOLOGY, snp.TECHNOLOGY.default_policy, (VENDOR.anchor(),))
+    plain = Evidence(oid=OID_WITH_CHAIN, body=hardware(MACHINE.report(NONCE)))
+    claims = asked(plain, Binding.of_report_data(NONCE), Endorsements(), AT).claims
+    assert claims is not None
+    with pytest.raises(TypeError, match="made by"):
+        judged_by.TECHNOLOGY.accept(claims, judged_by.TECHNOLOGY.default_policy, Checks())
+
+
 def test_evidence_is_bounded_and_its_nonce_has_64_bytes() -> None:
     """Before anything in it is read."""
+    assert MAX_EVIDENCE == MAX_HARDWARE + MAX_MANIFEST + 256
+    fits = appraise(Evidence(oid=OID, body=bytes(MAX_EVIDENCE)))
+    assert (fits.verdict, "at most" in fits.reasons[0]) == (Verdict.MALFORMED, False)
     huge = appraise(Evidence(oid=OID, body=bytes(MAX_EVIDENCE + 1)))
     assert (huge.verdict, f"at most {MAX_EVIDENCE} bytes" in huge.reasons[0]) == (Verdict.MALFORMED, True)
     named = {check.name for check in huge.checks}

@@ -303,6 +303,20 @@ def test_t9_a_service_td_has_to_be_known() -> None:
     assert td_case().judge(f"mr_service_td = ['{'07' * 48}']").accepted
 
 
+def test_t9_the_check_tells_which_service_td_there_is() -> None:
+    """T9: none, one that is known, or each that is not, by its field and its hash."""
+
+    def found(case: Case, text: str = "") -> str | None:
+        return next(check.found for check in case.judge(text).checks if check.name == "policy.mr_service_td")
+
+    known = f"mr_service_td = ['{'07' * 48}']"
+    assert found(td_case()) == "none"
+    assert found(with_report(mr_service_td=b"\7" * 48), known) == "known service TDs"
+    both = with_lineage(initial_service_td=b"\7" * 48, current_service_td=b"\1" * 48)
+    assert found(both, known) == f"CUR_SERVTD_HASH {'01' * 48}"
+    assert found(both) == f"INIT_SERVTD_HASH {'07' * 48}, CUR_SERVTD_HASH {'01' * 48}"
+
+
 @pytest.mark.parametrize("name", ["initial_service_td", "current_service_td"])
 def test_t9_so_have_those_that_the_extended_report_names(name: str) -> None:
     """T9: the service TD at launch and the current one."""
