@@ -187,6 +187,15 @@ class _Body:
                         return
 
 
+def _require_unambiguous(names: list[bytes], version: str) -> None:
+    """Raises ValueError where a proxy before us may have read the request in another way than we do."""
+    hosts = names.count(b"host")
+    if hosts > 1 or (hosts == 0 and version == "1.1"):
+        raise ValueError("expected one Host")  # RFC 9112, 3.2
+    if names.count(b"authorization") > 1:
+        raise ValueError("expected one Authorization")  # RFC 9110, 5.3: no list, so it comes once
+
+
 class GuardedProtocol(HttpToolsProtocol):
     """One connection. Counts what is not body, and gives every wait for headers a deadline."""
 
@@ -246,6 +255,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError("too many requests at once")
+        _require_unambiguous([name for name, _ in self.headers], self.parser.get_http_version())
         self._disarm()
         super().on_headers_complete()
         if self.scope["method"] != "HEAD":  # whose answer has no body that its head could wait for

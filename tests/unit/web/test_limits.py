@@ -191,6 +191,26 @@ def test_an_answer_before_the_body_ends_the_connection(port: int, expect: bytes)
     assert b"connection: close" in answer.lower()
 
 
+@pytest.mark.parametrize(
+    ("version", "headers", "status"),
+    [
+        ("1.1", "", 400),
+        ("1.1", "Host: a\r\nHost: a\r\n", 400),
+        ("1.0", "Host: a\r\nhost: b\r\n", 400),
+        ("1.1", "Host: a\r\nAuthorization: Bearer a\r\nAuthorization: Bearer b\r\n", 400),
+        ("1.1", "Host: a\r\nAuthorization: Bearer a\r\n", 200),
+        ("1.0", "", 200),
+    ],
+)
+def test_a_request_that_others_may_read_in_another_way_is_refused(
+    port: int, version: str, headers: str, status: int
+) -> None:
+    """One Host, which HTTP/1.0 may leave out, and one Authorization at the most: else 400, and the connection ends."""
+    with connected(port) as connection:
+        connection.sendall(f"GET /early HTTP/{version}\r\n{headers}Connection: close\r\n\r\n".encode())
+        assert everything(connection).startswith(f"HTTP/1.1 {status} ".encode())
+
+
 def test_an_answer_after_the_body_keeps_it(port: int) -> None:
     """Only early answers cost the connection."""
     with connected(port) as connection:
