@@ -58,10 +58,8 @@ def info(store: Store, *, spec: str) -> None:
         try:
             public = registry.repository(slug.user, slug.repository)
             tags = registry.tags(slug.user, slug.repository)
-        except UntrustedError:
-            if not http.anonymous:
-                raise
-            tags = registry.tags(slug.user, slug.repository)  # nobody may see these unless everybody may
+        except UntrustedError:  # the record is its members' business; a stranger may see versions if everybody may
+            tags = registry.tags(slug.user, slug.repository)
             public = True
     show_json({"config": {"public": public}, "tags": [str(tag) for tag in tags]})
 

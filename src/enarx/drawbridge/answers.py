@@ -24,11 +24,12 @@ from enarx.errors import DeniedError
 
 SMALL: Final = 256 * 1024  # bytes of an answer that is not streamed
 UPLOADED: Final = {"Content-Security-Policy": "sandbox; default-src 'none'", "Referrer-Policy": "no-referrer"}
+NOT_AS_EXPECTED: Final = "What is here is not what If-Match or If-None-Match expects"
 OURS: Final = {**UPLOADED, "Cache-Control": "no-store"}
 
 
 def as_json(visit: Visit, value: object, status: int = 200) -> Response:
-    del visit
+    _require_match(visit, None)
     body = json.dumps(value, ensure_ascii=False, separators=(",", ":")).encode()
     return Response(body, status, OURS, media_type=JSON_TYPE)
 
@@ -39,6 +40,7 @@ def as_stored(visit: Visit, stored: Stored, headers: Mapping[str, str] | None = 
 
 def as_body(visit: Visit, body: bytes, meta: Meta, headers: Mapping[str, str] | None = None) -> Response:
     named = {**_headers(meta, Digest.of(body)), **(headers or {})}
+    _require_match(visit, named["ETag"])
     if _is_known(visit, named["ETag"]):
         return Response(status_code=304, headers=named)
     response = Response(b"" if visit.method == "HEAD" else body, headers=named)
@@ -69,6 +71,7 @@ def as_node(visit: Visit, node: StoredNode) -> Response | Later:
     """A node as it is, or a range of it. The first piece is read before anything is said, so damage is an error."""
     length, headers = node.meta.length, _headers(node.meta, node.sha256)
     headers["Accept-Ranges"] = "bytes"
+    _require_match(visit, headers["ETag"])
     if _is_known(visit, headers["ETag"]):
         return Response(status_code=304, headers=headers)
     wanted = _range(visit, length, headers["ETag"])
@@ -109,6 +112,13 @@ def _streamed(pieces: Iterator[bytes], status: int, headers: Mapping[str, str]) 
     return StreamingResponse(ahead(chain((first,), pieces)), status, headers)
 
 
+def _require_match(visit: Visit, etag: str | None) -> None:
+    """RFC 9110, 13.1.1. What has no ETag matches none. Raises 412."""
+    wanted = visit.headers.get("if-match")
+    if wanted is not None and wanted.strip() != "*" and etag not in [item.strip() for item in wanted.split(",")]:
+        raise HTTPException(412, NOT_AS_EXPECTED)
+
+
 def _is_known(visit: Visit, etag: str) -> bool:
     """RFC 9110, 13.1.2."""
     wanted = visit.headers.get("if-none-match")
@@ -126,21 +136,25 @@ def _range(visit: Visit, length: int, etag: str) -> tuple[int, int] | None:
     condition = visit.headers.get("if-range")
     if visit.method != "GET":  # RFC 9110, 14.2
         return None
-    if not text.startswith("bytes=") or "," in text or (condition is not None and condition.strip() != etag):
+    if text[:6].lower() != "bytes=" or "," in text or (condition is not None and condition.strip() != etag):
         return None
-    first, dash, last = text.removeprefix("bytes=").strip().partition("-")
-    if not dash or not all(
-        part == "" or (part.isascii() and part.isdigit() and len(part) < 20) for part in (first, last)
-    ):
+    first, dash, last = text[6:].strip().partition("-")
+    if not dash or not all(part == "" or (part.isascii() and part.isdigit()) for part in (first, last)):
         return None
     if first:
-        start, stop = int(first), min(int(last) + 1 if last else length, length)
-        if last and int(last) < start:
+        start, stop = _position(first), min(_position(last) + 1 if last else length, length)
+        if last and _position(last) < start:
             return None
     elif last:
-        start, stop = max(0, length - int(last)), length
+        start, stop = max(0, length - _position(last)), length
     else:
         return None
     if start >= stop:
         raise HTTPException(416, f"Range not satisfiable: {length} bytes", {"Content-Range": f"bytes */{length}"})
     return start, stop
+
+
+def _position(digits: str) -> int:
+    """A position, however far outside; what has more digits than any file has bytes is beyond each of them."""
+    digits = digits.lstrip("0")
+    return int(digits or "0") if len(digits) < 20 else 10**20

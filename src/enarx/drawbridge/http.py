@@ -186,6 +186,7 @@ class _Api:
         if request.method not in target.methods:
             allowed = ", ".join(target.methods)
             raise HTTPException(405, f"Method not allowed for {target.kind} endpoint", {"Allow": allowed})
+        _require_plain(request)
         visit = Visit(self._service, request, target)
         if target.kind == "tree" and request.method == "PUT":
             return await (self._part if "content-range" in request.headers else self._upload)(request, visit)
@@ -219,6 +220,15 @@ class _Api:
                 await run_in_threadpool(part.writer.keep)
                 self._service.uploads.give_back(visit.identity, part.end - part.writer.offset)
         return await run_in_threadpool(self._resources.finish_part, visit, part)
+
+
+def _require_plain(request: Request) -> None:
+    """Digests and lengths are of what is stored, so a body comes as it is. Raises 415 (RFC 9110, 8.4)."""
+    coding = request.headers.get("content-encoding")
+    if coding is not None and coding.strip().lower() not in {"", "identity"} and request.method in {"PUT", "POST"}:
+        raise HTTPException(
+            415, f"Content-Encoding: expected none, found {coding[:40]!r}", {"Accept-Encoding": "identity"}
+        )
 
 
 def until_next(elapsed: float, step: float) -> float:

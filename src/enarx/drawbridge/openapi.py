@@ -230,6 +230,7 @@ _REFUSALS: Final = {
     "403": "A genuine certificate that does not open this",
     "404": "Nothing there, said to who belongs to the name space",
     "405": "Not a method of this resource",
+    "412": "What is here is not what If-Match or If-None-Match expects",
     "408": "The body came too slowly",
     "413": "Too large",
     "429": "Too often; Retry-After says when to come back",
@@ -238,7 +239,7 @@ _REFUSALS: Final = {
 }
 _WRITE_REFUSALS: Final = {
     "409": "There already, and not the same",
-    "415": "Another media type than this resource has",
+    "415": "Another media type than this resource has, or a Content-Encoding",
     "422": "JSON that is not the record it should be",
 }
 

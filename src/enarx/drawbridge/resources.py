@@ -12,7 +12,7 @@ from enarx.attested.relying import Peer, accept, judge_peer
 from enarx.digest import Digest
 from enarx.drawbridge import access, canonical
 from enarx.drawbridge.access import HiddenError, Identity, Principal, RepositoryFacts
-from enarx.drawbridge.answers import OURS, Later, as_body, as_json, as_node, as_sealed, as_stored
+from enarx.drawbridge.answers import NOT_AS_EXPECTED, OURS, Later, as_body, as_json, as_node, as_sealed, as_stored
 from enarx.drawbridge.auth.mtls import ANY_KEEP
 from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.limits import TooManyError
@@ -127,6 +127,7 @@ class Resources:
     def _told(self, visit: Visit, act: Callable[[], T]) -> T:
         try:
             self._identify(visit)
+            self._require_expected(visit)
             return act()
         except (UntrustedError, DeniedError, RejectedError) as error:
             visit.tell("refused", why=str(error))
@@ -141,6 +142,23 @@ class Resources:
                 visit.person()
         finally:
             visit.throttle()
+
+    def _require_expected(self, visit: Visit) -> None:
+        """A change that is wanted only of what is there, or only of what is not (RFC 9110, 13.1). Raises 412.
+
+        What is there is looked up as whoever asks, so this tells nobody more than a GET would.
+        """
+        if visit.method in {"GET", "HEAD"} or not {"if-match", "if-none-match"} & set(visit.headers):
+            return
+        look = self._verbs.get((visit.target.kind, "GET"))
+        try:
+            found = None if look is None else look(visit, b"")
+        except NotFoundError:
+            found = None
+        unchanged = isinstance(found, Response) and found.status_code == 304
+        unwanted = unchanged or visit.headers.get("if-none-match", "").strip() == "*"
+        if unwanted if found is not None else "if-match" in visit.headers:
+            raise HTTPException(412, NOT_AS_EXPECTED)
 
     def _as_the_older_generation(self, visit: Visit, error: EnarxError) -> EnarxError:
         """Drawbridge 0.2.2 told a subject that it has no user, or another one (protocol.md, 2.12)."""
@@ -426,6 +444,7 @@ class Resources:
         require_json(visit)
         person = access.require_person(visit.principal())
         member = self._governance.read_member(body, person.identity.issuer)
+        self._service.issuers().require_known(member)
         return self._member(visit, member)
 
     def _delete_member(self, visit: Visit, _: bytes) -> Response:

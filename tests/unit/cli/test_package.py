@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import Result
+from starlette.responses import PlainTextResponse
 
 from enarx.digest import Digest
 from enarx.drawbridge.signing import SigningKey
@@ -181,3 +182,15 @@ def test_repositories_are_private_unless_said(enarx: Run, double: Double) -> Non
     double.held["/api/v0.1.0/user/secret/_tag"] = (b"[]", {})
     assert json.loads(enarx("repo", "info", "user/open").stdout) == {"config": {"public": True}, "tags": ["1.0.0"]}
     assert json.loads(enarx("repo", "info", "user/secret").stdout) == {"config": {"public": False}, "tags": []}
+
+
+def test_a_stranger_sees_a_public_repository(enarx: Run, double: Double) -> None:
+    """Its record is its members' business, also for who is logged in; its versions everybody may list."""
+    double.instead["/api/v0.1.0/user/open"] = lambda: PlainTextResponse("no", status_code=401)
+    double.held["/api/v0.1.0/user/open/_tag"] = (b'["1.0.0"]', {})
+    for token in (None, "somebody"):
+        answer = enarx("repo", "info", "user/open", env={"ENARX_INSECURE_AUTH_TOKEN": token})
+        assert json.loads(answer.stdout) == {"config": {"public": True}, "tags": ["1.0.0"]}
+    double.instead["/api/v0.1.0/user/open/_tag"] = double.instead["/api/v0.1.0/user/open"]
+    hidden = enarx("repo", "info", "user/open", env={"ENARX_INSECURE_AUTH_TOKEN": "somebody"})
+    assert isinstance(hidden.exception, UntrustedError)

@@ -5,6 +5,7 @@ import ipaddress
 import json
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from unittest.mock import patch
 
@@ -19,7 +20,7 @@ from enarx.attested.result import AttestationResult
 from enarx.attested.sealing import Opener, SealingPrivateKey
 from enarx.digest import Digest, Digests
 from enarx.drawbridge import http
-from enarx.drawbridge.access import HIDDEN, Leave, RepositoryFacts
+from enarx.drawbridge.access import HIDDEN, Leave, Member, RepositoryFacts
 from enarx.drawbridge.auth.mtls import CrlSource
 from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.http import build
@@ -261,12 +262,55 @@ def test_ranges_and_conditions(bench: Bench) -> None:
     assert (asked.status_code, asked.headers["content-length"]) == (200, "6000")
     outside = bench.ask("GET", path, Range="bytes=6000-")
     assert (outside.status_code, outside.headers["content-range"]) == (416, "bytes */6000")
+    assert bench.ask("GET", path, Range=f"bytes={'9' * 30}-").status_code == 416, "however far outside"
+    assert bench.ask("GET", path, Range=f"bytes=0-{'9' * 5000}").content == body
+    assert bench.ask("GET", path, Range="Bytes=0-9").content == body[:10], "units are the same in capitals"
     for text in ("bytes=0-1,5-6", "bytes=x-", "lines=1-2", "bytes=9-1", "bytes=-"):
         assert bench.ask("GET", path, Range=text).status_code == 200
     assert bench.ask("GET", path, Range="bytes=0-9", If_Range='"other"').status_code == 200
     assert bench.ask("GET", path, Range="bytes=0-9", If_Range=etag).status_code == 206
     assert bench.ask("GET", path, If_None_Match=f'"x", {etag}').status_code == 304
+    assert bench.ask("GET", path, If_Match=f'"x", {etag}').status_code == 200
+    assert bench.ask("GET", path, If_Match="*").status_code == 200
+    assert bench.ask("GET", path, If_Match=f"W/{etag}").status_code == 412, "a weak one says nothing of bytes"
+    assert bench.ask("GET", "/user/repo/_tag", If_Match='"x"').status_code == 412
     assert bench.ask("GET", "/user/repo/_tag/1.0.0", If_None_Match="*").status_code == 304
+
+
+def test_a_change_may_depend_on_what_is_there(bench: Bench) -> None:
+    """If-Match wants something there, If-None-Match nothing: else 412, and nothing changes."""
+    token = bench.claim(repo=True)
+    member, path = b'{"role":"reader","subject":"alice"}', "/user/repo/_member/alice"
+    put = partial(bench.ask, "PUT", path, member, token=token, Content_Type=JSON)
+    assert put(If_Match="*").status_code == 412
+    assert bench.ask("GET", path, token=token).status_code == 404
+    assert put(If_None_Match="*").status_code == 201
+    assert put(If_None_Match="*").status_code == 412
+    assert put(If_Match='"x"').status_code == 412
+    assert put(If_Match="*").status_code == 200
+    assert bench.ask("DELETE", path, token=token, If_Match='"x"').status_code == 412
+    record = bench.ask("GET", "/user", token=token)
+    again = partial(bench.ask, "PUT", "/user", record.content, token=token, Content_Type=JSON)
+    assert again(If_Match=record.headers["etag"]).status_code == 200
+    assert again(If_None_Match=record.headers["etag"]).status_code == 412
+    tree = "/user/repo/_tag/1.0.0/tree"
+    bench.publish("/user/repo/_tag/1.0.0", FILES, token)
+    headers = {"Content_Type": "application/wasm", "Content_Digest": Digests.of(FILES["main.wasm"]).header()}
+    node = partial(bench.ask, "PUT", f"{tree}/main.wasm", FILES["main.wasm"], token=token, **headers)
+    assert node(If_None_Match="*").status_code == 412
+    assert node(If_Match="*").status_code == 200
+    stranger = bench.ask("PUT", "/user/repo/_member/alice", member, token=bench.token("s"), If_Match="*")
+    assert stranger.status_code == 401
+
+
+def test_a_body_comes_as_it_is(bench: Bench) -> None:
+    """Digests are of what is stored: a compressed body is refused, and the answer says what would do."""
+    token = bench.token()
+    body = b'{"subject":"test|subject"}'
+    answer = bench.ask("PUT", "/user", body, token=token, Content_Type=JSON, Content_Encoding="gzip")
+    assert (answer.status_code, answer.headers["accept-encoding"]) == (415, "identity")
+    plain = bench.ask("PUT", "/user", body, token=token, Content_Type=JSON, Content_Encoding="identity")
+    assert plain.status_code == 201
 
 
 def test_tags_that_are_near_are_answered_at_once_and_the_same(bench: Bench) -> None:
@@ -676,6 +720,24 @@ def names(bench: Bench, query: str, token: str | None = None) -> tuple[list[str]
     return [f"{found['user']}/{found['name']}" for found in answer["repositories"]], answer["after"]
 
 
+def test_a_member_whom_no_token_could_show_is_refused(authority: Authority) -> None:
+    """An issuer that the server does not know, claims of people, a machine's subject: a slip lets nobody in."""
+    bench = Bench(authority, machine=Provider(url="https://ci.example.com"))
+    token = bench.claim(repo=True)
+    claims = {"claims": {"repository": "org/app"}}
+    for who, told in (
+        ({"issuer": "Corp", "subject": "alice"}, "issuer: expected one of ci, corp, found 'Corp'"),
+        ({"issuer": "github", **claims}, "issuer: expected one of ci, corp, found 'github'"),
+        ({"issuer": "corp", **claims}, "corp vouches for people"),
+        (claims, "corp vouches for people"),
+        ({"issuer": "ci", "subject": "repo:org/app"}, "ci vouches for machines"),
+    ):
+        answer = bench.put("/user/repo/_member/x", {"role": "reader", **who}, token=token)
+        assert answer.status_code == 400
+        assert told in answer.text
+    assert bench.ask("GET", "/user/repo/_member", token=token).json()["members"] == []
+
+
 def test_search_finds_what_one_is_a_member_of(bench: Bench) -> None:
     """Of a repository, or of a name space, as long as one is; a subject of the same name elsewhere is nobody."""
     token = bench.claim(alpha=False, beta=False)
@@ -687,7 +749,8 @@ def test_search_finds_what_one_is_a_member_of(bench: Bench) -> None:
     bench.put("/user/_member/friend", {"role": "reader", "subject": "friend"}, token=token)
     assert names(bench, "q=b", friend) == (["user/beta"], None)
     bench.ask("DELETE", "/user/_member/friend", token=token)
-    bench.put("/user/alpha/_member/friend", {"role": "reader", "issuer": "x", "subject": "friend"}, token=token)
+    theirs = Member(role="reader", issuer="x", subject="friend")
+    Governance(bench.registry).set_member(UserName("user"), RepositoryName("alpha"), "friend", theirs, by="corp user")
     assert names(bench, "", friend) == ([], None)
 
 

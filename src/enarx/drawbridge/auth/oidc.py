@@ -28,10 +28,10 @@ from joserfc.errors import JoseError
 from joserfc.jwa import JWSAlgModel
 from joserfc.jws import JWSRegistry
 
-from enarx.drawbridge.access import Identity, Person
+from enarx.drawbridge.access import Identity, Member, Person
 from enarx.drawbridge.auth.fetch import Fetch, members
 from enarx.drawbridge.auth.keyset import Key, KeySource
-from enarx.errors import UnavailableError, UntrustedError
+from enarx.errors import MalformedError, UnavailableError, UntrustedError
 
 Kind = Literal["jwt", "introspection", "userinfo"]
 
@@ -63,6 +63,7 @@ class Authenticator(Protocol):
 
     name: str
     url: str
+    machine: bool
 
     def authenticate(self, token: str, at: datetime) -> Person: ...
 
@@ -155,6 +156,7 @@ class JwtIssuer:
     def __init__(self, rules: Rules, keys: KeySource) -> None:
         self.name = rules.name
         self.url = rules.url
+        self.machine = rules.machine
         self._rules = rules
         self._keys = keys
         self._registry = _Registry(algorithms=rules.algorithms, strict_check_header=False)
@@ -226,6 +228,7 @@ class _Opaque:
     def __init__(self, rules: Rules, clock: Callable[[], float]) -> None:
         self.name = rules.name
         self.url = rules.url
+        self.machine = rules.machine
         self._rules = rules
         self._clock = clock
         self._kept: dict[bytes, tuple[float, Mapping[str, object]]] = {}
@@ -319,6 +322,21 @@ class Issuers:
             return None
         issuer = self._issuer_of(token)
         return issuer.recall(token, at) if isinstance(issuer, JwtIssuer) else None
+
+    def require_known(self, member: Member) -> None:
+        """Raises MalformedError for a member that no token of ours could ever show: a slip would let nobody in."""
+        known = {issuer.name: issuer for issuer in (*self.jwt, *((self.opaque,) if self.opaque else ()))}
+        issuer = known.get(member.issuer)
+        if issuer is None:
+            raise MalformedError(
+                f"member: issuer: expected one of {', '.join(sorted(known))}, found {member.issuer[:80]!r}"
+            )
+        if issuer.machine and not member.claims:
+            raise MalformedError(
+                f"member: {issuer.name} vouches for machines, which are known by claims, not by subject"
+            )
+        if member.claims and not issuer.machine:
+            raise MalformedError(f"member: {issuer.name} vouches for people, who are known by subject, not by claims")
 
     def _issuer_of(self, token: str) -> Authenticator | None:
         """By the token's own word, which picks who judges it and proves nothing."""
