@@ -231,6 +231,9 @@ def test_what_cannot_be_an_end_is_refused(tmp_path: Path) -> None:
         End(path=tmp_path / "thesis").listen()
     with pytest.raises(UnavailableError, match="No such file"):
         End(path=tmp_path / "nobody").connect()
+    for text in ("vsock:4294967296", "vsock:3:99999999999", "vsock:-1", "vsock:"):
+        with pytest.raises(MalformedError, match="expected vsock:PORT"):
+            End.parse(text)
     with pytest.raises(MalformedError, match="the instance is CID 3"):
         End(port=7000).connect()
 
