@@ -52,6 +52,9 @@ PLATFORMS: Final = (
     "manylinux2014_x86_64",
 )
 MAX_LOCK: Final = 1 << 20  # bytes
+DEB_NAME: Final = re.compile(r"[a-z0-9][a-z0-9+.-]*")  # Debian Policy, 5.6.7 and 5.6.12
+DEB_VERSION: Final = re.compile(r"[0-9][A-Za-z0-9.+~:-]*")
+WHEEL: Final = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.]*(-[A-Za-z0-9_.+!]+){4,5}\.whl")  # binary distribution format
 PATIENCE: Final = 600.0  # seconds for a package client
 
 
@@ -215,14 +218,20 @@ def _run(command: Sequence[str], folder: Path) -> str:
 
 
 def _deb(table: Table) -> Deb:
-    return Deb(name=table.string("name"), version=table.string("version"), sha256=_sha256(table))
+    name = _word(table, "name", DEB_NAME, "the name of a Debian package")
+    return Deb(name=name, version=_word(table, "version", DEB_VERSION, "its version"), sha256=_sha256(table))
 
 
 def _wheel(table: Table) -> Wheel:
-    file = table.string("file")
-    if "/" in file or not file.endswith(".whl") or file.count("-") < 4:
-        raise table.error("file", f"expected the name of a wheel, found {file[:100]!r}")
-    return Wheel(file=file, sha256=_sha256(table))
+    return Wheel(file=_word(table, "file", WHEEL, "the name of a wheel"), sha256=_sha256(table))
+
+
+def _word(table: Table, key: str, form: re.Pattern[str], what: str) -> str:
+    """A word that package clients are called with: never an option of theirs, nor a place outside the cache."""
+    found = table.string(key)
+    if not form.fullmatch(found):
+        raise table.error(key, f"expected {what}, found {found[:100]!r}")
+    return found
 
 
 def _sha256(table: Table) -> str:

@@ -44,6 +44,17 @@ def test_other_bytes_are_untrusted(tmp_path: Path, change: dict[str, bytes]) -> 
         ("", "expected \\[\\[deb\\]\\] and \\[\\[wheel\\]\\]"),
         ('[[deb]]\nname = "a"\nversion = "1"\nsha256 = "00"', "deb\\[0\\].sha256"),
         ('[[wheel]]\nfile = "../a-1-py3-none-any.whl"\nsha256 = ""', "wheel\\[0\\].file: expected the name of a wheel"),
+        (
+            '[[deb]]\nname = "-oAcquire::http::Proxy-Auto-Detect=/tmp/x"\n',
+            "deb\\[0\\].name: expected the name of a Debian",
+        ),
+        ('[[deb]]\nname = "../../etc/a"\nversion = "1"\n', "deb\\[0\\].name"),
+        ('[[deb]]\nname = "a"\nversion = "1 --option"\n', "deb\\[0\\].version: expected its version"),
+        (
+            '[[wheel]]\nfile = "-rother-1-py3-none-any.whl"\nsha256 = ""',
+            "wheel\\[0\\].file: expected the name of a wheel",
+        ),
+        ('[[wheel]]\nfile = "a @ url-1-py3-none-any.whl"\nsha256 = ""', "wheel\\[0\\].file"),
         ("[[other]]\n", "other"),
     ],
 )
