@@ -330,8 +330,8 @@ def revoke(config: Path, as_json: bool, **rules: str | None) -> None:
         if read.audit is not None:
             AuditLog.open(read.audit).write("revoke", at, kind=kind, value=value, revoked=serials)
         taken |= set(serials)
-    count = f"{len(taken)} certificate{'' if len(taken) == 1 else 's'} revoked"
-    click.echo(json.dumps({"revoked": sorted(taken)}) if as_json else count)
+    told = f"{_counted(len(taken), 'certificate')} revoked"
+    click.echo(json.dumps({"revoked": sorted(taken)}) if as_json else told)
 
 
 @main.group("collateral")
@@ -358,11 +358,15 @@ def _with_where(command: Any) -> Any:  # Any: as above
 @_with_where
 def collateral_show(paths: Sequence[Path], directory: Path | None, config: Path | None, *, as_json: bool) -> None:
     """Say what the directory, or PATHS, hold, until when it is valid, and the highest numbers that were seen."""
+    from enarx.errors import NotFoundError
     from enarx.steward import collateral
     from enarx.steward.highest import FILE as HIGHEST
     from enarx.steward.highest import Highest
 
-    paths = paths or (_directory(directory, config),)
+    if not paths:
+        paths = (_directory(directory, config),)
+        if not paths[0].is_dir():
+            raise NotFoundError(f"{paths[0]}: no such directory")
     reading = collateral.read(paths)
     floors = {str(path): Highest(path / HIGHEST).floors() for path in paths if path.is_dir()}
     if as_json:
@@ -378,8 +382,8 @@ def collateral_show(paths: Sequence[Path], directory: Path | None, config: Path 
     for series, numbers in ((s, n) for known in floors.values() for s, n in known.items()):
         click.echo(f"highest      {series}: {', '.join(str(number) for number in numbers.values())}")
     ends = [document.end for document in reading.documents if document.end is not None]
-    if ends:
-        click.echo(f"{len(reading.documents)} documents; the first to end does so at {min(ends):%Y-%m-%dT%H:%M:%SZ}")
+    first = f"; the first to end does so at {min(ends):%Y-%m-%dT%H:%M:%SZ}" if ends else ""
+    click.echo(f"{_counted(len(reading.documents), 'document')}{first}")
 
 
 @collateral_group.command("add")
@@ -475,7 +479,13 @@ def collateral_refresh(
 def collateral_export(target: Path, directory: Path | None, config: Path | None, *, as_json: bool) -> None:
     """Write every document into a tar archive, for a machine without a network: `collateral add FILE.tar` there."""
     count = _stock(directory, config, ()).export(target)
-    click.echo(json.dumps({"documents": count, "file": str(target)}) if as_json else f"{count} files in {target}")
+    click.echo(
+        json.dumps({"documents": count, "file": str(target)}) if as_json else f"{_counted(count, 'file')} in {target}"
+    )
+
+
+def _counted(count: int, what: str) -> str:
+    return f"{count} {what}{'' if count == 1 else 's'}"
 
 
 def _directory(directory: Path | None, config: Path | None) -> Path:

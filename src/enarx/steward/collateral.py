@@ -414,9 +414,12 @@ def _json_moment(value: object) -> datetime | None:
 
 
 def read_document(file: Path) -> bytes:
-    if file.stat().st_size > MAX_FILE:
+    """Raises OSError, and MalformedError for what is too large: as much is read and no more, for a device has no size."""
+    with file.open("rb") as opened:
+        data = opened.read(MAX_FILE + 1)
+    if len(data) > MAX_FILE:
         raise MalformedError(f"larger than {MAX_FILE} bytes")
-    return file.read_bytes()
+    return data
 
 
 def files_of(path: Path) -> Iterator[Path]:

@@ -318,8 +318,14 @@ def assemble(
 def read_anchor(path: Path) -> bytes:
     """The DER of one certificate in a file, PEM or DER, or of one public key in PEM. Raises MalformedError, NotFoundError."""
     data = read_file(path, MAX_PEM)
-    if not data.startswith(b"-----BEGIN"):
-        return Certificate.parse(data, str(path)).der
+    if b"-----BEGIN " not in data:
+        try:
+            return Certificate.parse(data, str(path)).der
+        except MalformedError as error:
+            raise MalformedError(
+                f"{path}: expected a certificate in DER or PEM, or a public key in PEM: {error}"
+            ) from error
+    data = data[data.index(b"-----BEGIN ") :]  # people's tools write above it what it is
     if b"-----BEGIN PUBLIC KEY-----" in data:
         return pem_blocks(data, "PUBLIC KEY", str(path), limit=1)[0]
     found = certificates_from_pem(data, str(path))

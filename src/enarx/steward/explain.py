@@ -117,7 +117,8 @@ def explain(config: Config) -> tuple[str, ...]:
         said.append(f"What evidence lacks comes from {config.collateral}, read again when it changes.")
     if config.state is not None:
         said.append(
-            f"What is issued and revoked is remembered in {config.state}; GET /crl serves the list, each good for {config.crl_lifetime}."
+            f"What is issued and revoked is remembered in {config.state}; GET /crl serves the list, "
+            f"each good for {config.crl_lifetime.total_seconds():g} seconds."
         )
     else:
         said.append("Nothing is remembered, so nothing can be revoked (state = DIRECTORY changes that).")

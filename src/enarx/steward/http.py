@@ -145,8 +145,7 @@ def build(service: Callable[[], Service]) -> Starlette:
     well_known = "/.well-known/est"
     return web.build(
         [
-            Route("/", routes.health, methods=["GET"]),
-            Route("/", routes.attest, methods=["POST"]),
+            Route("/", routes.root, methods=["GET", "POST"]),
             Route("/crl", routes.crl, methods=["GET"]),
             Route("/crl/{issuer}", routes.crl_of, methods=["GET"]),
             Route("/ca.pem", routes.ca_pem, methods=["GET"]),
@@ -173,8 +172,9 @@ class _Routes:
     def _service(self) -> Service:
         return self._current()
 
-    async def health(self, _: Request) -> Response:
-        return Response()
+    async def root(self, request: Request) -> Response:
+        """One route, so that whoever asks by another method is told of both."""
+        return await self.attest(request) if request.method == "POST" else Response()
 
     async def ready(self, _: Request) -> Response:
         self._service.require_ready()

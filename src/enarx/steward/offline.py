@@ -102,6 +102,8 @@ def detect(data: bytes, form: str | None = None) -> tuple[str, bytes]:
     """What the bytes are, one of FORMATS, and the bytes without PEM, hexadecimal or base64. Raises MalformedError."""
     if len(data) > MAX_FILE:
         raise MalformedError(f"expected at most {MAX_FILE} bytes, found more")
+    if not data.strip():
+        raise MalformedError("expected a certification request, a report or a quote, found nothing")
     data = unwritten(data)
     for label in _PEM_LABELS:
         if b"-----BEGIN " + label + b"-----" in data:

@@ -33,9 +33,11 @@ from enarx.tee.model import Endorsements, SignedJson, TrustAnchor
 from enarx.tee.snp.report import Report
 from enarx.tee.snp.tcb import LAYOUTS, PRODUCTS, Tcb, product_of
 from enarx.tee.snp.vek import HWID_SIZE
+from enarx.web.files import read_file
 
 D = TypeVar("D")
 
+MAX_ARCHIVE: Final = 64 * 1024 * 1024  # bytes of a tar archive; a thousand documents have a few
 TEES: Final[tuple[Tee, ...]] = ("sgx", "tdx")
 PCK_CAS: Final[tuple[PckCa, ...]] = ("platform", "processor")
 
@@ -93,14 +95,19 @@ class Stock:
         self.directory = directory
         self.highest = highest
         self._anchors = anchors
+        if directory.exists() and not directory.is_dir():
+            raise NotFoundError(f"{directory}: not a directory")
 
     def add(self, paths: Iterable[Path]) -> tuple[Kept, ...]:
         """Copy documents from files, directories and tar archives.
 
-        Raises MalformedError for a file that is none (in a directory it is passed over), RejectedError for a rollback;
-        then nothing is copied.
+        Raises MalformedError for a file that is none (in a directory it is passed over), NotFoundError when there is
+        not one at all, RejectedError for a rollback; then nothing is copied.
         """
+        paths = tuple(paths)
         given = [item for path in paths for item in _contents(path)]
+        if not given:
+            raise NotFoundError(f"{', '.join(map(str, paths))}: expected vendors' documents, found none")
         pool = read([self.directory]).endorsements if self.directory.is_dir() else Endorsements()
         checked = []
         for source, data in given:
@@ -163,7 +170,12 @@ class Stock:
             raise RejectedError(told, reasons=reasons)
 
     def export(self, target: Path) -> int:
-        """Write every document into a tar archive, the same bytes for the same documents; returns how many."""
+        """Write every document into a tar archive, the same bytes for the same documents; returns how many.
+
+        Raises NotFoundError without the directory.
+        """
+        if not self.directory.is_dir():
+            raise NotFoundError(f"{self.directory}: no such directory")
         files = list(files_of(self.directory))
         buffer = io.BytesIO()
         with tarfile.open(fileobj=buffer, mode="w", format=tarfile.USTAR_FORMAT) as archive:
@@ -326,9 +338,11 @@ def _contents(path: Path) -> Iterator[tuple[str, bytes]]:
                 yield str(file), data
         return
     try:
-        data = path.read_bytes() if path.suffix == ".tar" else read_document(path)
+        data = read_file(path, MAX_ARCHIVE) if path.suffix == ".tar" else read_document(path)
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror or 'cannot be read'}") from error
+    except MalformedError as error:
+        raise MalformedError(f"{path}: {str(error).removeprefix(f'{path}: ')}") from error
     if path.suffix != ".tar":
         yield str(path), data
         return

@@ -278,6 +278,50 @@ def test_revoking_needs_a_memory_and_a_rule(tmp_path: Path, capsys: pytest.Captu
     assert (told["event"], told["kind"], told["value"], told["revoked"]) == ("revoke", "serial", "a", [])
 
 
+def test_a_collateral_directory_is_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that is not there, or is a file, is named by every command that needs it; what `add` found none in, too."""
+    (tmp_path / "file").write_text("nothing")
+    (tmp_path / "empty").mkdir()
+    document = tmp_path / "one.pem"
+    document.write_bytes(development("One", datetime.now(UTC)).certificate.to_pem())
+    for command in (("show",), ("export", tmp_path / "out.tar")):
+        for where in ("missing", "file"):
+            run = Run(capsys, "collateral", *command, "-d", tmp_path / where)
+            assert (run.code, str(tmp_path / where) in run.err, "directory" in run.err) == (66, True, True)
+    run = Run(capsys, "collateral", "add", "-d", tmp_path / "file", document)
+    assert (run.code, "not a directory" in run.err) == (66, True)
+    run = Run(capsys, "collateral", "add", "-d", tmp_path / "docs", tmp_path / "empty")
+    assert (run.code, "expected vendors' documents, found none" in run.err) == (66, True)
+    assert Run(capsys, "collateral", "show", "-d", tmp_path / "empty").out == "0 documents\n"
+    assert Run(capsys, "collateral", "add", "-d", tmp_path / "docs", document).code == 0
+    exported = Run(capsys, "collateral", "export", "-d", tmp_path / "docs", tmp_path / "out.tar")
+    assert exported.out == f"1 file in {tmp_path / 'out.tar'}\n"
+    assert Run(capsys, "collateral", "show", "-d", tmp_path / "docs").out.splitlines()[-1].startswith("1 document;")
+
+
+def test_no_more_of_a_file_is_read_than_any_document_has(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A device has no size and no end, and neither has a link to one that calls itself an archive."""
+    (tmp_path / "zero.tar").symlink_to("/dev/zero")
+    (tmp_path / "empty").touch()
+    for path in ("/dev/zero", tmp_path / "zero.tar"):
+        run = Run(capsys, "collateral", "add", "-d", tmp_path / "docs", path)
+        assert (run.code, f"{path}: larger than" in run.err) == (65, True)
+    assert "passed over" in Run(capsys, "collateral", "show", "/dev/zero").out
+    told = Run(capsys, "verify", tmp_path / "empty", "--endorsements", "/dev/zero", "--json").json
+    assert told["reasons"] == ["expected a certification request, a report or a quote, found nothing"]
+    assert Run(capsys, "verify", "/dev/zero").code == 65
+
+
+def test_an_anchor_is_a_certificate_or_a_key(tmp_path: Path, quote: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """With what tools write above it, too; anything else is said to be none."""
+    pem = development("One", datetime.now(UTC)).certificate.to_pem()
+    (tmp_path / "text.pem").write_bytes(b"subject=CN = One\n" + pem)
+    (tmp_path / "text").write_text("hello")
+    run = Run(capsys, "verify", quote / "quote.bin", "--anchor", tmp_path / "text")
+    assert (run.code, "expected a certificate in DER or PEM, or a public key in PEM" in run.err) == (64, True)
+    assert Run(capsys, "verify", quote / "quote.bin", "--anchor", tmp_path / "text.pem").code == 77
+
+
 def test_collateral_is_shown_and_added(quote: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`show` says what is held and until when; `add` copies."""
     shown = Run(capsys, "collateral", "show", quote / "docs", quote / "quote.bin")

@@ -155,6 +155,7 @@ def test_health_other_methods_and_paths(bench: Bench) -> None:
     """GET and HEAD answer 200 and nothing; other methods 405, other paths 404."""
     assert bench.client.get("/").content == b""
     assert [bench.client.request(m, "/").status_code for m in ("GET", "HEAD", "PUT", "DELETE")] == [200, 200, 405, 405]
+    assert set(bench.client.put("/").headers["allow"].split(", ")) == {"GET", "HEAD", "POST"}
     assert bench.client.get("/nothing").status_code == 404
 
 
