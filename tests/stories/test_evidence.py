@@ -10,6 +10,9 @@ import pytest
 
 from enarx.cli.steward import main
 from enarx.tee import TECHNOLOGIES
+from enarx.tee.dcap.quote import Quote
+from enarx.tee.dcap.quoted import Quoted
+from tests.values import replace
 
 KNOWN = {technology.name for technology in TECHNOLOGIES}
 FILES = ("evidence.json", "csr.der", "csr.hex", "quote.bin", "report.bin", "attestation.cbor", "token.cbor")
@@ -62,6 +65,57 @@ def test_every_sample_is_judged_as_its_manifest_says(evidence: Path, capsys: pyt
             wrong.append((sample["id"], sample["expect"], verdict["verdict"], verdict["reasons"]))
         assert GATES[code] in {verdict["verdict"], ""}
     assert wrong == []
+
+
+def rewritten(data: bytes, change: str) -> bytes:
+    """A recorded quote that names its PCK certificate, carries it alone, or has its chain in CRLF: none of it is signed."""
+    quote, pck = Quote.parse(data), Quoted.parse(data).pck
+    kind, certification = {
+        "encrypted": (3, bytes(384) + pck.cpu_svn + pck.pce_svn.to_bytes(2, "little") + pck.pce_id),
+        "clear": (1, pck.ppid + pck.cpu_svn + pck.pce_svn.to_bytes(2, "little") + pck.pce_id),
+        "leaf": (4, quote.certification.partition(b"-----END CERTIFICATE-----")[0] + b"-----END CERTIFICATE-----"),
+        "crlf": (5, quote.certification.rstrip(b"\0").replace(b"\n", b"\r\n") + b"\r\n\0\0\0"),
+    }[change]
+    return replace(quote, certification_type=kind, certification=certification).encode()
+
+
+@pytest.mark.parametrize("change", ["encrypted", "clear", "leaf", "crlf"])
+def test_recorded_quotes_with_their_chain_beside_them(
+    change: str, evidence: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Judged as they are with their chain inside; without the chain they are untrusted, and never malformed."""
+    seen = set()
+    for sample in samples(evidence):
+        folder, verdicts = evidence / sample["id"], list[tuple[str, list[str]]]()
+        if not sample["verify_at"] or sample["tee"] not in {"sgx", "tdx"} or not (folder / "quote.bin").exists():
+            continue
+        if wanted(sample) == {"malformed"}:
+            continue
+        data = (folder / "quote.bin").read_bytes()
+        (tmp_path / "chain.pem").write_bytes(Quote.parse(data).certification)
+        (tmp_path / "quote.bin").write_bytes(rewritten(data, change))
+        (tmp_path / "docs").mkdir(exist_ok=True)
+        for file in (tmp_path / "docs").iterdir():
+            file.unlink()
+        for name in ("tcb_info.json", "qe_identity.json", "root_ca.crl", "pck_ca.crl", "tcb_info_issuer_chain.pem"):
+            if (folder / name).exists():
+                (tmp_path / "docs" / name).write_bytes((folder / name).read_bytes())
+        at = ["--at", sample["verify_at"], "--endorsements", tmp_path / "docs"]
+        for file, *beside in (
+            (folder / "quote.bin",),
+            (tmp_path / "quote.bin", "--endorsements", tmp_path / "chain.pem"),
+        ):
+            _, verdict = verify(capsys, file, *at, *beside)
+            verdicts.append((verdict["verdict"], verdict["reasons"]))
+        assert verdicts[0] == verdicts[1], sample["id"]
+        if change != "crlf":
+            _, verdict = verify(capsys, tmp_path / "quote.bin", *at)
+            assert (verdict["verdict"], "among the endorsements" in "".join(verdict["reasons"])) == (
+                "untrusted",
+                True,
+            )
+        seen.add((sample["tee"], verdicts[0][0]))
+    assert seen >= {("sgx", "rejected"), ("tdx", "accepted")}
 
 
 @pytest.mark.parametrize("name", ["enarx-icelake-i5-csr-tcb", "enarx-icelake-xeon-csr-tcb"])
