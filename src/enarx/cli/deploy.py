@@ -25,7 +25,7 @@ from enarx.cli.exits import describe, exit_code
 from enarx.cli.progress import Activity
 from enarx.cli.run import environment
 from enarx.cli.store import Store, read_file, store_options
-from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedError, UntrustedError
+from enarx.errors import DeniedError, MalformedError, NotFoundError, RejectedError, UnavailableError, UntrustedError
 
 if TYPE_CHECKING:
     from enarx.drawbridge.client import Published, Registry
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from enarx.keep.deployment import Order
     from enarx.keep.overrides import DeployConfig
     from enarx.keep.refusal import RefusalError
+    from enarx.web.client import Client
 
 TOKEN_VARIABLE: Final = "ENARX_DEPLOY_TOKEN"  # noqa: S105 - the name of a variable, not a secret
 SIMULATED: Final = "simulated"
@@ -214,6 +215,8 @@ def deploy(
     from enarx.keep.overrides import DeployConfig
     from enarx.keep.refusal import RefusalError
 
+    slug = parse_package(package)
+    host, token = store.host(slug.host), _token(token_file)
     keys = _keys(signers)
     config = DeployConfig.of(
         args=args or None,
@@ -226,7 +229,7 @@ def deploy(
     with Activity(quiet=store.as_json) as activity:
         teller = Teller(activity, as_json=store.as_json)
         try:
-            place = launch.choose(_backend(backend, tee), insecure=insecure)
+            place = _chosen(_backend(backend, tee), store, host, slug, token, insecure=insecure)
             _require_wishes(
                 place.name,
                 {
@@ -251,8 +254,6 @@ def deploy(
                 signatures=None if signatures is None else str(signatures),
                 unsigned=bool(unsigned),
             )
-            slug = parse_package(package)
-            host, token = store.host(slug.host), _token(token_file)
             teller.launching(place)
             terminal = launch.Terminal(stdin=0, stdout=1, stderr=2)
             watcher = launch.Watcher(hello=teller.hello, phase=teller.phase)
@@ -408,6 +409,30 @@ def _order(
     return order
 
 
+def _chosen(
+    name: str | None, store: Store, host: str, slug: "PackageSlug", token: str | None, *, insecure: bool
+) -> "Backend":
+    """The backend. Who asked for what is not there is told that first, rather than what this machine lacks for it."""
+    from enarx.drawbridge.client import Registry
+    from enarx.keep import launch
+    from enarx.keep.refusal import RefusalError, gate
+
+    try:
+        return launch.choose(name, insecure=insecure)
+    except RefusalError as refusal:
+        try:
+            with gate("tag"), _client(store, host, token) as http:
+                Registry(http).tag(slug)
+        except RefusalError as missing:
+            if not isinstance(missing.cause, UnavailableError):
+                raise missing from missing.cause
+        raise refusal from refusal.cause
+
+
+def _client(store: Store, host: str, token: str | None) -> "Client":
+    return store.connect(host) if token is None else store.client(host, token)
+
+
 def parse_package(text: str) -> "PackageSlug":
     """A slug, or the URL of a tag. Raises MalformedError."""
     from enarx.drawbridge.names import PackageSlug
@@ -425,7 +450,15 @@ def parse_package(text: str) -> "PackageSlug":
         raise MalformedError(
             f"package: expected [HOST/]USER/REPOSITORY:TAG or an https URL, found {text[:200]!r}{hint}"
         )
-    return PackageSlug.parse(text)
+    try:
+        return PackageSlug.parse(text)
+    except MalformedError as error:
+        if text.startswith((".", "/", "~")) or Path(text).exists():
+            raise MalformedError(
+                f"package: expected [HOST/]USER/REPOSITORY:TAG, found the path {text[:200]!r}; "
+                "`enarx run` takes local files"
+            ) from error
+        raise
 
 
 def _published(
@@ -439,7 +472,7 @@ def _published(
     from enarx.drawbridge.client import Registry
     from enarx.drawbridge.tag import subject_of
 
-    with store.client(host, token) if token is not None else store.connect(host) as http:
+    with _client(store, host, token) as http:
         registry = Registry(http)
         published = registry.tag(slug)
         if published.yanked is not None:

@@ -81,8 +81,18 @@ def describe(error: EnarxError) -> dict[str, object]:
     return _object(family_name(error), str(error), exit_code(error), reasons=reasons, causes=list(_causes(error)))
 
 
+class _ReaderGoneError(Exception):
+    """Whoever read standard output ended first. No OSError, of which click would make an exit with 1."""
+
+
 class Program(click.Group):
     """A group of commands that ends as this module says. With `standalone_mode=False` it ends as click does."""
+
+    def invoke(self, ctx: click.Context) -> Any:  # Any: whatever a command returns
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError as error:
+            raise _ReaderGoneError from error
 
     def main(
         self,
@@ -99,7 +109,7 @@ class Program(click.Group):
         try:
             code = super().main(given, prog_name, complete_var, standalone_mode=False, **extra)
             sys.stdout.flush()
-        except BrokenPipeError:
+        except (_ReaderGoneError, BrokenPipeError):
             os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # whoever read our output has gone; that is no error
             sys.exit(0)
         except click.Abort:
@@ -159,8 +169,15 @@ def _causes(error: BaseException) -> Iterator[str]:
     for effect, cause in pairwise(chain):
         if isinstance(cause, OSError) and cause.strerror and cause.strerror in str(effect):
             continue  # which quotes it without its number
-        text = str(cause) or type(cause).__name__
+        text = _words(cause)
         if not isinstance(cause, EnarxError):
             text = text.strip().partition("\n")[0]  # some libraries write pages, for those who debug them
         if text not in str(effect):
             yield text
+
+
+def _words(error: BaseException) -> str:
+    """What an error says. The system's are told without their numbers."""
+    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
+        return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
+    return str(error) or type(error).__name__

@@ -166,7 +166,7 @@ def unyank(store: Store, *, spec: str) -> None:
 @click.argument("spec", metavar="[HOST/]USER/REPOSITORY", shell_complete=complete_slug)
 @store_options
 def list_(store: Store, *, spec: str) -> None:
-    """List the versions with digest and size, whether they are signed, and which were yanked and why."""
+    """List the versions with their digests, whether they are signed, and which were yanked and why."""
     from enarx.drawbridge.client import Registry
     from enarx.drawbridge.names import PackageSlug, RepositorySlug
 
@@ -190,15 +190,17 @@ def list_(store: Store, *, spec: str) -> None:
             ]
         )
         return
+    width = max((len(str(item.name)) for item in found), default=0)
     for item in found:
         marks = ["signed"] * item.tag.is_signed + [f"yanked: {item.yanked}"] * (item.yanked is not None)
-        click.echo(f"{item.name!s:<12}  {item.entry.sha256 or 'no sha-256'}  {', '.join(marks)}".rstrip())
+        digest = str(item.entry.sha256 or "no sha-256")
+        click.echo(f"{item.name!s:<{width}}  {digest:<72}  {', '.join(marks)}".rstrip())
 
 
 def require_package(path: Path) -> None:
     """Raises MalformedError, as the originals, for a file that is not main.wasm, and for a directory without one.
 
-    A directory with nothing but Enarx.toml, or nothing at all, passes; whoever deploys it is told what is missing.
+    So it does for an Enarx.toml that every Keep would refuse: a version can not be mended. A directory with nothing but Enarx.toml, or nothing at all, passes; whoever deploys it is told what is missing.
     """
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or directory")
@@ -210,6 +212,10 @@ def require_package(path: Path) -> None:
     strange = [name for name in names if name != CONFIG_NAME]
     if WASM_NAME not in names and strange:
         raise MalformedError(f"Invalid file name: {path / strange[0]}")
+    if CONFIG_NAME in names:
+        from enarx.keep.config import Config
+
+        Config.parse(read_file(path / CONFIG_NAME), source=str(path / CONFIG_NAME))
 
 
 def read_tree(path: Path, *, quiet: bool) -> "Tree":

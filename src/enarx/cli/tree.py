@@ -1,6 +1,7 @@
 """`enarx tree`: the files of a package and their digest, of a directory here or of a published version."""
 
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Final, NamedTuple
@@ -103,16 +104,12 @@ def fetch(store: Store, *, spec: str, path: str, out: Path | None) -> None:
 @click.argument("new", metavar="NEW")
 @store_options
 def diff(store: Store, *, old: str, new: str) -> None:
-    """Say which files differ between OLD and NEW: A added, D deleted, M modified.
+    """Say which files differ between OLD and NEW: A added, D deleted, M modified, T of another media type.
 
-    Each of them is a directory here or a published version, [HOST/]USER/REPOSITORY:TAG, in any combination. Ends with 1 when there are any, as diff does.
+    Directories are told when they are empty, with a slash behind them. Each of them is a directory here or a published version, [HOST/]USER/REPOSITORY:TAG, in any combination. Ends with 1 when there are any, as diff does.
     """
-    before, after = (_files(look(store, what)) for what in (old, new))
-    changes = [
-        ("A" if name not in before else "D" if name not in after else "M", name)
-        for name in sorted(before.keys() | after.keys())
-        if name not in before or name not in after or not _same(before[name], after[name])
-    ]
+    before, after = (_Files.of(look(store, what)) for what in (old, new))
+    changes = sorted(before.changes(after), key=lambda change: change[1])
     if store.as_json:
         show_json([{"change": change, "path": name} for change, name in changes])
     else:
@@ -121,13 +118,38 @@ def diff(store: Store, *, old: str, new: str) -> None:
     sys.exit(1 if changes else 0)
 
 
-def _files(seen: Seen) -> "dict[str, Item]":
-    return {item.file_name: item for item in seen.items if not item.entry.is_directory}
+class _Files(NamedTuple):
+    """A tree by the names of its files and directories."""
+
+    files: "dict[str, Item]"
+    directories: set[str]
+
+    @classmethod
+    def of(cls, seen: Seen) -> "_Files":
+        return cls(
+            files={item.file_name: item for item in seen.items if not item.entry.is_directory},
+            directories={item.file_name for item in seen.items if item.entry.is_directory and item.file_name},
+        )
+
+    def changes(self, after: "_Files") -> Iterator[tuple[str, str]]:
+        """What happened to what. A directory is told where nothing in it tells that it came or went."""
+        for name in self.files.keys() | after.files.keys():
+            kind = _change(self.files.get(name), after.files.get(name))
+            if kind is not None:
+                yield kind, name
+        for kind, there, elsewhere in (("D", self, after), ("A", after, self)):
+            for name in there.directories - elsewhere.directories:
+                if not any(other.startswith(f"{name}/") for other in there.files.keys() | there.directories):
+                    yield kind, f"{name}/"
 
 
-def _same(before: "Item", after: "Item") -> bool:
+def _change(before: "Item | None", after: "Item | None") -> str | None:
+    if before is None or after is None:
+        return "A" if before is None else "D"
     one, two = before.entry.meta, after.entry.meta
-    return one.length == two.length and one.digests.agrees(two.digests)
+    if one.length != two.length or not one.digests.agrees(two.digests):
+        return "M"
+    return None if one.media_type == two.media_type else "T"
 
 
 def look(store: Store, what: str) -> Seen:

@@ -12,7 +12,7 @@ import base64
 import hmac
 import re
 import secrets
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from hashlib import sha256
@@ -29,6 +29,7 @@ from enarx.drawbridge.access import (
     Person,
     ReleasePolicy,
     RepositoryFacts,
+    Role,
     TokenGrant,
     role_of,
 )
@@ -182,6 +183,21 @@ class Governance:
             if enough and self._is_shown(person, stage, place):  # else its name would be told
                 stop = f"{stage}:{place[0]}/{place[1]}"
         return found, None
+
+    def roles(self, person: Person | None, places: Sequence[Place]) -> dict[Place, Role | None]:
+        """What the person is in each place; what is no place of theirs costs nothing."""
+        if person is None:
+            return dict.fromkeys(places)
+        own, member = (
+            set(self.names_of(person.identity)),
+            set(self._registry.catalogue.memberships(_named(person.identity))),
+        )
+        found = dict[Place, Role | None]()
+        for user, repository in places:
+            theirs = user in own or bool({(user, None), (user, repository)} & member)
+            facts = self.facts(user, repository) if theirs else None
+            found[user, repository] = None if facts is None else role_of(person, facts.namespace, facts.members)
+        return found
 
     def _places(self, person: Person | None, begin: str, after: Place | None) -> Iterator[tuple[str, Place]]:
         """Where to look: for what is private among what is the person's, then for what is public."""

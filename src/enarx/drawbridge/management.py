@@ -15,7 +15,7 @@ from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.client import Registry
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import PackageSlug, RepositoryName, TagName, UserName
-from enarx.errors import MalformedError
+from enarx.errors import MalformedError, UnavailableError
 
 if TYPE_CHECKING:
     from enarx.drawbridge.signing import SigningKey
@@ -87,7 +87,7 @@ class Management:
         return tuple(_found({"user": str(user), **item}) for item in _objects(values, "repositories"))
 
     def search(self, words: str) -> tuple[Found, ...]:
-        """All that we may know of and whose name has these words."""
+        """All that we may know of and whose name has these words. Raises UnavailableError when there is no end."""
         found, after = list[Found](), ""
         for _ in range(MAX_PAGES):
             query = urlencode({"q": words} | ({"after": after} if after else {}))
@@ -95,9 +95,11 @@ class Management:
             found += [_found(item) for item in _objects(values, "repositories")]
             following = values.get("after")
             if not isinstance(following, str) or not following:
-                break
+                return tuple(found)
             after = following
-        return tuple(found)
+        raise UnavailableError(
+            f"{self.registry.host}: the search has no end after {MAX_PAGES} answers: give it more words"
+        )
 
     # -- release policy
 

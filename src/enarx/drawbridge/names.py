@@ -78,8 +78,10 @@ class TagName:
     text: str
 
     def __post_init__(self) -> None:
+        if len(self.text) > MAX_NAME:
+            raise MalformedError(f"tag name: expected at most {MAX_NAME} characters, found {len(self.text)}")
         match = _SEMVER.fullmatch(self.text)
-        if len(self.text) > MAX_NAME or match is None:
+        if match is None:
             raise MalformedError(f"tag name: expected a semantic version such as 1.0.0, found {self.text[:80]!r}")
         for part in ("major", "minor", "patch"):
             if len(match[part]) > 20 or int(match[part]) > _MAX_NUMBER:

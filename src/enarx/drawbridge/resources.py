@@ -238,8 +238,8 @@ class Resources:
         words, after = visit.query.get("q", ""), visit.query.get("after", "")
         found, last = self._governance.search(visit.person(), words, after=after, limit=limit)
         shown = [
-            {"user": str(user), "name": str(name), "public": self._governance.is_public(user, name)}
-            for user, name in found
+            {"user": str(user), "name": str(name), "public": self._governance.is_public(user, name), "role": role}
+            for (user, name), role in self._governance.roles(visit.person(), found).items()
         ]
         return as_json(visit, {"repositories": shown, "after": last})
 

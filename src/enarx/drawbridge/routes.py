@@ -109,7 +109,8 @@ def require_version(text: str) -> None:
     try:
         version, ours = TagName(text), TagName(API_VERSION)
     except MalformedError as error:
-        raise MalformedError(f"Failed to parse API version: {error}") from error
+        said = str(error).removeprefix("tag name: ")  # which it is not, but of the same form
+        raise MalformedError(f"Failed to parse API version: {said}") from None
     (major, minor), (our_major, our_minor) = _numbers(version), _numbers(ours)
     if ours.precedence() < version.precedence() and (major > our_major or (our_major == 0 and minor > our_minor)):
         raise UnsupportedVersionError(f"Unsupported API version `{version}`, this server speaks `{ours}`")

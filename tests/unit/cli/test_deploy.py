@@ -1,9 +1,10 @@
 """What `enarx deploy` understands, and what it calls a mistake before anything is started."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from click.testing import CliRunner
+from click.testing import CliRunner, Result
 
 from enarx.cli.deploy import parse_package
 from enarx.cli.main import main
@@ -11,6 +12,7 @@ from enarx.errors import MalformedError
 from enarx.keep import launch
 from enarx.keep.backends import Backend, Wishes
 from enarx.keep.backends.qemu import Qemu
+from tests.unit.drawbridge.client_support import Double
 
 DIGEST = "sha-256:" + "ab" * 32
 BASE = ("deploy", "--insecure")
@@ -37,6 +39,7 @@ def test_slugs_and_the_urls_of_tags_are_packages(text: str, slug: str) -> None:
         ("file:///tmp/main.wasm", "`enarx run` takes local files"),
         ("http://host.example/api/v0.1.0/user/repo/_tag/1.0.0", "or an https URL"),
         ("https://host.example/user/repo", "expected https://HOST/api/"),
+        ("./hello", "found the path './hello'; `enarx run` takes local files"),
         ("user", "expected"),
         ("user/repo:one", "expected"),
         ("user/repo:1.0.0@sha-256:abc", "hexadecimal|bytes"),
@@ -98,6 +101,20 @@ def test_a_token_that_is_none_is_malformed_and_not_repeated(tmp_path: Path) -> N
     assert result.exit_code == 65
     assert "expected one word" in result.output
     assert "secret" not in result.output
+
+
+def test_who_asks_for_what_is_not_there_is_told_that_first(enarx: Callable[..., Result], double: Double) -> None:
+    """Before what this machine lacks for it; what cannot be asked is no reason to hide what is known."""
+    options = ("deploy", "--backend", "nosuch")
+    missing = enarx(*options, "user/repo:1.0.0")
+    assert missing.exit_code == 66
+    assert "refused at tag" in missing.stderr
+    assert double.asked == ["GET /api/v0.1.0/user/repo/_tag/1.0.0"]
+    away = enarx(*options, "localhost:1/user/repo:1.0.0")
+    assert away.exit_code == 65
+    assert "refused at backend: expected one of" in away.stderr
+    listed = away.stderr.partition("expected one of ")[2].partition(", found")[0].split(", ")
+    assert len(listed) == len(set(listed))
 
 
 def test_a_registry_has_to_be_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -1,6 +1,7 @@
 """How programs end: every family has its code, and errors are told once."""
 
 import json
+import os
 
 import click
 import pytest
@@ -65,6 +66,23 @@ def test_causes_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     error = UnavailableError("no answer")
     error.__cause__ = OSError("connection refused")
     assert ends(error, capsys)[1] == "Error: no answer\n\nCaused by:\n    connection refused\n"
+
+
+def test_the_system_is_quoted_without_its_numbers(capsys: pytest.CaptureFixture[str]) -> None:
+    """What the system says, and of which file."""
+    error = ConflictError("it is there")
+    error.__cause__ = FileExistsError(17, "File exists", "Enarx.toml")
+    assert ends(error, capsys)[1] == "Error: it is there\n\nCaused by:\n    Enarx.toml: File exists\n"
+
+
+def test_who_stops_reading_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
+    """As under `| head`: nothing is said, and the exit is that of success."""
+    spare = os.dup(1)
+    try:
+        assert ends(BrokenPipeError(32, "Broken pipe"), capsys) == (0, "")
+    finally:
+        os.dup2(spare, 1)
+        os.close(spare)
 
 
 def test_a_chain_of_causes_is_numbered(capsys: pytest.CaptureFixture[str]) -> None:

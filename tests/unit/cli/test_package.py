@@ -8,7 +8,7 @@ import pytest
 from click.testing import Result
 from starlette.responses import PlainTextResponse
 
-from enarx.digest import Digest
+from enarx.digest import Digest, Digests
 from enarx.drawbridge.signing import SigningKey
 from enarx.drawbridge.tag import Tag
 from enarx.drawbridge.tree import Tree
@@ -169,6 +169,11 @@ def test_diff_names_what_changed(enarx: Run, folder: Path) -> None:
     (folder / "Enarx.toml").rename(folder / "more")
     result = enarx("tree", "diff", "user/repo:1.0.0", str(folder))
     assert result.output == "D Enarx.toml\nM data/greeting.txt\nA more\n"
+    (folder / "data" / "empty").mkdir()
+    (folder / "data" / "full").mkdir()
+    (folder / "data" / "full" / "file").write_bytes(b"")
+    told = enarx("tree", "diff", "user/repo:1.0.0", str(folder)).output.splitlines()
+    assert told == ["D Enarx.toml", "A data/empty/", "A data/full/file", "M data/greeting.txt", "A more"]
     assert isinstance(result.exception, SystemExit)
     assert result.exception.code == 1
     assert json.loads(enarx("tree", "diff", str(folder), str(folder), "--json").output) == []
@@ -194,3 +199,41 @@ def test_a_stranger_sees_a_public_repository(enarx: Run, double: Double) -> None
     double.instead["/api/v0.1.0/user/open/_tag"] = double.instead["/api/v0.1.0/user/open"]
     hidden = enarx("repo", "info", "user/open", env={"ENARX_INSECURE_AUTH_TOKEN": "somebody"})
     assert isinstance(hidden.exception, UntrustedError)
+
+
+def test_diff_tells_of_another_media_type(enarx: Run, folder: Path, double: Double) -> None:
+    """It is part of the digest, so two trees of the same bytes are two packages."""
+    enarx("package", "publish", "user/repo:1.0.0", str(folder))
+    tree = Tree.from_files(FILES)
+    listing = next(node for node in tree.nodes if node.path.is_root)
+    with listing.open() as file:
+        body = file.read().replace(b"application/toml", b"text/plain")
+    entry = {**tree.root.to_json(), "digest": Digests.of(body).to_json(), "length": len(body)}
+    where = "/api/v0.1.0/user/repo/_tag/2.0.0"
+    for path, _ in list(double.held.items()):
+        if "/_tag/1.0.0/tree/" in path:
+            double.held[path.replace("1.0.0", "2.0.0")] = double.held[path]
+    kind = {"content-type": "application/vnd.drawbridge.entry.v1+json"}
+    text = json.dumps(entry, separators=(",", ":")).encode()
+    double.held[where] = (text, {**kind, "content-digest": Digests.of(text).header()})
+    root = {"content-type": tree.root.meta.media_type, "content-digest": Digests.of(body).header()}
+    double.held[f"{where}/tree"] = double.held[f"{where}/tree/"] = (body, root)
+    assert enarx("tree", "diff", "user/repo:1.0.0", "user/repo:2.0.0").output == "T Enarx.toml\n"
+
+
+def test_an_unfinished_version_is_told_as_one(enarx: Run, folder: Path, tmp_path: Path, double: Double) -> None:
+    """The tag is there and a node is not: that is no missing repository."""
+    enarx("package", "publish", "user/repo:1.0.0", str(folder))
+    del double.held["/api/v0.1.0/user/repo/_tag/1.0.0/tree/data/greeting.txt"]
+    failed = enarx("package", "fetch", "user/repo:1.0.0", str(tmp_path / "out"))
+    assert isinstance(failed.exception, NotFoundError)
+    assert "data/greeting.txt is not there: the version was never published to its end" in chain(failed.exception)
+
+
+def test_a_configuration_that_no_keep_takes_is_not_published(enarx: Run, folder: Path, double: Double) -> None:
+    """A version can not be mended, so the mistake is told first: file, line, and what is wrong."""
+    (folder / "Enarx.toml").write_text('args = ["a"]\nstewart = "x"\n')
+    refused = enarx("package", "publish", "user/repo:1.0.0", str(folder))
+    assert isinstance(refused.exception, MalformedError)
+    assert f"{folder}/Enarx.toml:2" in str(refused.exception)
+    assert double.asked == []

@@ -60,6 +60,12 @@ def test_other_tags_are_refused(text: str) -> None:
         TagName(text)
 
 
+def test_what_is_wrong_with_a_tag_is_its_length() -> None:
+    """A version that is one, but too long for a file's name, is told so."""
+    with pytest.raises(MalformedError, match="at most 255 characters, found 306"):
+        TagName("1.0.0-" + "a" * 300)
+
+
 def test_tags_are_ordered_by_precedence() -> None:
     """The example of SemVer 2.0.0, section 11, and numbers by value."""
     order = ["1.0.0-alpha", "1.0.0-alpha.1", "1.0.0-alpha.beta", "1.0.0-beta", "1.0.0-beta.2", "1.0.0-beta.11",

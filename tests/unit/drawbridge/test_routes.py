@@ -50,7 +50,7 @@ def test_what_a_path_names(path: str, kind: str) -> None:
         ("/api/v0.1.0/", NotFoundError, "not found"),
         ("/api/v0.1.0//_tag", NotFoundError, "not found"),
         ("/api/v0.1.0/_tag", NotFoundError, "not found"),
-        ("/api/v1/user", MalformedError, "Failed to parse API version"),
+        ("/api/v1/user", MalformedError, "Failed to parse API version: expected a semantic version"),
         ("/api/v/user", MalformedError, "Failed to parse API version"),
         ("/api/v0.1.0/us%20er", MalformedError, "Failed to parse user name"),
         ("/api/v0.1.0/us.er", MalformedError, "Failed to parse user name"),

@@ -26,7 +26,7 @@ from enarx.drawbridge.client.wire import ACCEPT, API, REFUSALS, Wire
 from enarx.drawbridge.names import PackageSlug, TreePath
 from enarx.drawbridge.transfer import BusyError, Patience
 from enarx.drawbridge.tree import Directory, Entry, Meta
-from enarx.errors import MalformedError, UnavailableError, UntrustedError
+from enarx.errors import MalformedError, NotFoundError, UnavailableError, UntrustedError
 from enarx.web.client import MAX_PROBLEM, StreamedResponse
 
 
@@ -127,6 +127,11 @@ class Down:
         headers = {"Accept": ACCEPT} | ({"Range": f"bytes={start}-"} if start and self._opening is None else {})
         url = node_url(slug, item.path)
         with self._wire.http.stream_get(API + url, headers=headers, allow=REFUSALS) as answer:
+            if answer.status == 404:  # it is in a listing that was proven, or is the root of a tag that is there
+                what = f"{shown(slug)}: {item.path or 'the root of its tree'}"
+                raise NotFoundError(
+                    f"{self._wire.host}: {what} is not there: the version was never published to its end"
+                )
             if answer.status >= 300:
                 self._wire.refuse("GET", url, answer.status, answer.headers, _beginning(answer))
             chunks, skip = answer.chunks(), start

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 
 from enarx.drawbridge.access import NO_POLICY, Leave, RepositoryFacts
-from enarx.drawbridge.governance import Governance
+from enarx.drawbridge.governance import SEARCHED, Governance
 from enarx.drawbridge.names import RepositoryName, TagName, TreePath, UserName
 from enarx.drawbridge.pages import wasm
 from enarx.drawbridge.pages.html import Content, Markup, inner, tag
@@ -108,11 +108,19 @@ class _Pages:
             ),
             tag("ul", [tag("li", _repository_link(user, name)) for user, name in found], class_="names")
             if found
-            else tag("p", "No public package has that in its name."),
+            else tag("p", _nothing(words, last)),
         ]
         if last is not None:
             body.append(
-                tag("p", tag("a", "More", href="/?" + urlencode({"q": words[:200], "after": last}), rel="next"))
+                tag(
+                    "p",
+                    tag(
+                        "a",
+                        "More" if found else "Look on",
+                        href="/?" + urlencode({"q": words[:200], "after": last}),
+                        rel="next",
+                    ),
+                )
             )
         return _page("Packages", body)
 
@@ -297,6 +305,13 @@ def _yanked(found: StoredTag) -> Content:
     if found.yanked is None:
         return None
     return tag("p", f"This version was taken back: {found.yanked or 'no reason is given'}", class_="bad", role="alert")
+
+
+def _nothing(words: str, last: str | None) -> str:
+    """Why a page of a search is empty."""
+    if last is not None:
+        return f"None of the {SEARCHED} names that were looked at has that in it; there are more."
+    return "No public package has that in its name." if words.strip() else "There is no public package."
 
 
 def _repository_link(user: UserName, name: RepositoryName) -> Markup:

@@ -210,3 +210,16 @@ def test_a_module_is_described_by_its_beginning() -> None:
     assert {"memory", "_start"} <= {item.name for item in found.exports}
     cut = wasm.Description.parse(data[:200], length=len(data))
     assert not cut.exports
+
+
+def test_an_empty_page_says_why(authority: Authority, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing there, nothing of that name, or not everything was looked at."""
+    bench = Bench(authority)
+    assert "There is no public package." in bench.client.get("/").text
+    bench.claim(alpha=True, beta=True, gamma=True)
+    assert "No public package has that in its name." in bench.client.get("/?q=gammo").text
+    monkeypatch.setattr("enarx.drawbridge.governance.SEARCHED", 1)
+    page = bench.client.get("/?q=gamma").text
+    assert "names that were looked at" in page
+    assert "Look on" in page
+    assert "No public package" not in page
