@@ -26,10 +26,15 @@ with socket.create_server(("0.0.0.0", 9000)) as listener:
     client.sendall(b"from the enclave")
 """
 
-pytestmark = pytest.mark.skipif(
-    os.geteuid() != 0 or not Path("/dev/net/tun").exists() or shutil.which("unshare") is None,
-    reason="needs root, TUN devices and unshare",
-)
+
+def possible() -> bool:
+    """Root of a container may have neither."""
+    if shutil.which("unshare") is None or not os.access("/dev/net/tun", os.R_OK | os.W_OK):
+        return False
+    return subprocess.run([*ALONE, os.devnull, "true"], capture_output=True, check=False).returncode == 0
+
+
+pytestmark = pytest.mark.skipif(not possible(), reason="needs TUN devices, and the right to make name spaces")
 
 
 @dataclass(kw_only=True)

@@ -240,12 +240,16 @@ def update_cache(cache: Cache, *, vendor: str | None) -> None:
     """Fetch anew what the cache holds, and what every machine of this vendor needs.
 
     With AMD that is also the certificate of this machine's chip, where it is of SEV-SNP: a new one after each update of
-    the firmware.
+    the firmware. A processor of anybody else's needs nothing but what the cache holds.
     """
-    _update(cache, vendor or _vendor())
+    maker = vendor or _maker()
+    if maker is None:
+        what = f"this processor ({system.machine()}) is neither AMD's nor Intel's"
+        click.echo(f"enarx: {what}: only what the cache holds is fetched anew", err=True)
+    _update(cache, maker)
 
 
-def _update(cache: Cache, maker: str) -> None:
+def _update(cache: Cache, maker: str | None) -> None:
     """What cannot be had of the chip keeps nothing else from being fetched, and is raised at the end."""
     from enarx.keep.backends.chip import NoChipError
     from enarx.steward.stock import Wanted
@@ -300,13 +304,17 @@ def setup(cache: Cache, *, vendor: str | None, efivars: Path, registration: str 
 
 
 def _vendor() -> str:
-    from enarx.keep.backends.hosts import Roots, cpu_vendor
+    found = _maker()
+    if found is None:
+        raise MalformedError(f"this processor ({system.machine()}) is neither AMD's nor Intel's; say --vendor")
+    return found
 
-    found = cpu_vendor(Roots())
-    known = {"AuthenticAMD": "amd", "GenuineIntel": "intel"}
-    if found not in known:
-        raise MalformedError(f"this processor is of {found} ({system.machine()}), expected AMD or Intel; say --vendor")
-    return known[found]
+
+def _maker() -> str | None:
+    """Who made this machine's processor, if it is one whose documents there are."""
+    from enarx.keep.backends import hosts
+
+    return {"AuthenticAMD": "amd", "GenuineIntel": "intel"}.get(hosts.cpu_vendor(hosts.Roots()))
 
 
 def _vcek(directory: Path) -> Path | None:

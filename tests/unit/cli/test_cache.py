@@ -16,7 +16,7 @@ from enarx.cli import cache
 from enarx.cli.main import main
 from enarx.errors import UnavailableError
 from enarx.keep import measurement
-from enarx.keep.backends import sevhost
+from enarx.keep.backends import hosts, sevhost
 from enarx.keep.backends.sevhost import HostChip
 from enarx.keep.backends.simulated import Directory
 from enarx.pki.certificate import Certificate
@@ -198,6 +198,21 @@ def test_setup_goes_on_without_a_chip_of_amds(run: Callable[..., Result], world:
     assert kinds(tmp_path)
     alone = run("platform", "snp", "update")
     assert (alone.exit_code, alone.stdout) == (69, "")
+
+
+def test_update_cache_has_little_to_do_for_other_processors(
+    run: Callable[..., Result], world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In a realm of Arm's the timer renews what the cache holds, and nothing failed; `setup` wants to know for whom."""
+    monkeypatch.setattr(hosts, "cpu_vendor", lambda _: "unknown")
+    done = run("update-cache")
+    assert (done.exit_code, world.asked) == (0, []), done.output
+    assert "is neither AMD's nor Intel's: only what the cache holds" in done.stderr
+    assert run("platform", "snp", "cache-crl", "--product", "milan").exit_code == 0
+    world.asked.clear()
+    assert run("update-cache").exit_code == 0
+    assert "/vcek/v1/Milan/crl" in world.asked
+    assert run("platform", "setup").exit_code == 65
 
 
 def test_update_cache_fetches_the_chips_certificate_after_an_update_of_the_firmware(
