@@ -1,5 +1,7 @@
 """DER is read strictly: one form for every value, nothing after it."""
 
+from datetime import UTC, datetime
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -68,6 +70,20 @@ def test_elements_are_bounded() -> None:
 def test_an_integer_is_written_as_the_library_does(value: int) -> None:
     """Minimal, and never negative by accident."""
     assert der.integer(value) == der.encode(value)
+
+
+moments = st.datetimes(datetime(1950, 1, 2), datetime(2060, 12, 31), timezones=st.timezones())  # noqa: DTZ001 - bounds
+
+
+@given(moments, st.text(), st.booleans())
+def test_elements_are_written_as_the_library_does(moment: datetime, text: str, value: bool) -> None:
+    """Whatever the clock of a moment shows, it is written in UTC."""
+    utc = moment.replace(microsecond=0).astimezone(UTC)
+    assert der.generalized_time(moment) == der.encode(der.GeneralizedTime(utc))
+    if utc.year < 2050:
+        assert der.utc_time(moment) == der.encode(der.UTCTime(utc))
+    assert der.text(text) == der.encode(text)
+    assert der.boolean(value) == der.encode(value)
 
 
 @pytest.mark.parametrize(

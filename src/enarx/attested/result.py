@@ -8,7 +8,7 @@ the report, except the slug, which the host only claimed.
 
 import re
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated, Final, Self
 
 from enarx import der
@@ -117,28 +117,23 @@ class AttestationResult:
         return None if extension is None else cls.parse(extension.value)
 
     def encode(self) -> bytes:
-        """The DER of the extension's value; the inverse of `parse`."""
-        return der.encode(
-            _Result(
-                version=self.version,
-                technology=self.technology,
-                simulated=self.simulated,
-                debug=self.debug,
-                measurement=self.measurement,
-                signer=self.signer,
-                tcb_status=self.tcb_status,
-                tcb_date=None if self.tcb_date is None else _time(self.tcb_date),
-                advisories=list(self.advisories),
-                chip=self.chip,
-                appraised_at=_time(self.appraised_at),
-                policy=self.policy,
-                claims=None if self.claims is None else self.claims.to_der(),
-            )
+        """The DER of the extension's value; the inverse of `parse`, whose layout it writes out."""
+        members = (
+            der.integer(self.version),
+            der.text(self.technology),
+            der.boolean(self.simulated),
+            der.boolean(self.debug),
+            der.wrap(0x04, self.measurement),
+            b"" if self.signer is None else der.wrap(0xA0, der.wrap(0x04, self.signer)),
+            der.text(self.tcb_status),
+            b"" if self.tcb_date is None else der.wrap(0xA1, der.generalized_time(self.tcb_date)),
+            der.wrap(0x30, b"".join(map(der.text, self.advisories))),
+            b"" if self.chip is None else der.wrap(0xA2, der.wrap(0x04, self.chip)),
+            der.generalized_time(self.appraised_at),
+            der.wrap(0x04, self.policy),
+            b"" if self.claims is None else der.wrap(0xA3, self.claims.encode()),
         )
-
-
-def _time(stamp: datetime) -> der.GeneralizedTime:
-    return der.GeneralizedTime(stamp.astimezone(UTC))
+        return der.wrap(0x30, b"".join(members))
 
 
 def _require_moment(name: str, stamp: datetime) -> None:

@@ -196,12 +196,8 @@ def _oid(dotted: str) -> bytes:
 
 
 def _time(moment: datetime) -> bytes:
-    """A moment in whole seconds of UTC: with two digits of the year until 2049, then with four (RFC 5280, 4.1.2.5)."""
-    utc = moment.astimezone(UTC)
-    text = f"{utc.month:02}{utc.day:02}{utc.hour:02}{utc.minute:02}{utc.second:02}Z"
-    if 1950 <= utc.year < 2050:
-        return der.wrap(0x17, f"{utc.year % 100:02}{text}".encode())
-    return der.wrap(0x18, f"{utc.year:04}{text}".encode())
+    """A moment in whole seconds: with two digits of the year until 2049, then with four (RFC 5280, 4.1.2.5)."""
+    return der.utc_time(moment) if 1950 <= moment.astimezone(UTC).year < 2050 else der.generalized_time(moment)
 
 
 def self_signed(name: str, key: keys.PrivateKey, at: datetime, *, lifetime: timedelta, path_length: int) -> Certificate:

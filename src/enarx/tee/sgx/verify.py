@@ -42,8 +42,8 @@ def verify(
     checks.check("enclave.initialised", bool(enclave.flags & INIT), found=f"flags 0x{enclave.flags:x}", expected="INIT")
 
     # 16
-    unused = (enclave.config_id, enclave.family_id, enclave.ext_product_id)
-    zero = enclave.config_svn == 0 and not any(map(any, unused))
+    unused = enclave.config_id + enclave.family_id + enclave.ext_product_id
+    zero = enclave.config_svn == 0 and unused == bytes(len(unused))
     checks.check(
         "enclave.key_separation",
         enclave.key_separation or zero,
