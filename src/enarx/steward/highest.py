@@ -91,15 +91,16 @@ class Highest:
     def learn(self, documents: Iterable[bytes | SignedJson]) -> None:
         """Remember the numbers of documents that were verified. Raises UnavailableError when they cannot be kept."""
         found = [series for document in documents if (series := series_of(document)) is not None]
-        if not any(_is_news(self.floors(), series) for series in found):
+        floors = self.floors()  # asked once, for it looks at the file
+        if not any(_is_news(floors, series) for series in found):
             return
         try:
             with self._locked():
-                floors = {name: dict(numbers) for name, numbers in self.floors().items()}
+                raised = {name: dict(numbers) for name, numbers in self.floors().items()}
                 for series in found:
-                    if _is_news(floors, series):
-                        floors.setdefault(series[0], {})[series[1]] = series[2]
-                self._write(floors)
+                    if _is_news(raised, series):
+                        raised.setdefault(series[0], {})[series[1]] = series[2]
+                self._write(raised)
         except OSError as error:
             raise UnavailableError(f"{self._path}: {error.strerror or 'cannot be written'}") from error
 

@@ -18,6 +18,7 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, date, datetime, timedelta
+from functools import lru_cache
 from pathlib import Path
 from typing import Final
 
@@ -36,6 +37,7 @@ class Ledger:
     def __init__(self, directory: Path | None, *, durable: bool = False) -> None:
         """`durable`: somebody calls `flush` after `record`."""
         self._directory = directory
+        self._rules = None if directory is None else directory / "revoked.json"
         self._durable = durable
         self._lock = threading.Lock()
         self._unflushed: list[int] = []  # descriptors
@@ -56,7 +58,7 @@ class Ledger:
         for item in issued:
             lines[item.not_after.astimezone(UTC).date()] += item.encode() + "\n"
         for day, text in lines.items():
-            self._append(self._directory, f"issued-{day.isoformat()}.jsonl", b"\n" + text.encode())
+            self._append(_file_of(self._directory, day), b"\n" + text.encode())
 
     def flush(self) -> None:
         """Return when all that was recorded is on the disk. Raises UnavailableError when that is not sure."""
@@ -71,8 +73,7 @@ class Ledger:
             for descriptor in descriptors:
                 os.close(descriptor)
 
-    def _append(self, directory: Path, name: str, data: bytes) -> None:
-        path = directory / name
+    def _append(self, path: Path, data: bytes) -> None:
         try:
             new = self._durable and not path.exists()
             descriptor = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
@@ -81,7 +82,7 @@ class Ledger:
             finally:
                 self._written(descriptor)
             if new:  # its name has to be on the disk, too
-                self._written(os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
+                self._written(os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC))
         except OSError as error:
             raise UnavailableError(f"what is issued cannot be remembered: {error.strerror}") from error
         if written != len(data):
@@ -120,16 +121,15 @@ class Ledger:
 
     def revocations(self) -> Revocations:
         """The rules as they stand now. Raises MalformedError when the file was damaged: then nothing is issued."""
-        if self._directory is None:
+        if self._rules is None:
             return _NOTHING
-        path = self._directory / "revoked.json"
         try:
-            status = path.stat()
+            status = self._rules.stat()
         except FileNotFoundError:
             return _NOTHING
         stamp = (status.st_mtime_ns, status.st_size, status.st_ino)
         if stamp != self._stamp:
-            self._revocations, self._stamp = Revocations.parse(path.read_bytes(), str(path)), stamp
+            self._revocations, self._stamp = Revocations.parse(self._rules.read_bytes(), str(self._rules)), stamp
         return self._revocations
 
     def revoke(self, kind: Kind, value: str, at: datetime) -> tuple[Issued, ...]:
@@ -162,6 +162,12 @@ class Ledger:
         data = issuer.sign_crl(entries, number=number, begin=at - timedelta(minutes=1), end=at + lifetime)
         self._lists[issuer.key_id] = (rules, at, data)
         return data
+
+
+@lru_cache(maxsize=8)
+def _file_of(directory: Path, day: date) -> Path:
+    """Where certificates are kept that end on that day. Remembered, for joining paths takes longer than writing the line."""
+    return directory / f"issued-{day.isoformat()}.jsonl"
 
 
 @contextmanager

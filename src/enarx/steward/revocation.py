@@ -13,10 +13,13 @@ from hashlib import sha256
 from types import MappingProxyType
 from typing import Final, Literal, Self, get_args
 
+import msgspec
+
 from enarx.attested.result import AttestationResult
 from enarx.digest import Digest
 from enarx.errors import MalformedError
 from enarx.steward.issuer import Revoked
+from enarx.tee.model import stamp
 
 Kind = Literal["measurement", "chip", "workload", "serial"]
 MEASUREMENTS: Final = (32, 48, 64)  # bytes: SHA-256, SHA-384, SHA-512
@@ -24,6 +27,7 @@ CHIPS: Final = (8, 16, 32, 33, 64)  # bytes: AMD's newer ids, Intel's, a SHA-256
 KINDS: Final[tuple[Kind, ...]] = get_args(Kind)
 
 _TIME: Final = "%Y-%m-%dT%H:%M:%SZ"
+_encoder: Final = msgspec.json.Encoder()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +47,7 @@ class Issued:
     def encode(self) -> str:
         """One line of JSON, without the line's end."""
         members = {kind: getattr(self, kind) for kind in KINDS}
-        return json.dumps({**members, "not_after": self.not_after.astimezone(UTC).strftime(_TIME)}, sort_keys=True)
+        return _encoder.encode({**members, "not_after": stamp(self.not_after.astimezone(UTC))}).decode()
 
     @classmethod
     def parse(cls, line: str) -> Self:
