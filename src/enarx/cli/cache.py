@@ -70,7 +70,7 @@ class Cache:
 
     def refresh(self, wanted: "Wanted", beside: Mapping[str, Path] = MappingProxyType({})) -> None:
         """Fetch what is wanted, and say where it is now, and what is `beside` it."""
-        self._prepare()
+        self.prepare()
         kept = []
         with self.services() as (kds, pcs):
             for item in self.stock().refresh(wanted, kds, pcs):
@@ -92,13 +92,14 @@ class Cache:
         from enarx.keep.backends import chip, guest, sevhost
         from enarx.keep.backends.hosts import Roots
 
-        self._prepare()
+        self.prepare()
         roots = Roots()
         host = (lambda: sevhost.chip(roots)) if sevhost.present(roots) else None
         with self.services() as (kds, _):
             return guest.chip_certificate(self.directory, lambda which: chip.from_amd(which, kds), host=host)
 
-    def _prepare(self) -> None:
+    def prepare(self) -> None:
+        """The directory, made and writable. Raises NotFoundError before anybody is asked for anything."""
         from enarx.web.files import require_folder
 
         try:
@@ -222,6 +223,30 @@ def _intel(group: click.Group, tee: Literal["sgx", "tdx"]) -> None:
         cache.refresh(Wanted(tees=(tee,), fmspcs=wanted))
 
 
+@sgx.command("cache-pck")
+@click.option("--ids", type=FILE, help="What PCKIDRetrievalTool wrote, instead of calling it here.")
+@click.option("--subscription-key", type=FILE, help="A file with the key that Intel's service may want.")
+@cache_options
+def cache_pck(cache: Cache, *, ids: Path | None, subscription_key: Path | None) -> None:
+    """Fetch the certificate of this platform's key into the cache, and print its family (FMSPC).
+
+    `cache-tcb` and `update-cache` then know which family to fetch for.
+    """
+    from enarx.cli import pck
+
+    cache.prepare()
+    key = None if subscription_key is None else pck.read_key(subscription_key)
+    with cache.services() as (_, pcs):
+        kept, fmspc = pck.fetch(cache.stock(), pcs, ids, key)
+    if cache.as_json:
+        files = [{"source": each.source, "file": str(each.target), "note": each.note} for each in kept]
+        click.echo(json.dumps({"fmspc": fmspc.hex().upper(), "documents": files}, indent=2))
+        return
+    for each in kept:
+        click.echo(f"{each.source} → {each.target}")
+    click.echo(f"FMSPC {fmspc.hex().upper()}")
+
+
 def _fmspcs(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[bytes, ...]:
     for value in values:
         if not re.fullmatch(r"[0-9a-fA-F]{12}", value):
@@ -278,6 +303,23 @@ def _update(cache: Cache, maker: str | None) -> None:
 
 
 sgx.add_command(register)
+
+
+@click.command()
+@click.option("--vendor", type=click.Choice(["amd", "intel"]), help="Default: that of this machine's processor.")
+@click.option("--efivars", type=FILE, default=EFIVARS, show_default=True, help="Where the firmware's variables are.")
+@click.option("--registration", metavar="URL", help="Intel's registration service, or one that speaks as it does.")
+@cache_options
+def initialize(cache: Cache, *, vendor: str | None, efivars: Path, registration: str | None) -> None:
+    """Have the vendor know this machine: fetch the certificate of its chip (AMD), or register it (Intel).
+
+    It is the first step of `enarx platform setup`, alone.
+    """
+    if (vendor or _vendor()) == "amd":
+        done = [str(cache.chip_certificate())]
+    else:
+        done = list(Firmware(efivars=efivars).register(Registrar(service=registration, ca=cache.ca)))
+    click.echo(json.dumps({"done": done}) if cache.as_json else "\n".join(done))
 
 
 @click.command()

@@ -26,6 +26,7 @@ COMMANDS: Final[Mapping[str, Lazy]] = {
     "sign": Lazy("enarx.cli.sign:sign", "Sign an image for SEV-SNP, an enclave for SGX, into one file."),
     "image": Lazy("enarx.cli.image:image", "The measured image of a Keep's virtual machine."),
     "platform": Lazy("enarx.cli.platform:platform", "What this machine can do, and simulated machines."),
+    "initialize": Lazy("enarx.cli.cache:initialize", "Have the vendor of this machine's processor know it."),
     "update-cache": Lazy("enarx.cli.cache:update_cache", "Fetch vendors' documents for this machine anew."),
     "demo": Lazy("enarx.cli.demo:demo", "The whole story on this machine, attacks included."),
     "completion": Lazy("enarx.cli.completion:completion", "Print what makes a shell complete commands."),

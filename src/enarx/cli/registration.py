@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Final
 
 import click
 
+from enarx.cli.pck import read_key
 from enarx.errors import MalformedError, NotFoundError, RejectedError, UnavailableError
 
 if TYPE_CHECKING:
@@ -33,7 +34,6 @@ PATHS: Final[dict["Kind", str]] = {
 }
 SUCCESS: Final[dict["Kind", int]] = {"platform": 201, "package": 200}
 MAX_ANSWER: Final = 64 * 1024  # bytes: the certificates of a platform's packages
-MAX_KEY: Final = 256  # bytes of a file with a subscription key
 
 _GET_FLAGS, _SET_FLAGS, _IMMUTABLE = 0x80086601, 0x40086602, 0x10  # linux/fs.h
 
@@ -79,14 +79,9 @@ class Registrar:
             return client.host, answer
 
     def _subscription(self) -> str:
-        from enarx.web.files import read_private
-
         if self.key is None:
             raise click.UsageError("the firmware asks to add a package: Intel wants --subscription-key for it")
-        text = read_private(self.key)[:MAX_KEY].decode("ascii", "replace").strip()
-        if not text.isalnum():
-            raise MalformedError(f"{self.key}: expected a subscription key, letters and digits alone")
-        return text
+        return read_key(self.key)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -28,6 +28,7 @@ from enarx.steward.collateral import MAX_FILE, MAX_FILES, Document, files_of, re
 from enarx.steward.highest import Highest, Series, series_of
 from enarx.steward.vendors import Fetched, Kds, PckCa, Pcs, Tee
 from enarx.tee.dcap.collateral import read_qe_identity, read_tcb_info
+from enarx.tee.dcap.pck import Pck
 from enarx.tee.dcap.verify import TCB_SIGNER
 from enarx.tee.model import Endorsements, SignedJson, TrustAnchor
 from enarx.tee.snp.report import Report
@@ -133,13 +134,16 @@ class Stock:
         """What the directory holds already, as something to fetch anew."""
         endorsements = read([self.directory]).endorsements if self.directory.is_dir() else Endorsements()
         names = " ".join(Certificate.parse(each).common_name for each in endorsements.certificates)
+        platforms = [
+            pck for each in endorsements.certificates if (pck := _platform(Certificate.parse(each))) is not None
+        ]
         infos = [info for each in endorsements.tcb_infos if (info := _read(read_tcb_info, each)) is not None]
         identities = {
             each.id for item in endorsements.qe_identities if (each := _read(read_qe_identity, item)) is not None
         }
         return Wanted(
             products=tuple(product for product in PRODUCTS if re.search(rf"\b(?:ARK|SEV|SEV-VLEK)-{product}\b", names)),
-            fmspcs=tuple(dict.fromkeys(info.fmspc for info in infos)),
+            fmspcs=tuple(dict.fromkeys([*(info.fmspc for info in infos), *(pck.fmspc for pck in platforms)])),
             tees=tuple(
                 tee
                 for tee, identity in zip(TEES, ("QE", "TD_QE"), strict=True)
@@ -298,6 +302,14 @@ def _read(parse: Callable[[bytes], D], document: SignedJson) -> D | None:
         return parse(document.body)
     except MalformedError:
         return None  # others' rubbish may lie there
+
+
+def _platform(certificate: Certificate) -> Pck | None:
+    """Which of Intel's platforms a certificate is for, if it is for one."""
+    try:
+        return Pck.of(certificate)
+    except MalformedError:
+        return None
 
 
 def _known(anchors: Sequence[TrustAnchor], pool: Endorsements) -> list[Certificate]:

@@ -6,6 +6,7 @@
     Intel PCS v4 and PCCS   /{sgx,tdx}/certification/v4/tcb?fmspc=..        JSON, TCB-Info-Issuer-Chain
                             /{sgx,tdx}/certification/v4/qe/identity         JSON, SGX-Enclave-Identity-Issuer-Chain
                             /sgx/certification/v4/pckcrl?ca=..&encoding=der DER, SGX-PCK-CRL-Issuer-Chain
+                            /sgx/certification/v4/pckcert?encrypted_ppid=.. PEM, SGX-PCK-Certificate-Issuer-Chain
     root CRL                Intel: /IntelSGXRootCA.der of another host;     PCCS: /sgx/certification/v4/rootcacrl, hexadecimal
 
 Chains come in headers, PEM in percent-encoding. 404 means that there is none. 429 and 503 are waited for as long as they
@@ -18,7 +19,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
-from typing import Final, Literal
+from types import MappingProxyType
+from typing import Final, Literal, Self
 from urllib.parse import quote, unquote_to_bytes
 
 from enarx.errors import MalformedError, NotFoundError, UnavailableError
@@ -48,6 +50,40 @@ class Fetched:
     chain: tuple[bytes, ...] = ()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlatformId:
+    """What Intel knows a platform by, each field as its PCKIDRetrievalTool writes it and its service wants it."""
+
+    encrypted_ppid: bytes = field(repr=False)  # 384
+    pce_id: bytes  # 2
+    cpu_svn: bytes  # 16
+    pce_svn: bytes  # 2
+
+    @classmethod
+    def parse(cls, data: bytes, source: str) -> Self:
+        """The tool's line: hexadecimal fields between commas, in this order; what follows them is of no use here."""
+        fields = data.decode("ascii", "replace").strip().partition("\n")[0].split(",")
+        found = []
+        for (name, size), text in zip(_ID_FIELDS.items(), [*fields, *[""] * len(_ID_FIELDS)], strict=False):
+            if not re.fullmatch(rf"[0-9a-fA-F]{{{2 * size}}}", text.strip()):
+                raise MalformedError(f"{source}: {name}: expected {size} bytes in hexadecimal")
+            found.append(bytes.fromhex(text.strip()))
+        encrypted_ppid, pce_id, cpu_svn, pce_svn = found
+        return cls(encrypted_ppid=encrypted_ppid, pce_id=pce_id, cpu_svn=cpu_svn, pce_svn=pce_svn)
+
+    def query(self) -> str:
+        names = {
+            "encrypted_ppid": self.encrypted_ppid,
+            "cpusvn": self.cpu_svn,
+            "pcesvn": self.pce_svn,
+            "pceid": self.pce_id,
+        }
+        return "&".join(f"{name}={value.hex().upper()}" for name, value in names.items())
+
+
+_ID_FIELDS: Final = {"encrypted PPID": 384, "PCE id": 2, "CPU SVN": 16, "PCE SVN": 2}
+
+
 @dataclass(slots=True, kw_only=True)
 class Origin:
     """One server and how patient we are with it."""
@@ -57,10 +93,10 @@ class Origin:
     sleep: Callable[[float], None] = time.sleep
     now: Callable[[], datetime] = field(default=lambda: datetime.now(UTC))
 
-    def get(self, path: str) -> Response:
+    def get(self, path: str, headers: Mapping[str, str] = MappingProxyType({})) -> Response:
         """Raises NotFoundError for what is not there, UnavailableError when patience is at its end."""
         while True:
-            answer = self.client.get(path, allow=(404, 429, 503), limit=MAX_ANSWER)
+            answer = self.client.get(path, headers=headers, allow=(404, 429, 503), limit=MAX_ANSWER)
             where = f"{self.client.base_url}{path}"
             if answer.status == 404:
                 raise NotFoundError(f"{where}: there is no such document")
@@ -115,6 +151,14 @@ class Pcs:
         answer = self._origin.get(path)
         chain = _chain(answer.headers, path, "sgx-pck-crl-issuer-chain")
         return Fetched(source=self._source(path), data=_unhex(answer.body), suffix=".crl", chain=chain)
+
+    def pck_certificate(self, platform: PlatformId, key: str | None = None) -> Fetched:
+        """The certificate of a platform's key. `key` is a subscription to Intel's service, where it wants one."""
+        path = "/sgx/certification/v4/pckcert"
+        headers = {} if key is None else {"Ocp-Apim-Subscription-Key": key}
+        answer = self._origin.get(f"{path}?{platform.query()}", headers)
+        chain = _chain(answer.headers, path, "sgx-pck-certificate-issuer-chain")
+        return Fetched(source=self._source(path), data=answer.body, suffix=".pem", chain=chain)
 
     def root_crl(self) -> Fetched:
         origin = self._root_crls or self._origin

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,7 +20,7 @@ from enarx.keep import measurement
 from enarx.keep.backends import hosts, sevhost
 from enarx.keep.backends.sevhost import HostChip
 from enarx.keep.backends.simulated import Directory
-from enarx.pki.certificate import Certificate
+from enarx.pki.certificate import Certificate, pem
 from enarx.steward.collateral import read
 from enarx.tee.dcap.simulator import FMSPC, Vendor
 from enarx.tee.sgx import registration
@@ -266,3 +267,74 @@ def test_vendors_that_do_not_answer_are_an_outage(tmp_path: Path) -> None:
     assert done.exit_code == 69
     assert "documents were not taken" in done.stderr
     assert done.stderr.count("127.0.0.1:9") == 1
+
+
+def pck_ids() -> tuple[str, str]:
+    """What the tool writes for a platform, and what the service is asked for it."""
+    ppid, pce_id, cpu_svn, pce_svn = b"\x5a" * 384, b"\0\0", bytes(16), b"\x0d\0"
+    line = ",".join(value.hex() for value in (ppid, pce_id, cpu_svn, pce_svn, b"\1" * 16))
+    query = f"encrypted_ppid={ppid.hex().upper()}&cpusvn={cpu_svn.hex()}&pcesvn=0D00&pceid=0000"
+    return line + "\n", f"/sgx/certification/v4/pckcert?{query}"
+
+
+def test_the_platforms_certificate_tells_its_family(run: Callable[..., Result], world: World, tmp_path: Path) -> None:
+    """What the retrieval tool wrote is asked for; the family is printed, and `cache-tcb` knows it from then on."""
+    machine = world.intel.machine(AT)
+    line, path = pck_ids()
+    (tmp_path / "ids.csv").write_text(line)
+    issuer = world.intel.platform.certificate
+    world.beside[path] = pem("CERTIFICATE", machine.chain[0])
+    world.headers[path] = {"SGX-PCK-Certificate-Issuer-Chain": quote(pem("CERTIFICATE", issuer).decode())}
+    done = run("platform", "sgx", "cache-pck", "--ids", str(tmp_path / "ids.csv"))
+    assert done.exit_code == 0, done.output
+    assert done.stdout.endswith(f"FMSPC {FMSPC.hex().upper()}\n")
+    assert "5a5a" not in done.output.lower()
+    assert {machine.chain[0], issuer} <= set(read([tmp_path / "cache"]).endorsements.certificates)
+    assert run("platform", "sgx", "cache-tcb").exit_code == 0
+    assert any("tcb?fmspc=" in asked for asked in world.asked)
+
+
+def test_a_platform_that_intel_does_not_know(run: Callable[..., Result], world: World, tmp_path: Path) -> None:
+    """What to do is said, and not what the platform is known by; nor is a broken file sent."""
+    ids, key = tmp_path / "ids.csv", tmp_path / "key"
+    ids.write_text(pck_ids()[0])
+    unknown = run("platform", "sgx", "cache-pck", "--ids", str(ids))
+    assert unknown.exit_code == 66
+    assert "`enarx platform sgx register`" in unknown.stderr
+    assert "5A5A" not in unknown.output
+    key.write_text("0123abcd")
+    key.chmod(0o600)
+    world.refusals.append((401, {}))
+    assert "--subscription-key" in run("platform", "sgx", "cache-pck", "--ids", str(ids)).stderr
+    world.asked.clear()
+    ids.write_text("00,11\n")
+    broken = run("platform", "sgx", "cache-pck", "--ids", str(ids), "--subscription-key", str(key))
+    assert broken.exit_code == 65
+    assert f"{ids}: encrypted PPID: expected 384 bytes in hexadecimal" in broken.stderr
+    assert world.asked == []
+
+
+def test_the_retrieval_tool_is_called(
+    run: Callable[..., Result], world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where it is installed; where not, or where it fails, that is said."""
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert "not installed here" in run("platform", "sgx", "cache-pck").stderr
+    (tmp_path / "bin").mkdir()
+    tool = tmp_path / "bin" / "PCKIDRetrievalTool"
+    tool.write_text("#!/bin/sh\necho no enclave >&2\nexit 3\n")
+    tool.chmod(0o755)
+    failed = run("platform", "sgx", "cache-pck")
+    assert (failed.exit_code, "exit code 3: no enclave" in failed.stderr) == (69, True)
+    line = pck_ids()[0]
+    tool.write_text(f"#!/bin/sh\necho '{line.strip()}' > $2\n")
+    run("platform", "sgx", "cache-pck")
+    assert any("pckcert" in asked for asked in world.asked)
+
+
+def test_initialize_does_what_the_vendor_needs(run: Callable[..., Result], host: SnpMachine, tmp_path: Path) -> None:
+    """AMD's certificate of the chip; of Intel, registration, which a firmware that asks for nothing makes an error."""
+    done = run("initialize", "--vendor", "amd")
+    assert done.exit_code == 0, done.output
+    assert Path(done.stdout.strip()).read_bytes() == host.certificate
+    assert run("initialize", "--vendor", "intel", "--efivars", str(tmp_path / "none")).exit_code == 66

@@ -64,6 +64,7 @@ class World:
     waits: list[float] = field(default_factory=list)
     clients: list[Client] = field(default_factory=list)
     beside: dict[str, bytes] = field(default_factory=dict)  # what somebody else made, by path
+    headers: dict[str, dict[str, str]] = field(default_factory=dict)  # and what came with it
 
     def app(self) -> Starlette:
         return Starlette(routes=[Route("/{path:path}", self.answer)])
@@ -95,7 +96,7 @@ class World:
         identity, info = self.intel.qe_identity(AT, "SGX").body, self.intel.tcb_info(AT, "SGX").body
         found["/sgx/certification/v4/qe/identity"] = (identity, {"SGX-Enclave-Identity-Issuer-Chain": signer})
         found[f"/sgx/certification/v4/tcb?fmspc={FMSPC.hex().upper()}"] = (info, {"TCB-Info-Issuer-Chain": signer})
-        return found | {path: (data, {}) for path, data in self.beside.items()}
+        return found | {path: (data, self.headers.get(path, {})) for path, data in self.beside.items()}
 
     def _chain(self, certificate: bytes) -> str:
         return quote((pem("CERTIFICATE", certificate) + pem("CERTIFICATE", self.intel.root.certificate)).decode())
