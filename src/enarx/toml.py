@@ -13,7 +13,7 @@ with the nearest known one as a suggestion. TOML itself is read by the standard 
 import difflib
 import re
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, TypeVar, overload
@@ -40,6 +40,11 @@ class Table:
     _asked: dict[str, None] = field(default_factory=dict)
     _children: list["Table"] = field(default_factory=list)
     _tables: dict[str, "Table"] = field(default_factory=dict)
+
+    @property
+    def asked(self) -> Collection[str]:
+        """The keys that somebody has asked for: those that are known here, once the table was read."""
+        return self._asked.keys()
 
     def __contains__(self, key: str) -> bool:
         return key in self.values

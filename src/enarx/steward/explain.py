@@ -6,6 +6,8 @@ from typing import Final
 
 from enarx.steward.config import Config
 from enarx.steward.policy import Policy
+from enarx.tee.snp.policy import MINIMUM_VERSION
+from enarx.web.place import is_loopback
 
 # What the keys of technologies' tables ask. A key that is not here is told by its name and value.
 SENTENCES: Final[Mapping[str, str]] = {
@@ -98,6 +100,34 @@ FLAGS: Final[Mapping[str, tuple[str, str]]] = {
     "allow_smt": ("platforms with SMT may be", "the platform has SMT switched off"),
 }
 
+# What is asked where a table does not say otherwise: without it, a table would seem to ask less than it does.
+_OF_INTEL: Final = (
+    ("allowed_tcb_statuses", "the TCB status is UpToDate"),
+    ("allowed_advisories", "no advisory applies, unless the TCB status is UpToDate"),
+)
+_OF_TDX: Final = (
+    *_OF_INTEL,
+    ("mr_service_td", "there is no service TD"),
+    ("allow_sept_ve", FLAGS["allow_sept_ve"][1]),
+    ("allow_older_launch", FLAGS["allow_older_launch"][1]),
+)
+_OF_SNP: Final = (
+    ("minimum_report_version", f"the report's version is at least {MINIMUM_VERSION}"),
+    ("family_id", "the family id is zero"),
+    ("image_id", "the image id is zero"),
+    ("host_data", "the host data is zero"),
+    ("allow_masked_chip_id", FLAGS["allow_masked_chip_id"][1]),
+)
+_AT_VMPL_0: Final = (*_OF_SNP, ("vmpl", "the VMPL is 0"))
+DEFAULTS: Final[Mapping[str, Sequence[tuple[str, str]]]] = {
+    "sgx": _OF_INTEL,
+    "tdx": _OF_TDX,
+    "az-tdx": _OF_TDX,
+    "snp": _AT_VMPL_0,
+    "az-snp": _AT_VMPL_0,
+    "snp-svsm": _OF_SNP,
+}
+
 
 def explain(config: Config) -> tuple[str, ...]:
     """The configuration in sentences, for people who must decide whether it says what they meant."""
@@ -123,13 +153,14 @@ def explain(config: Config) -> tuple[str, ...]:
     else:
         said.append("Nothing is remembered, so nothing can be revoked (state = DIRECTORY changes that).")
     said.append(f"Decisions are written to {config.audit or 'standard error'}, a line of JSON each.")
-    said.append(
-        {
-            "nothing": "Certificates leave before anything is sure to be on the disk.",
-            "state": "What is remembered is on the disk before a certificate leaves; the audit log follows.",
-            "all": "What is remembered and the audit log are on the disk before a certificate leaves.",
-        }[config.durable]
-    )
+    if config.durable != "state" or config.state is not None:
+        said.append(
+            {
+                "nothing": "Certificates leave before anything is sure to be on the disk.",
+                "state": "What is remembered is on the disk before a certificate leaves; the audit log follows.",
+                "all": "What is remembered and the audit log are on the disk before a certificate leaves.",
+            }[config.durable]
+        )
     said.append(f"Nonces are made with {'a key from ' + str(config.nonce_key) if config.nonce_key else 'the CA key'}.")
     said.append(f"{config.workers} process{'es serve' if config.workers > 1 else ' serves'}.")
     if config.proxies:
@@ -151,8 +182,10 @@ def _about_service(config: Config) -> str:
         how = f"TLS by the certificate in {config.tls_cert}"
     elif config.tls_from_ca:
         how = "TLS by a certificate of its own CA"
-    else:
+    elif config.behind_proxy or config.addr is None or is_loopback(config.addr):
         how = "TLS ended by a proxy" if config.behind_proxy else "plain HTTP on loopback"
+    else:
+        how = "plain HTTP, which `serve` refuses there unless --behind-proxy says that a proxy ends TLS,"
     issuer = f"the CA in {config.crt}" if config.crt else "the CA that --dev or --host generates"
     where = f"{config.addr or 'its default address'} port {config.port}"
     domain = config.trust_domain or "the host of its origin"
@@ -172,11 +205,14 @@ def _about_policy(policy: Policy) -> Sequence[str]:
             said.append(f"{technology.title} evidence is rejected: there is no [{name}] table.")
             continue
         asked = _flat(policy.tables.get(name, {}))
-        condition = " and:" if asked else "; nothing else is asked."
+        unsaid = [(key, words) for key, words in DEFAULTS.get(name, ()) if key not in policy.tables.get(name, {})]
+        condition = " and:" if asked or unsaid else "; nothing else is asked."
         said.append(
-            f"{technology.title} evidence is accepted when it is authentic, current, bound to the key{condition}"
+            f"{technology.title} evidence is accepted when it is authentic, current, not to be debugged, "
+            f"bound to the key{condition}"
         )
         said += [f"  {_sentence(key, value)} ({name}.{key})" for key, value in asked]
+        said += [f"  {words} ({name}.{key} is not set)" for key, words in unsaid]
     named = [anchor.sha256.hex()[:16] for anchor in policy.anchors if not anchor.simulated]
     if named:
         said.append(f"Arm platforms are believed whose keys are named here ({', '.join(named)}…).")

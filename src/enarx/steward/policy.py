@@ -245,7 +245,7 @@ def _read_technology(
     if not any(table.values.get(key) for key in REFERENCE_VALUES) and not unsafe.allow_any_measurement:
         raise document.error(
             technology.name,
-            f"lists no measurement: expected one of {', '.join(REFERENCE_VALUES)}, "
+            f"lists no measurement: expected {' or '.join(key for key in REFERENCE_VALUES if key in table.asked)}, "
             "or [unsafe] allow_any_measurement = true",
         )
     return True, policy
