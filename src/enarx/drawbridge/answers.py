@@ -7,7 +7,6 @@ Downloads that are not sealed have an ETag and ranges. What publishers uploaded 
 import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from itertools import chain
 from typing import Final
 
 from starlette.exceptions import HTTPException
@@ -109,7 +108,7 @@ def _streamed(pieces: Iterator[bytes], status: int, headers: Mapping[str, str]) 
     if int(headers["Content-Length"]) <= SMALL:
         return Response(b"".join(pieces), status, headers)
     first = next(pieces, b"")
-    return StreamingResponse(ahead(chain((first,), pieces)), status, headers)
+    return StreamingResponse(ahead(pieces, first), status, headers)
 
 
 def _require_match(visit: Visit, etag: str | None) -> None:

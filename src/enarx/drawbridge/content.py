@@ -3,26 +3,24 @@
 In:  an upload is hashed as it streams, compared with every digest and the length that were declared, and only then
      committed. The key is its SHA-256, so content is stored once however many trees have it, and storing it again
      repairs it.
-Out: bytes are compared before they are handed on. Content of one piece is compared with its digest. Longer content has
-     a record of the CRC-32 of each piece (`sums/`), so a range costs no more than its pieces; a reading from the
-     first to the last byte is hashed as well, every time, and its last piece is kept back until the digest was right.
-     Where the record is missing, the whole is hashed before the first byte leaves.
+Out: bytes are compared before they are handed on. Short content is compared with its digest. Longer content is compared
+     piece by piece with the list of its pieces, and as a whole with its digest wherever that list does not follow from
+     the digest (`pieces` has the rules).
 What does not compare raises DamagedError, and the log says which object.
 """
 
-from collections.abc import Iterator, Sequence
-from typing import Final, Self
-
-from isal.isal_zlib import crc32, crc32_combine
+from collections.abc import Iterator
+from typing import Final, Self, cast
 
 from enarx.digest import Digest, Digests, Hasher, HashName
 from enarx.drawbridge import layout
-from enarx.drawbridge.records import DamagedError, Records, damaged
-from enarx.drawbridge.store.api import Key, Store
+from enarx.drawbridge.pieces import PIECE, SPAN, List, Listing, Lists, agrees
+from enarx.drawbridge.records import damaged
+from enarx.drawbridge.store.api import Prompt, Store
 from enarx.errors import MalformedError, NotFoundError
 
-PIECE: Final = 1 << 19  # bytes that have one checksum
-MAX_CONTENT: Final = 200_000_000_000  # bytes of one file: the record of its checksums stays within MAX_RECORD
+SHORT: Final = 1 << 18  # bytes that are read and hashed at once, and have no list of pieces
+MAX_CONTENT: Final = 200_000_000_000  # bytes of one file: whoever verifies it has to read it all
 ALWAYS: Final[HashName] = "sha-256"
 
 
@@ -31,11 +29,11 @@ class Contents:
 
     def __init__(self, store: Store) -> None:
         self._store = store
-        self._records = Records(store)
+        self._lists = Lists(store)
 
     def upload(self, digests: Digests, length: int) -> "ContentUpload":
         """Begin to store content that must have exactly these digests and this length."""
-        return ContentUpload(self._store, digests, length)
+        return ContentUpload(self._store, self._lists, digests, length)
 
     def put(self, data: bytes) -> Digest:
         """Store what is in memory and verified already."""
@@ -60,83 +58,144 @@ class Contents:
         if found.size != length:
             raise damaged(key, f"expected {length} bytes, found {found.size}")
         end = length if stop is None else min(stop, length)
-        if length <= PIECE:
-            return self._small(digest, start, end)
-        if self._sums(digest, length) is None:
-            self.verify(digest, Digests(), length)
-        return self._pieces(key, digest, length, start, end)
+        if length <= SHORT:
+            return self._short(digest, start, end)
+        return _Reading(self, self._store, self._lists, digest, length, start, end)
 
-    def verify(self, digest: Digest, digests: Digests, length: int) -> None:
-        """Hash what is stored. Raises DamagedError when it is missing or not the bytes of `digest` and `digests`."""
+    def verify(self, digest: Digest, digests: Digests, length: int) -> tuple[List, ...]:
+        """Hash what is stored. Raises DamagedError when it is missing or not the bytes of `digest` and `digests`.
+
+        What comes back are the lists of its pieces, and they are known now.
+        """
         key = layout.blob(digest)
-        hasher = Hasher({ALWAYS, *digests})
+        hasher, listing = Hasher({ALWAYS, *digests}), Listing()
         try:
             for data in self._store.get(key):
                 hasher.update(data)
+                listing.update(data)
         except NotFoundError as error:
             raise damaged(key, "it is missing") from error
         found = hasher.digests()
         if hasher.length != length or found[ALWAYS] != digest.value or (digests and not found.agrees(digests)):
             raise damaged(key, f"expected {length} bytes of {digest}, found {hasher.length} of {found.header()}")
+        lists = listing.lists()
+        self._lists.learn(digest, lists)
+        return lists
 
-    def rebuild_sums(self, digest: Digest) -> None:
-        """Make the record of the pieces anew, from content that was verified."""
-        sums = _Sums()
-        for data in self._store.get(layout.blob(digest)):
-            sums.update(data)
-        self._records.replace(layout.sums(digest), sums.values())
+    def list_pieces(self, digest: Digest, length: int) -> None:
+        """Make the lists of its pieces anew. Raises DamagedError when it is not what it was."""
+        self._lists.write(digest, self.verify(digest, Digests(), length))
 
-    def has_sums(self, digest: Digest, length: int) -> bool:
-        return length <= PIECE or self._sums(digest, length) is not None
+    def has_lists(self, digest: Digest, length: int) -> bool:
+        return length <= SHORT or self._lists.are_there(digest, length)
 
-    def _small(self, digest: Digest, start: int, end: int) -> Iterator[bytes]:
+    def _short(self, digest: Digest, start: int, end: int) -> Iterator[bytes]:
         key = layout.blob(digest)
         data = b"".join(self._store.get(key))
         if not digest.matches(data):
             raise damaged(key, "its content has another digest")
         return iter((data[start:end],) if start < end else ())
 
-    def _pieces(self, key: Key, digest: Digest, length: int, start: int, end: int) -> Iterator[bytes]:
-        sums = self._sums(digest, length)
-        hasher = Hasher({ALWAYS}) if (start, end) == (0, length) else None
-        first = start - start % PIECE
-        last = min(-(-end // PIECE) * PIECE, length)
-        reached = first
-        for at, data in _exactly(self._store.get(key, first, last), first, last):
-            if sums is not None and crc32(data) != _joined(sums, at, len(data)):
-                raise damaged(key, f"what is at {at} has another checksum")
-            if hasher is not None:
-                hasher.update(data)
-                if hasher.length == length and hasher.digests()[ALWAYS] != digest.value:
-                    raise damaged(key, "its content has another digest")
-            reached = at + len(data)
-            yield data[max(start - at, 0) : end - at]
-        if reached != last:
-            raise damaged(key, f"it ends at {reached}, expected {last}")
 
-    def _sums(self, digest: Digest, length: int) -> tuple[int, ...] | None:
-        try:
-            values = self._records.find(layout.sums(digest))
-        except DamagedError:
-            return None  # it is in the log; the content can still be verified as a whole
-        text = "" if values is None else values.get("crc32", "")
-        if not isinstance(text, str) or len(text) != 8 * -(-length // PIECE):
+class _Reading(Iterator[bytes]):
+    """Long content on its way out, whole pieces at a time. The numbers are the rules in `pieces`."""
+
+    def __init__(
+        self, contents: Contents, store: Store, lists: Lists, digest: Digest, length: int, start: int, end: int
+    ) -> None:
+        self._contents = contents
+        self._lists = lists
+        self._digest = digest
+        self._key = layout.blob(digest)
+        self._length = length
+        self._start, self._end = start, end
+        self._at = start - start % PIECE
+        self._stop = min(-(-end // PIECE) * PIECE, length)
+        self._source = store.get(self._key, self._at, self._stop)
+        self._held = bytearray()  # less than a piece
+        self._list: tuple[int, List] | None = None  # of the pieces that come now
+        self._made: tuple[List, ...] | None = None  # by rule 5
+        is_proof = lists.known(digest) is None and (start, end) == (0, length)
+        self._hasher = Hasher({ALWAYS}) if is_proof else None  # rule 4
+        self._passed: list[List] = []
+
+    def __next__(self) -> bytes:
+        while self._at < self._stop:
+            data = next(self._source, None)
+            if data is None:
+                raise damaged(self._key, f"it ends at {self._at + len(self._held)}, expected {self._stop}")
+            if whole := self._whole(data):
+                return self._compared(whole)
+        raise StopIteration
+
+    def now(self) -> bytes | None:
+        """What can be had, and compared, without waiting for a device and without hashing for long."""
+        is_slow = self._hasher is not None or self._list is None or self._list[0] != self._at // SPAN or self._held
+        if is_slow or self._at >= self._stop or not isinstance(self._source, Prompt):
             return None
-        return tuple(int(text[at : at + 8], 16) for at in range(0, len(text), 8))
+        data = self._source.now()
+        return None if data is None or not (whole := self._whole(data)) else self._compared(whole)
+
+    def _whole(self, data: bytes) -> bytes:
+        """As many whole pieces as there are in what was held and `data`; the rest is held."""
+        if not self._held and (len(data) % PIECE == 0 or self._at + len(data) == self._stop):
+            return data
+        self._held += data
+        is_end = self._at + len(self._held) == self._stop
+        size = len(self._held) if is_end else len(self._held) - len(self._held) % PIECE
+        whole = bytes(self._held[:size])
+        del self._held[:size]
+        return whole
+
+    def _compared(self, data: bytes) -> bytes:
+        at, view = self._at, memoryview(data)
+        while self._at < at + len(data):
+            part = view[self._at - at : SPAN - self._at % SPAN + self._at - at]
+            if not agrees(part, self._at, self._list_of(self._at // SPAN)):
+                raise damaged(self._key, f"what is at {self._at} has another digest")
+            self._at += len(part)
+        if self._hasher is not None:
+            self._hasher.update(data)
+            if self._at == self._length:
+                self._prove(self._hasher)
+        if at < self._start or self._at > self._end:
+            view = view[max(self._start - at, 0) : self._end - at]
+        return cast("bytes", view)  # as good as bytes
+
+    def _prove(self, hasher: Hasher) -> None:
+        """Rules 4 and 1."""
+        if hasher.digests()[ALWAYS] != self._digest.value:
+            raise damaged(self._key, "its content has another digest")
+        self._lists.learn(self._digest, self._passed)
+
+    def _list_of(self, number: int) -> List:
+        if self._list is None or self._list[0] != number:
+            self._list = number, self._find_list(number)
+        return self._list[1]
+
+    def _find_list(self, number: int) -> List:
+        if self._made is None:
+            found = self._lists.find(self._digest, self._length, number)
+            if found is not None:
+                self._passed.append(found)
+                return found
+            self._made = self._contents.verify(self._digest, Digests(), self._length)  # rule 5
+            self._hasher = None
+        return self._made[number]
 
 
 class ContentUpload:
     """Content on its way in."""
 
-    def __init__(self, store: Store, digests: Digests, length: int) -> None:
+    def __init__(self, store: Store, lists: Lists, digests: Digests, length: int) -> None:
         if length > MAX_CONTENT:
             raise MalformedError(f"Content length: expected at most {MAX_CONTENT} bytes, found {length}")
         known = digests.get(ALWAYS)
         self._expected = digests
         self._length = length
         self._hasher = Hasher({ALWAYS, *digests})
-        self._sums = _Sums()
-        self._store = store
+        self._listing = Listing() if length > SHORT else None
+        self._lists = lists
         self._upload = store.upload(layout.blob(Digest(algorithm=ALWAYS, value=known)) if known else None)
 
     def write(self, data: bytes | memoryview) -> None:
@@ -144,7 +203,8 @@ class ContentUpload:
         if self._hasher.length + len(data) > self._length:
             raise MalformedError(f"Content length mismatch: expected {self._length} bytes, found more")
         self._hasher.update(data)
-        self._sums.update(data)
+        if self._listing is not None:
+            self._listing.update(data)
         self._upload.write(data)
 
     def commit(self) -> Digest:
@@ -152,8 +212,8 @@ class ContentUpload:
         found = self._hasher.digests()
         require(self._expected, self._length, found, self._hasher.length)
         digest = Digest(algorithm=ALWAYS, value=found[ALWAYS])
-        if self._length > PIECE:
-            Records(self._store).replace(layout.sums(digest), self._sums.values())
+        if self._listing is not None:
+            self._lists.write(digest, self._listing.lists())
         self._upload.commit(layout.blob(digest))
         return digest
 
@@ -177,56 +237,6 @@ def require(expected: Digests, length: int, found: Digests, found_length: int) -
             )
     if length != found_length:
         raise MalformedError(f"Content length mismatch: expected {length} bytes, found {found_length}")
-
-
-class _Sums:
-    """The CRC-32 of every piece of what passes."""
-
-    def __init__(self) -> None:
-        self._done: list[int] = []
-        self._crc = 0
-        self._filled = 0
-
-    def update(self, data: bytes | memoryview) -> None:
-        view = memoryview(data)
-        while view:
-            part = view[: PIECE - self._filled]
-            self._crc = crc32(part, self._crc)
-            self._filled += len(part)
-            view = view[len(part) :]
-            if self._filled == PIECE:
-                self._done.append(self._crc)
-                self._crc = self._filled = 0
-
-    def values(self) -> dict[str, str]:
-        rest = [self._crc] if self._filled else []
-        return {"crc32": "".join(f"{crc:08x}" for crc in [*self._done, *rest])}
-
-
-def _joined(sums: Sequence[int], at: int, size: int) -> int:
-    """The CRC-32 of pieces that follow each other, from that of each."""
-    found, end = sums[at // PIECE], at + size
-    for start in range(at + PIECE, end, PIECE):
-        found = crc32_combine(found, sums[start // PIECE], min(PIECE, end - start))
-    return found
-
-
-def _exactly(source: Iterator[bytes], first: int, last: int) -> Iterator[tuple[int, bytes]]:
-    """The same bytes, one whole piece or several at once, each with where it begins."""
-    held, at = bytearray(), first
-    for data in source:
-        if not held and (len(data) % PIECE == 0 or at + len(data) == last):
-            yield at, data
-            at += len(data)
-            continue
-        held += data
-        whole = len(held) - len(held) % PIECE
-        if whole:
-            yield at, bytes(held[:whole])
-            at += whole
-            del held[:whole]
-    if held:
-        yield at, bytes(held)
 
 
 def _only(digests: Digests, name: HashName) -> str:

@@ -8,14 +8,14 @@
     tags/<user>/<repository>/<tag>                    the record of a tag
     nodes/<user>/<repository>/<tag>/<SHA-256 of path> the record of a node: its meta, and which blob it is
     blobs/<xx>/<SHA-256>                              content, once however many nodes have it
-    sums/<xx>/<SHA-256>                               checksums of the pieces of a long blob
+    pieces/<xx>/<SHA-256>/<number>                    digests of the pieces of a long blob, 256 MiB in each record
     history/<user>/<repository>/<number>              what changed in a repository
     documents/<user>/<repository>/<kind>/<id>/<number> what may change: the highest number counts
     quotas/<date>/<SHA-256 of identity>/<number>      what is left of somebody's allowance: the highest number counts
     parts/<upload>/<offset>                           what has arrived of an upload that can be resumed
     garbage/<SHA-256>                                 a blob that is being collected right now
 
-No key is above another. Numbers have twelve digits, so that a listing is in their order.
+What is under `sums/` is of an earlier version, and nobody reads it. No key is above another. Numbers have twelve digits, so that a listing is in their order.
 """
 
 from datetime import date
@@ -32,7 +32,8 @@ REPOSITORIES: Final = Key("repositories")
 TAGS: Final = Key("tags")
 NODES: Final = Key("nodes")
 BLOBS: Final = Key("blobs")
-SUMS: Final = Key("sums")
+PIECES: Final = Key("pieces")
+FORMER: Final = (Key("sums"),)  # what earlier versions kept here and nobody reads
 HISTORY: Final = Key("history")
 DOCUMENTS: Final = Key("documents")
 PARTS: Final = Key("parts")
@@ -99,8 +100,9 @@ def blob(digest: Digest) -> Key:
     return BLOBS / digest.hex[:2] / digest.hex
 
 
-def sums(digest: Digest) -> Key:
-    return SUMS / digest.hex[:2] / digest.hex
+def pieces(digest: Digest) -> Key:
+    """Above the numbered records of a blob."""
+    return PIECES / digest.hex[:2] / digest.hex
 
 
 def garbage(digest: Digest) -> Key:

@@ -20,7 +20,7 @@ from enarx.drawbridge.store.api import Key, Store
 from enarx.errors import MalformedError, NotFoundError, UnavailableError
 from enarx.web.log import Log
 
-MAX_RECORD: Final = 4_000_000  # bytes; the checksums of the largest content fit
+MAX_RECORD: Final = 4_000_000  # bytes; the longest body fits
 _ATTEMPTS: Final = 100  # to append while others do
 
 _LOG: Final = Log("drawbridge")

@@ -11,14 +11,18 @@ What may wait is SHARE for each body, and BUDGET for all bodies that are under w
 import asyncio
 from collections import deque
 from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
+from itertools import count
 from threading import Lock
 from typing import Any, Final, Self
 
 from starlette.concurrency import run_in_threadpool
 
+from enarx.drawbridge.store.api import Prompt
+
 SENT: Final = 1 << 19  # bytes that are given to the server at once: it holds what a slow reader does not take
 SHARE: Final = 2 << 20
 BUDGET: Final = 16 << 20
+TURNS: Final = 4  # pieces after which a body lets others go on
 
 _underway = 0  # bodies, of this process; changed by the event loop's thread alone
 
@@ -132,9 +136,14 @@ def _share() -> int:
     return min(SHARE, BUDGET // max(1, _underway))
 
 
-async def ahead(pieces: Iterator[bytes]) -> AsyncGenerator[memoryview, None]:
-    """The pieces, those that come next being read while these are used. Raises what reading them raises, in its place."""
-    ended = False
+async def ahead(pieces: Iterator[bytes], first: bytes = b"") -> AsyncGenerator[memoryview, None]:
+    """`first` and the pieces. Raises what reading them raises, in its place.
+
+    What is at hand is taken when it is wanted, without a thread. What is not, a thread reads, and once that has
+    happened again it reads on while others are used.
+    """
+    now = pieces.now if isinstance(pieces, Prompt) else lambda: None
+    ended, misses = False, 0
 
     def read() -> None:
         nonlocal ended
@@ -146,19 +155,31 @@ async def ahead(pieces: Iterator[bytes]) -> AsyncGenerator[memoryview, None]:
         ended = between.may_rest(lambda: True)
 
     async with _Between() as between:
-        between.work(read)
-        while True:
+        for part in _parts(first):
+            yield part
+        for turn in count():
             await between.wait(lambda: not between.is_empty)
             piece = between.take()
             if piece is None:
                 between.require_success()
                 if ended:
                     return
-            if not (between.at_work or ended or between.has_failed) and between.has_room:
+                piece = now()
+                misses = misses + 1 if piece is None else 0
+            if (
+                not (between.at_work or ended or between.has_failed)
+                and (piece is None or misses > 1)
+                and between.has_room
+            ):
                 between.work(read)
-            if piece is not None:
-                for at in range(0, len(piece), SENT):
-                    yield memoryview(piece)[at : at + SENT]
+            for part in _parts(piece or b""):
+                yield part
+            if turn % TURNS == 0:
+                await asyncio.sleep(0)  # however fast this reader is, others have their turn
+
+
+def _parts(piece: bytes) -> Iterator[memoryview]:
+    return (memoryview(piece)[at : at + SENT] for at in range(0, len(piece), SENT))
 
 
 async def pour(pieces: AsyncIterator[bytes], write: Callable[[bytes], None]) -> None:

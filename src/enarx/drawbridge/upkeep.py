@@ -5,7 +5,7 @@
     damaged     an object is not what was stored, or says what can not be
     missing     something that must be there is not: content, a parent, a node that a listing names
     orphan      content that nothing refers to; `gc` removes it when it is old enough
-    unfinished  an upload that broke off, a publication that is not in the history, checksums that can be made anew
+    unfinished  an upload that broke off, a publication that is not in the history, lists that can be made anew
 
 `gc` removes what nothing refers to: orphaned content, and what broken-off uploads and dead writers left behind, if it
 is older than a grace period. It is safe while publishers publish the very same content: it marks what it is going to
@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from itertools import chain
 from secrets import token_hex
 from typing import Final, Literal
 
@@ -69,7 +70,7 @@ class Collected:
 def fsck(registry: Registry, *, contents: bool = True, repair: bool = False) -> Iterator[Finding]:
     """Everything that is wrong. Without `contents`, blobs are not read, only counted and measured.
 
-    With `repair`, checksums of pieces that are missing are made anew from content that is whole, and publications
+    With `repair`, lists of pieces that are missing are made anew from content that is whole, and publications
     that are not in the history are recorded, and public repositories that searches do not find are listed.
     """
     check = _Check(registry, contents=contents, repair=repair)
@@ -91,6 +92,7 @@ def gc(registry: Registry, *, grace: timedelta = GRACE, dry_run: bool = False) -
     orphans = [item for item in store.list(layout.BLOBS) if item.modified < before and item.key.name not in referred]
     stale = [item for item in store.list(layout.PARTS) if item.modified < before]
     stale += [item for item in store.list(layout.QUOTAS) if item.modified < begun - _QUOTAS_COUNT]
+    stale += [item for prefix in layout.FORMER for item in store.list(prefix) if item.modified < before]
     if dry_run:
         return Collected(removed=(*orphans, *stale))
     for item in list(store.list(layout.GARBAGE)):
@@ -99,8 +101,8 @@ def gc(registry: Registry, *, grace: timedelta = GRACE, dry_run: bool = False) -
     removed = [*_collect(registry, orphans, since=begun - _SKEW), *stale]
     for item in stale:
         store.delete(item.key)
-    for item in list(store.list(layout.SUMS)):
-        if item.modified < before and store.stat(layout.blob(_digest(item.key))) is None:
+    for item in list(store.list(layout.PIECES)):
+        if item.modified < before and store.stat(layout.blob(_named(item.key.segments[2], item.key))) is None:
             store.delete(item.key)
             removed.append(item)
     leftovers = store.sweep(min(before, begun - _ALIVE))  # whatever the grace: younger ones may have a living writer
@@ -132,7 +134,8 @@ def _collect(registry: Registry, orphans: list[Item], *, since: datetime) -> Ite
             if item.key.name in referred:
                 continue
             store.delete(item.key)
-            store.delete(layout.sums(_digest(item.key)))
+            for record in list(store.list(layout.pieces(_digest(item.key)))):
+                store.delete(record.key)
             yield item
     finally:
         for item in marked:
@@ -217,7 +220,12 @@ class _Check:
                 yield Finding(kind="missing", key=key, detail="content that a tree has")
 
     def rest(self) -> Iterator[Finding]:
-        """Documents, quotas, and uploads that broke off."""
+        """Documents, quotas, lists of what is not there, and uploads that broke off."""
+        for item in self._store.list(layout.PIECES):
+            if self._store.stat(layout.blob(_named(item.key.segments[2], item.key))) is None:
+                yield Finding(kind="orphan", key=item.key, detail="digests of content that is not there")
+        for item in chain.from_iterable(map(self._store.list, layout.FORMER)):
+            yield Finding(kind="orphan", key=item.key, detail="an earlier version's, which nobody reads")
         for prefix in (layout.DOCUMENTS, layout.QUOTAS):
             for item in self._store.list(prefix):
                 yield from self._try(item.key, self._records.read, item.key)
@@ -264,11 +272,11 @@ class _Check:
         except DamagedError as error:
             yield _damage(item.key, error)
             return
-        if not self._registry.contents.has_sums(digest, item.size):
+        if not self._registry.contents.has_lists(digest, item.size):
             if self._repair:
-                self._registry.contents.rebuild_sums(digest)
+                self._registry.contents.list_pieces(digest, item.size)
             detail = "made anew" if self._repair else "readings of it hash the whole first; --repair makes it anew"
-            yield Finding(kind="unfinished", key=layout.sums(digest), detail=f"no checksums of its pieces: {detail}")
+            yield Finding(kind="unfinished", key=layout.pieces(digest), detail=f"no list of its pieces: {detail}")
 
     def _listed(self, key: Key, user: UserName, repository: RepositoryName) -> Iterator[Finding]:
         """A public repository is where searches look."""
@@ -317,7 +325,11 @@ def _damage(key: Key, error: EnarxError) -> Finding:
 
 
 def _digest(key: Key) -> Digest:
+    return _named(key.name, key)
+
+
+def _named(name: str, key: Key) -> Digest:
     try:
-        return Digest(algorithm="sha-256", value=bytes.fromhex(key.name))
+        return Digest(algorithm="sha-256", value=bytes.fromhex(name))
     except ValueError as error:
         raise MalformedError(f"storage: {key}: expected a name that is a SHA-256") from error

@@ -10,14 +10,16 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
 from enarx.digest import Digest, Digests, Hasher
-from enarx.drawbridge import layout
-from enarx.drawbridge.content import _Sums
+from enarx.drawbridge import content as content_module
+from enarx.drawbridge import layout, pieces
+from enarx.drawbridge.content import Contents
 from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.names import RepositoryName, TagName, TreeName, TreePath, UserName
+from enarx.drawbridge.pieces import PIECE, Listing, Lists
 from enarx.drawbridge.records import DamagedError, Journal, Records
 from enarx.drawbridge.registry import JSON_TYPE, Outcome, Registry, RepositoryRecord, StoredNode, UserRecord
 from enarx.drawbridge.signing import SigningKey, sign
-from enarx.drawbridge.store import FilesystemStore, MemoryStore, Store
+from enarx.drawbridge.store import FilesystemStore, Key, MemoryStore, Store
 from enarx.drawbridge.tag import ENTRY_TYPE, Tag
 from enarx.drawbridge.tree import DIRECTORY_TYPE, Directory, Entry, Meta, Tree
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UntrustedError
@@ -301,7 +303,7 @@ def test_content_is_stored_once(registry: Registry, store: Store) -> None:
 
 
 def test_any_range_is_what_it_says(registry: Registry) -> None:
-    """Across the bounds of checksummed pieces, at the ends and beyond them."""
+    """Across the bounds of pieces, at the ends and beyond them."""
     data = bytes(range(256)) * 8192
     tree = Tree.from_files({"f": data})
     publish(registry, tree)
@@ -340,42 +342,124 @@ def drain(node: StoredNode, into: bytearray) -> None:
         into += piece
 
 
+def list_of(data: bytes) -> Key:
+    """Where the digests of its pieces are."""
+    return layout.number(layout.pieces(Digest.of(data)), 0)
+
+
 @pytest.mark.parametrize("at", [0, 1_500_000, 1_999_999])
-@pytest.mark.parametrize("with_sums", [True, False])
+@pytest.mark.parametrize("with_list", [True, False])
+@pytest.mark.parametrize("by", ["who stored it", "a server that begins"])
 def test_damage_is_an_error_never_wrong_bytes(
-    registry: Registry, store: Store, caplog: pytest.LogCaptureFixture, at: int, *, with_sums: bool
+    registry: Registry, store: Store, caplog: pytest.LogCaptureFixture, at: int, by: str, *, with_list: bool
 ) -> None:
     """One bit anywhere: what comes out before the error is right, and the log names the object."""
     data = b"ab" * 1_000_000
     tree = Tree.from_files({"f": data})
     publish(registry, tree)
     damage(store, Digest.of(data), flip(at))
-    if not with_sums:
-        store.delete(layout.sums(Digest.of(data)))
+    if not with_list:
+        store.delete(list_of(data))
+    reading = registry if by == "who stored it" else Registry(store, lambda: NOW)
     received = bytearray()
     with caplog.at_level(logging.WARNING), pytest.raises(DamagedError, match="is damaged"):
-        drain(registry.trees.find(USER, REPO, TAG, TreePath.of("f")), received)
+        drain(reading.trees.find(USER, REPO, TAG, TreePath.of("f")), received)
     assert len(received) < len(data)
     assert data.startswith(bytes(received))
     assert any(layout.blob(Digest.of(data)).text in str(record.__dict__.get("fields")) for record in caplog.records)
     with pytest.raises(DamagedError):
-        content(registry, TreePath.of("f"), at, at + 1)
+        content(reading, TreePath.of("f"), at, at + 1)
     assert put_node(registry, TreePath.of("f"), tree.nodes[1].entry.meta, data) is EXISTS
-    assert content(registry, TreePath.of("f")) == data
+    assert content(reading, TreePath.of("f")) == data
 
 
-def test_a_file_that_was_read_before_is_hashed_again(registry: Registry, store: Store) -> None:
-    """What was right a moment ago says nothing of now, even where whoever changed it made its checksums anew."""
+@pytest.fixture
+def hashed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How long each thing was whose SHA-256 was asked for while long content was read."""
+    lengths: list[int] = []
+
+    class Counting(Hasher):
+        def digests(self) -> Digests:
+            lengths.append(self.length)
+            return super().digests()
+
+    monkeypatch.setattr("enarx.drawbridge.content.Hasher", Counting)
+    return lengths
+
+
+def test_long_content_is_hashed_once_by_each_process(registry: Registry, store: Store, hashed: list[int]) -> None:
+    """On the way in, or by the first reading of the whole; a range proves nothing."""
     data = b"ab" * 1_000_000
     publish(registry, Tree.from_files({"f": data}))
+    hashed.clear()
     assert content(registry, TreePath.of("f")) == data
-    changed = flip(1_500_000)(data)
-    damage(store, Digest.of(data), flip(1_500_000))
-    sums = _Sums()
-    sums.update(changed)
-    Records(store).replace(layout.sums(Digest.of(data)), sums.values())
-    with pytest.raises(DamagedError, match="another digest"):
-        content(registry, TreePath.of("f"))
+    assert hashed == []
+    fresh = Registry(store, lambda: NOW)
+    assert content(fresh, TreePath.of("f"), 1_000_000, 1_200_000) == data[1_000_000:1_200_000]
+    assert hashed == []
+    for _ in range(2):
+        assert content(fresh, TreePath.of("f")) == data
+    assert hashed == [len(data)]
+
+
+@pytest.mark.parametrize("seen", [True, False])
+def test_content_that_was_changed_with_its_list_is_damaged(registry: Registry, store: Store, *, seen: bool) -> None:
+    """Who has seen the content finds out before the first byte leaves, who begins before the last piece does."""
+    data = b"ab" * 1_000_000
+    publish(registry, Tree.from_files({"f": data}))
+    reading = registry if seen else Registry(store, lambda: NOW)
+    changed = flip(5)(data)
+    damage(store, Digest.of(data), flip(5))
+    listing = Listing()
+    listing.update(changed)
+    Lists(store).write(Digest.of(data), listing.lists())
+    received = bytearray()
+    for _ in range(2):
+        received.clear()
+        with pytest.raises(DamagedError, match=r"expected 2000000 bytes" if seen else "another digest"):
+            drain(reading.trees.find(USER, REPO, TAG, TreePath.of("f")), received)
+        assert len(received) <= (0 if seen else len(data) - 1)
+    if seen:
+        with pytest.raises(DamagedError):
+            content(reading, TreePath.of("f"), 0, 9)
+
+
+def test_a_list_that_is_damaged_or_missing_is_no_obstacle(registry: Registry, store: Store, hashed: list[int]) -> None:
+    """Content of earlier versions, and content whose list a disk garbled, is hashed before anything leaves, each time."""
+    data = b"ab" * 1_000_000
+    publish(registry, Tree.from_files({"f": data}))
+    for harm in (lambda: damage(store, list_of(data), flip(90)), lambda: store.delete(list_of(data))):
+        harm()
+        for reading in (registry, Registry(store, lambda: NOW)):
+            hashed.clear()
+            assert content(reading, TreePath.of("f")) == data
+            assert content(reading, TreePath.of("f"), 131_000, 131_100) == data[131_000:131_100]
+            assert hashed == [len(data)] * 2
+
+
+def test_the_list_of_a_list_is_of_its_record(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Content of several records: any range, damage in the last piece, a record in the place of another."""
+    monkeypatch.setattr(pieces, "SPAN", 4 * PIECE)
+    monkeypatch.setattr(content_module, "SPAN", 4 * PIECE)
+    data = b"".join(bytes([number]) * PIECE for number in range(9)) + b"end"
+    digest = Contents(store).put(data)
+    records = [item.key for item in store.list(layout.PIECES)]
+    assert len(records) == 3
+    for contents in (Contents(store), Contents(store)):
+        for start, stop in [
+            (0, None),
+            (0, 1),
+            (4 * PIECE - 1, 4 * PIECE + 1),
+            (3 * PIECE, 9 * PIECE),
+            (9 * PIECE, None),
+        ]:
+            assert b"".join(contents.read(digest, len(data), start, stop)) == data[start:stop]
+    damage(store, digest, flip(len(data) - 1))
+    with pytest.raises(DamagedError):
+        b"".join(contents.read(digest, len(data)))
+    damage(store, digest, flip(len(data) - 1))
+    damage(store, records[1], lambda _: b"".join(store.get(records[0])))
+    assert b"".join(contents.read(digest, len(data))) == data
 
 
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda _: b""])

@@ -40,6 +40,14 @@ BIG = b"0123456789" * 200_000
 TREE = Tree.from_files({"big": BIG, "dir/small": b"small"})
 
 
+SUMS = Key("sums/00") / ("0" * 64)  # of an earlier version
+
+
+def list_of(data: bytes) -> Key:
+    """Where the digests of its pieces are."""
+    return layout.number(layout.pieces(Digest.of(data)), 0)
+
+
 class Clock:
     """The time of a storage."""
 
@@ -97,7 +105,10 @@ def test_nothing_is_wrong_with_what_was_published(registry: Registry, clock: Clo
         (lambda store: store.delete(layout.tag(USER, REPO, TAG)), ("missing", "tags")),
         (lambda store: damage(store, layout.number(layout.history(USER, REPO), 1), flip(80)), ("damaged", "history")),
         (lambda store: store.delete(layout.number(layout.history(USER, REPO), 2)), ("unfinished", "tags")),
-        (lambda store: store.delete(layout.sums(Digest.of(BIG))), ("unfinished", "sums")),
+        (lambda store: store.delete(list_of(BIG)), ("unfinished", "pieces")),
+        (lambda store: damage(store, list_of(BIG), flip(90)), ("unfinished", "pieces")),
+        (lambda store: store.create(list_of(b"?"), b"?"), ("orphan", "pieces")),
+        (lambda store: store.create(SUMS, b"?"), ("orphan", "sums")),
         (lambda store: store.create(layout.blob(Digest.of(b"?")), b"?"), ("orphan", "blobs")),
         (lambda store: store.create(layout.part("0" * 64, 0), b"?"), ("unfinished", "parts")),
     ],
@@ -118,15 +129,15 @@ def test_fsck_can_leave_contents_unread(registry: Registry, store: Store) -> Non
     assert findings(registry, contents=False) == [("missing", "blobs")]
 
 
-def test_fsck_makes_checksums_anew(registry: Registry, store: Store) -> None:
+def test_fsck_makes_lists_of_pieces_anew(registry: Registry, store: Store) -> None:
     """From content that is whole; of damaged content none are made."""
-    store.delete(layout.sums(Digest.of(BIG)))
-    assert findings(registry, repair=True) == [("unfinished", "sums")]
+    store.delete(list_of(BIG))
+    assert findings(registry, repair=True) == [("unfinished", "pieces")]
     assert findings(registry) == []
-    store.delete(layout.sums(Digest.of(BIG)))
+    store.delete(list_of(BIG))
     damage(store, Digest.of(BIG), flip(3))
     assert findings(registry, repair=True) == [("damaged", "blobs")]
-    assert store.stat(layout.sums(Digest.of(BIG))) is None
+    assert store.stat(list_of(BIG)) is None
 
 
 def test_fsck_records_what_history_lacks(registry: Registry, store: Store) -> None:
@@ -153,19 +164,26 @@ def test_fsck_lists_public_repositories_anew(registry: Registry, store: Store) -
 
 
 def test_gc_removes_what_nothing_refers_to(registry: Registry, store: Store, clock: Clock) -> None:
-    """Orphans, their checksums and broken-off uploads, when they are old enough; a dry run only says so."""
+    """Orphans, the lists of their pieces and broken-off uploads, when they are old enough; a dry run only says so."""
     orphan = b"orphan" * 200_000
     digest = registry.contents.put(orphan)
     store.create(layout.part("0" * 64, 0), b"part")
+    store.create(SUMS, b"checksums")
     clock.now += timedelta(hours=23)
     assert gc(registry).removed == ()
     clock.now += timedelta(hours=2)
     planned = gc(registry, dry_run=True)
-    assert {item.key for item in planned.removed} == {layout.blob(digest), layout.part("0" * 64, 0)}
-    assert planned.size == len(orphan) + 4
+    assert {item.key for item in planned.removed} == {layout.blob(digest), layout.part("0" * 64, 0), SUMS}
+    assert planned.size == len(orphan) + 4 + 9
     assert store.stat(layout.blob(digest)) is not None
     assert {item.key for item in gc(registry).removed} == {item.key for item in planned.removed}
-    for key in (layout.blob(digest), layout.sums(digest), layout.garbage(digest), layout.part("0" * 64, 0)):
+    for key in (
+        layout.blob(digest),
+        layout.number(layout.pieces(digest), 0),
+        layout.garbage(digest),
+        layout.part("0" * 64, 0),
+        SUMS,
+    ):
         assert store.stat(key) is None
     assert content(registry, TreePath.of("big")) == BIG
     assert findings(registry) == []

@@ -22,12 +22,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from types import TracebackType
-from typing import Final, Protocol, Self
+from typing import Final, Protocol, Self, runtime_checkable
 
 from enarx.errors import MalformedError
 
 MAX_KEY: Final = 1000  # characters; S3 allows 1024 bytes, prefix of the operator included
 CHUNK: Final = 1 << 19  # bytes that pass at once
+AT_HAND: Final = 1 << 17  # bytes that pass at once where nobody waits for a device
 
 _SEGMENT: Final = r"[0-9A-Za-z_+-][0-9A-Za-z_+.-]{0,254}"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")
@@ -72,6 +73,15 @@ class Item:
     modified: datetime  # by the clock of the storage
 
 
+@runtime_checkable
+class Prompt(Protocol):
+    """An iterator of pieces that knows whether the next one is at hand."""
+
+    def now(self) -> bytes | None:
+        """The next piece, if it takes no waiting; None when `next` has to be asked, from a thread that may wait."""
+        ...
+
+
 class Upload(Protocol):
     """A write that commits or vanishes. Leaving it as a context without `commit` aborts it."""
 
@@ -98,7 +108,7 @@ class Store(Protocol):
     """A place to keep bytes. Everything may be called from several threads and several processes at once."""
 
     def get(self, key: Key, start: int = 0, stop: int | None = None) -> Iterator[bytes]:
-        """The bytes from `start` to before `stop`, in pieces of at most CHUNK.
+        """The bytes from `start` to before `stop`, in pieces of at most CHUNK. The iterator may be Prompt.
 
         Raises NotFoundError at once, not when the iteration begins.
         """

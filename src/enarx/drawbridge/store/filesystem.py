@@ -16,9 +16,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Final, Self
+from typing import Final, Self, cast
 
-from enarx.drawbridge.store.api import CHUNK, Item, Key, UploadBase
+from enarx.drawbridge.store.api import AT_HAND, CHUNK, Item, Key, UploadBase
 from enarx.errors import ConflictError, NotFoundError, UnavailableError
 
 _HIDDEN: Final = ".tmp"  # no key has a segment that begins with a dot
@@ -253,6 +253,21 @@ class _Pieces(Iterator[bytes]):
             raise StopIteration
         self._at += len(data)
         return data
+
+    def now(self) -> bytes | None:
+        """What the page cache has. None at the end, too, and where the kernel or the file system can not tell."""
+        wanted = AT_HAND if self._stop is None else min(AT_HAND, self._stop - self._at)
+        if self._descriptor is None or wanted <= 0:
+            return None
+        data = bytearray(wanted)
+        try:
+            size = os.preadv(self._descriptor, [data], self._at, os.RWF_NOWAIT)
+        except OSError:
+            return None  # asked again by `next`, which says what is wrong
+        if size < wanted:
+            return None
+        self._at += size
+        return cast("bytes", data)  # as good as bytes
 
     def close(self) -> None:
         if self._descriptor is not None:
