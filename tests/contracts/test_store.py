@@ -3,14 +3,18 @@
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from pathlib import Path
 from threading import Barrier
 from uuid import uuid4
 
 import pytest
 
+from enarx.drawbridge import layout
+from enarx.drawbridge.content import Contents
+from enarx.drawbridge.records import DamagedError
 from enarx.drawbridge.store import STORES, FilesystemStore, Key, MemoryStore, Store, open_store
-from enarx.drawbridge.store.api import CHUNK
+from enarx.drawbridge.store.api import CHUNK, Prompt
 from enarx.errors import ConflictError, MalformedError, NotFoundError, UnavailableError
 from tests import seaweed
 
@@ -159,6 +163,40 @@ def test_a_range_is_what_it_says(store: Store, start: int, stop: int | None) -> 
     write(store, LONG)
     assert all(0 < len(piece) <= CHUNK for piece in store.get(KEY, start, stop))
     assert read(store, KEY, start, stop) == LONG[start:stop]
+
+
+@pytest.mark.parametrize(("start", "stop"), [(0, None), (131_072, 1_000_000), (5_000_000, None), (len(LONG), None)])
+def test_what_is_at_hand_is_what_comes_next(store: Store, start: int, stop: int | None) -> None:
+    """In any mixture with waiting for it; a storage that never has anything at hand need not say so."""
+    write(store, LONG)
+    pieces, found, turn = store.get(KEY, start, stop), bytearray(), 0
+    while True:
+        turn += 1
+        piece = pieces.now() if isinstance(pieces, Prompt) and turn % 3 else None
+        if piece is None:
+            piece = next(pieces, None)
+        if piece is None:
+            break
+        found += piece
+    assert found == LONG[start:stop]
+    assert not isinstance(pieces, Prompt) or pieces.now() is None
+
+
+def test_long_content_is_compared_wherever_it_is(store: Store) -> None:
+    """By a server that stored it and by one that begins, whole and in part, however the storage cuts it; damage never passes."""
+    digest = Contents(store).put(LONG)
+    for contents in (Contents(store), Contents(store)):
+        for start, stop in [(300_000, 9_000_000), (0, None), (0, None), (len(LONG) - 1, None)]:
+            assert b"".join(contents.read(digest, len(LONG), start, stop)) == LONG[start:stop]
+    with store.upload() as upload:
+        upload.write(LONG[:-1] + b"?")
+        upload.commit(layout.blob(digest))
+    for server in (contents, Contents(store)):
+        received = bytearray()
+        with pytest.raises(DamagedError):
+            received.extend(chain.from_iterable(server.read(digest, len(LONG))))
+        assert LONG.startswith(received)
+        assert len(received) < len(LONG)
 
 
 def test_a_listing_has_all_under_its_prefix(store: Store) -> None:

@@ -1,9 +1,9 @@
 """Between the event loop and threads: bodies that are read, hashed and written while the loop sends and receives.
 
-`ahead` gives the pieces of an iterator that a thread runs, `pour` hands pieces to a function that a thread calls. In
-both, what waits between the two is bounded, and neither waits for the other while there is something left to do: each
-wait is a switch of threads, which on a busy machine takes longer than the work on one piece. Pieces keep their order, and there
-is never more than one thread at an iterator or a function.
+`ahead` gives the pieces of an iterator that a thread runs where it has to wait, `pour` hands pieces to a function that
+a thread calls. In both, what waits between the two is bounded, and neither waits for the other while there is something
+left to do: each wait is a switch of threads, which on a busy machine takes longer than the work on one piece. Pieces
+keep their order, and there is never more than one thread at an iterator or a function.
 
 What may wait is SHARE for each body, and BUDGET for all bodies that are under way, but never less than a piece.
 """
@@ -136,44 +136,53 @@ def _share() -> int:
     return min(SHARE, BUDGET // max(1, _underway))
 
 
+class _Ahead(_Between):
+    """Pieces that are read: at once where that takes no waiting, by a thread where it does."""
+
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        super().__init__()
+        self._pieces_to_come = pieces
+        self._now = pieces.now if isinstance(pieces, Prompt) else lambda: None
+        self._misses = 0  # one after the other
+        self.has_ended = False
+
+    def read(self) -> None:
+        """From the thread."""
+        for piece in self._pieces_to_come:
+            self.put(piece)
+            self.told()
+            if self.may_rest(lambda: self.is_full or self.is_over):
+                return
+        self.has_ended = self.may_rest(lambda: True)
+
+    async def next(self) -> bytes | None:
+        """The next piece; None when it is on its way, or when there is none any more."""
+        await self.wait(lambda: not self.is_empty)
+        piece = self.take()
+        if piece is None:
+            self.require_success()
+            piece = None if self.has_ended else self._now()
+            self._misses = self._misses + 1 if piece is None else 0
+        may_read = self.has_room and not (self.at_work or self.has_ended or self.has_failed)
+        if may_read and (piece is None or self._misses > 1):
+            self.work(self.read)
+        return piece
+
+
 async def ahead(pieces: Iterator[bytes], first: bytes = b"") -> AsyncGenerator[memoryview, None]:
     """`first` and the pieces. Raises what reading them raises, in its place.
 
     What is at hand is taken when it is wanted, without a thread. What is not, a thread reads, and once that has
     happened again it reads on while others are used.
     """
-    now = pieces.now if isinstance(pieces, Prompt) else lambda: None
-    ended, misses = False, 0
-
-    def read() -> None:
-        nonlocal ended
-        for piece in pieces:
-            between.put(piece)
-            between.told()
-            if between.may_rest(lambda: between.is_full or between.is_over):
-                return
-        ended = between.may_rest(lambda: True)
-
-    async with _Between() as between:
-        for part in _parts(first):
-            yield part
-        for turn in count():
-            await between.wait(lambda: not between.is_empty)
-            piece = between.take()
-            if piece is None:
-                between.require_success()
-                if ended:
-                    return
-                piece = now()
-                misses = misses + 1 if piece is None else 0
-            if (
-                not (between.at_work or ended or between.has_failed)
-                and (piece is None or misses > 1)
-                and between.has_room
-            ):
-                between.work(read)
+    async with _Ahead(pieces) as source:
+        piece: bytes | None = first
+        for turn in count(1):
             for part in _parts(piece or b""):
                 yield part
+            piece = await source.next()
+            if piece is None and source.has_ended and source.is_empty:
+                return
             if turn % TURNS == 0:
                 await asyncio.sleep(0)  # however fast this reader is, others have their turn
 

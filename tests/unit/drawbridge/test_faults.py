@@ -14,8 +14,8 @@ from typing import Any, Self
 
 import pytest
 
-from enarx.drawbridge.content import PIECE
 from enarx.drawbridge.names import TreePath
+from enarx.drawbridge.pieces import PIECE
 from enarx.drawbridge.registry import Registry
 from enarx.drawbridge.store import FilesystemStore, Item, Key, MemoryStore, Store, Upload
 from enarx.drawbridge.store import filesystem as module

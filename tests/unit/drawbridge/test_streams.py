@@ -42,6 +42,72 @@ def test_what_is_read_ahead_comes_whole_and_in_order() -> None:
         assert asyncio.run(everything(slowly=slowly)) == b"".join(PIECES)
 
 
+class AtHand(Iterator[bytes]):
+    """Pieces of which some are at hand, and in which threads the others were read."""
+
+    def __init__(self, at_hand: Callable[[int], bool]) -> None:
+        self.number = 0
+        self.readers: list[str] = []
+        self._at_hand = at_hand
+
+    def __next__(self) -> bytes:
+        if self.number == len(PIECES):
+            raise StopIteration
+        self.number += 1
+        self.readers.append(threading.current_thread().name)
+        return PIECES[self.number - 1]
+
+    def now(self) -> bytes | None:
+        if self.number == len(PIECES) or not self._at_hand(self.number):
+            return None
+        self.number += 1
+        return PIECES[self.number - 1]
+
+
+@pytest.mark.parametrize(
+    "at_hand", [lambda _: True, lambda at: at % 50 != 49, lambda at: at > 200, lambda at: at < 200, lambda _: False]
+)
+def test_what_is_at_hand_needs_no_thread(at_hand: Callable[[int], bool]) -> None:
+    """All bytes in order, whatever is at hand; the event loop's thread never reads what may take waiting."""
+    pieces = AtHand(at_hand)
+
+    async def everything() -> bytes:
+        return b"".join([bytes(part) async for part in streams.ahead(pieces, b"first")])
+
+    assert asyncio.run(everything()) == b"first" + b"".join(PIECES)
+    assert threading.current_thread().name not in pieces.readers
+    assert bool(pieces.readers) != all(map(at_hand, range(len(PIECES))))
+
+
+def test_who_takes_nothing_has_nothing_read_that_is_at_hand() -> None:
+    """However many readers wait, each piece is read when it is wanted; and a reader in a hurry lets others go on."""
+
+    async def all_of_them() -> None:
+        sources = [AtHand(lambda _: True) for _ in range(50)]
+        bodies = [streams.ahead(source, b"first") for source in sources]
+        for body in bodies:
+            await anext(body)
+        await asyncio.sleep(0.01)
+        assert {source.number for source in sources} == {0}
+        turns = 0
+
+        async def others() -> None:
+            nonlocal turns
+            while True:
+                turns += 1
+                await asyncio.sleep(0)
+
+        task = asyncio.create_task(others())
+        async for _ in bodies[0]:
+            pass
+        task.cancel()
+        assert turns >= len(PIECES) // streams.TURNS
+        for body in bodies:
+            await body.aclose()
+
+    asyncio.run(all_of_them())
+
+
 def test_what_is_poured_is_written_whole_and_in_order_by_one_thread_at_a_time() -> None:
     """All bytes, and no piece begins before the last one is written."""
     found = bytearray()
