@@ -6,6 +6,7 @@ way. A Keep that says what it may not say, or ends without a word, was refused a
 """
 
 import os
+import re
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -213,7 +214,7 @@ def _expose(phase: Phase, keep: Keep) -> None:
     if phase.phase == RUNNING:
         for text in phase.facts.values():
             port = text.rpartition(" ")[2]
-            if not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
+            if not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
                 raise MalformedError(f"channel: phase: expected a port, found {_printable(port)[:20]!r}")
             with gate("backend"):
                 keep.expose(int(port))
