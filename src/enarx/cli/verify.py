@@ -1,6 +1,7 @@
 """`enarx verify`: say what is at the other end of a TLS connection."""
 
 import json
+import re
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -79,8 +80,8 @@ def split_address(text: str) -> tuple[str, int]:
     """`host:port` or `[address]:port`. Raises a usage error."""
     host, colon, port = text.rpartition(":")
     host = host.removeprefix("[").removesuffix("]")
-    if not colon or not host or not port.isascii() or not port.isdigit() or not 0 < int(port) < 65536:
-        raise click.UsageError(f"expected HOST:PORT, found {text!r}")
+    if not colon or not host or not re.fullmatch(r"[0-9]{1,5}", port) or not 0 < int(port) < 65536:
+        raise click.UsageError(f"expected HOST:PORT, found {text[:300]!r}")
     return host, int(port)
 
 

@@ -191,7 +191,7 @@ def _wait(retry_after: str | None, now: datetime) -> float:
     """Seconds to wait: a number, or a date."""
     if retry_after is None:
         return DEFAULT_WAIT
-    if retry_after.strip().isdigit():
+    if re.fullmatch(r"[0-9]+", retry_after.strip()):
         return float(retry_after)
     try:
         moment = parsedate_to_datetime(retry_after)

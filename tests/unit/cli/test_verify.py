@@ -132,7 +132,17 @@ def test_nobody_and_no_tls_are_unavailable(tmp_path: Path, start: Callable[..., 
 
 
 @pytest.mark.parametrize(
-    "address", ["localhost", "localhost:", ":443", "localhost:0", "localhost:65536", "localhost:x"]
+    "address",
+    [
+        "localhost",
+        "localhost:",
+        ":443",
+        "localhost:0",
+        "localhost:65536",
+        "localhost:x",
+        "localhost:²",
+        f"localhost:{'9' * 5000}",
+    ],
 )
 def test_an_address_has_a_host_and_a_port(address: str, tmp_path: Path) -> None:
     """A wrong address is a usage error, before anything is opened."""

@@ -197,6 +197,7 @@ def test_a_root_that_is_not_known_is_told_and_nothing_is_remembered(
         (503, {"Retry-After": (AT + timedelta(days=-1)).strftime("%a, %d %b %Y %H:%M:%S GMT")}, 0.0),
         (429, {}, 5.0),
         (429, {"Retry-After": "soon"}, 5.0),
+        (429, {"Retry-After": "²"}, 5.0),
     ],
 )
 def test_a_vendor_may_ask_to_wait(

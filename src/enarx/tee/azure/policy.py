@@ -31,10 +31,11 @@ def read_policy_as(kind: Kind, table: Table) -> Policy:
     """Raises ConfigError; unknown keys are the document's to refuse."""
     registers = table.table("pcrs")
     found: dict[int, frozenset[bytes]] = {}
+    numbers = {str(number): number for number in range(REGISTERS)}  # written in one way: none stands there twice
     for key in tuple(registers.keys()):
-        if not key.isascii() or not key.isdigit() or int(key) >= REGISTERS:
+        if key not in numbers:
             raise registers.error(key, f"expected the number of a register, 0 to {REGISTERS - 1}")
-        found[int(key)] = registers.hex_list(key, length=32)
+        found[numbers[key]] = registers.hex_list(key, length=32)
     return Policy(hardware=HARDWARE[kind].read_policy(table), registers=found)
 
 

@@ -42,10 +42,11 @@ def read_policy(table: Table) -> Policy:
         raise table.error("hash_blacklist", f"{min(both).hex()} stands in hash too")
     registers = table.table("pcrs")
     pcrs: dict[int, frozenset[bytes]] = {}
+    numbers = {str(number): number for number in PCRS}  # written in one way, so that none stands there twice
     for key in tuple(registers.keys()):
-        if not key.isascii() or not key.isdigit() or int(key) not in PCRS:
+        if key not in numbers:
             raise registers.error(key, "expected the number of a register, 0 to 31")
-        pcrs[int(key)] = registers.hex_list(key, length=PCR_SIZE)
+        pcrs[numbers[key]] = registers.hex_list(key, length=PCR_SIZE)
     return Policy(hash=allowed, hash_blacklist=denied, signer=table.hex_list("signer", length=PCR_SIZE), pcrs=pcrs)
 
 

@@ -152,9 +152,10 @@ def test_the_policy_of_the_hardware_and_of_the_registers_is_asked() -> None:
 
 def test_a_register_has_a_number() -> None:
     """Errors name the dotted path."""
-    document = toml.parse('["az-snp".pcrs]\n24 = []\n', source="steward.toml")
-    with pytest.raises(MalformedError, match="expected the number of a register, 0 to 23"):
-        read_policy_as("snp", document.table("az-snp"))
+    for key in ("24", "04", "9" * 5000):
+        document = toml.parse(f'["az-snp".pcrs]\n{key} = []\n', source="steward.toml")
+        with pytest.raises(MalformedError, match="expected the number of a register, 0 to 23"):
+            read_policy_as("snp", document.table("az-snp"))
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,8 @@ def test_the_policy_reports_everything_that_fails() -> None:
         (f'hash = ["{"11" * 48}"]\nhash_blacklist = ["{"11" * 48}"]', "nitro.hash_blacklist"),
         ('hash = ["1111"]', "48 bytes"),
         ('[nitro.pcrs]\n32 = ["00"]', "nitro.pcrs.32: expected the number of a register"),
+        ('[nitro.pcrs]\n04 = ["00"]', "nitro.pcrs.04: expected the number of a register"),
+        (f'[nitro.pcrs]\n{"9" * 5000} = ["00"]', "expected the number of a register"),
     ],
 )
 def test_a_table_that_makes_no_sense_is_refused(text: str, message: str) -> None:
