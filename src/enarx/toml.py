@@ -203,6 +203,19 @@ class Table:
         return value
 
 
+def _require_small(values: Mapping[str, Any], source: str) -> None:  # Any: what tomllib gives
+    """Integers of TOML have 64 bits, here with a sign or without; larger ones could not even be printed."""
+    left: list[Any] = [values]  # Any: as above
+    while left:
+        value = left.pop()
+        if isinstance(value, dict):
+            left.extend(value.values())
+        elif isinstance(value, list):
+            left.extend(value)
+        elif isinstance(value, int) and not -(1 << 63) <= value < 1 << 64:
+            raise ConfigError(f"{source}: not TOML: a number of more than 64 bits")
+
+
 def parse(text: str | bytes, *, source: str) -> Table:
     """Read a whole document. Raises ConfigError when it is too large, not UTF-8 or not TOML."""
     if len(text) > MAX_DOCUMENT:
@@ -216,6 +229,9 @@ def parse(text: str | bytes, *, source: str) -> Table:
         values = tomllib.loads(text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise ConfigError(f"{source}: not TOML: {error}") from error
+    except ValueError:  # Python's own bound on the digits of a number, in words for programmers
+        raise ConfigError(f"{source}: not TOML: a number of more than 64 bits") from None
+    _require_small(values, source)
     return Table(source=source, text=text, path="", values=values)
 
 

@@ -91,6 +91,15 @@ def test_what_is_not_toml_is_refused(text: str | bytes) -> None:
         toml.parse(text, source="x.toml")
 
 
+@pytest.mark.parametrize("number", ["9" * 5000, "0x" + "f" * 5000, str(1 << 64), str(-(1 << 63) - 1)])
+def test_a_number_has_64_bits(number: str) -> None:
+    """As TOML has it: wherever a larger one stands, it is refused, and in words that can be printed."""
+    for text in (f"a = {number}", f"[[a]]\nb = [1, {{c = {number}}}]"):
+        with pytest.raises(ConfigError, match=r"^x\.toml: not TOML: a number of more than 64 bits$"):
+            toml.parse(text, source="x.toml")
+    assert toml.parse(f"a = {(1 << 64) - 1}", source="x.toml").values["a"] == (1 << 64) - 1
+
+
 @given(st.binary(max_size=80))
 def test_any_bytes_are_a_table_or_an_error(data: bytes) -> None:
     """Whatever is read, it is a table or ConfigError."""
