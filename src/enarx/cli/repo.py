@@ -87,14 +87,16 @@ def search(store: Store, *, words: tuple[str, ...], store_host: str | None) -> N
 
 
 @repo.command()
-@click.argument("spec", metavar=REPOSITORY, shell_complete=complete_slug)
+@click.argument("spec", metavar=PLACE, shell_complete=complete_slug)
 @store_options
 def history(store: Store, *, spec: str) -> None:
     """Print who changed what and when, the oldest change first, after checking that none is missing.
 
+    Of a repository it is everything; of a name space, who became a member of it and who is none any more.
+
     The last line is the head: who notes it can tell later whether anything before it was altered.
     """
-    host, place = _place(spec, repository=True)
+    host, place = _place(spec)
     with _managing(store, host, "Failed to read the history") as management:
         changes = management.history(place)
     head = changes[-1].digest if changes else ""

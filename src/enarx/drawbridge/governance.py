@@ -36,7 +36,7 @@ from enarx.drawbridge.access import (
 from enarx.drawbridge.canonical import Json
 from enarx.drawbridge.names import RepositoryName, TagName, UserName
 from enarx.drawbridge.registry import Registry, UserRecord
-from enarx.drawbridge.registry.catalogue import Place
+from enarx.drawbridge.registry.catalogue import Place, member_name
 from enarx.errors import ConflictError, DeniedError, MalformedError, NotFoundError, UntrustedError
 from enarx.toml import Table
 
@@ -368,8 +368,7 @@ class Governance:
         *,
         by: str,
     ) -> None:
-        if repository is not None:  # a name space has no history of its own
-            self._registry.histories.append(user, repository, by=by, event=event, detail=detail)
+        self._registry.histories.append(user, repository, by=by, event=event, detail=detail)
 
 
 def read_policy(values: Mapping[str, Any]) -> ReleasePolicy:  # Any: parsed JSON or TOML, checked here
@@ -381,7 +380,7 @@ def read_policy(values: Mapping[str, Any]) -> ReleasePolicy:  # Any: parsed JSON
 
 
 def _named(identity: Identity) -> str:
-    return f"{identity.issuer} {identity.subject}"  # an issuer's name has no space
+    return member_name(identity.issuer, identity.subject)
 
 
 def _after(text: str) -> tuple[str, Place | None]:

@@ -1,4 +1,4 @@
-"""History: what changed in a repository, as an append-only chain that anybody can check.
+"""History: what changed in a repository, or in a name space, as an append-only chain that anybody can check.
 
 Each change says its number, when, who and what, and carries the SHA-256 of the change before it. So the head (the
 SHA-256 of the last one) stands for the whole history: who noted it once can tell later whether anything before it was
@@ -91,11 +91,11 @@ class Histories:
         self._seen: dict[Key, int] = {}  # how long a history was when it was last looked at
 
     def append(
-        self, user: UserName, repository: RepositoryName, *, by: str, event: str, detail: Mapping[str, Json]
+        self, user: UserName, repository: RepositoryName | None, *, by: str, event: str, detail: Mapping[str, Json]
     ) -> Change:
         """Say what was done. Several processes may; each change gets its own number."""
         journal = self._journal(user, repository)
-        for _ in until_it_is_ours(f"history of {user}/{repository}"):
+        for _ in until_it_is_ours(f"{layout.history(user, repository)}"):
             last = self._last(journal, user, repository)
             previous = self._read(journal, user, repository, last).digest if last else BEGINNING
             change = Change(number=last + 1, at=self._now(), by=by, event=event, detail=detail, previous=previous)
@@ -106,7 +106,7 @@ class Histories:
             return change
         raise AssertionError  # the attempts end with an error of their own
 
-    def read(self, user: UserName, repository: RepositoryName) -> Iterator[Change]:
+    def read(self, user: UserName, repository: RepositoryName | None) -> Iterator[Change]:
         """From the beginning. Raises DamagedError where the chain is broken."""
         journal = self._journal(user, repository)
         numbers = range(1, self._last(journal, user, repository) + 1)
@@ -115,13 +115,13 @@ class Histories:
         except MalformedError as error:
             raise damaged(layout.history(user, repository), str(error)) from error
 
-    def latest(self, user: UserName, repository: RepositoryName) -> Iterator[Change]:
+    def latest(self, user: UserName, repository: RepositoryName | None) -> Iterator[Change]:
         """From the end, unchecked: to look for what happened lately."""
         journal = self._journal(user, repository)
         for number in range(self._last(journal, user, repository), 0, -1):
             yield self._read(journal, user, repository, number)
 
-    def _last(self, journal: Journal, user: UserName, repository: RepositoryName) -> int:
+    def _last(self, journal: Journal, user: UserName, repository: RepositoryName | None) -> int:
         key = layout.history(user, repository)
         last = journal.last(self._seen.get(key, 0))
         if len(self._seen) >= _SEEN:
@@ -129,10 +129,10 @@ class Histories:
         self._seen[key] = last
         return last
 
-    def _journal(self, user: UserName, repository: RepositoryName) -> Journal:
+    def _journal(self, user: UserName, repository: RepositoryName | None) -> Journal:
         return Journal(self._store, layout.history(user, repository))
 
-    def _read(self, journal: Journal, user: UserName, repository: RepositoryName, number: int) -> Change:
+    def _read(self, journal: Journal, user: UserName, repository: RepositoryName | None, number: int) -> Change:
         try:
             return Change.from_json(journal.read(number))
         except (MalformedError, NotFoundError) as error:

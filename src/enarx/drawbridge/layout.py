@@ -9,7 +9,7 @@
     nodes/<user>/<repository>/<tag>/<SHA-256 of path> the record of a node: its meta, and which blob it is
     blobs/<xx>/<SHA-256>                              content, once however many nodes have it
     pieces/<xx>/<SHA-256>/<number>                    digests of the pieces of a long blob, 256 MiB in each record
-    history/<user>/<repository>/<number>              what changed in a repository
+    history/<user>/<repository>/<number>              what changed in a repository; with `_`, in a whole name space
     documents/<user>/<repository>/<kind>/<id>/<number> what may change: the highest number counts
     quotas/<date>/<SHA-256 of identity>/<number>      what is left of somebody's allowance: the highest number counts
     parts/<upload>/<offset>                           what has arrived of an upload that can be resumed
@@ -110,8 +110,9 @@ def garbage(digest: Digest) -> Key:
 
 
 @lru_cache(_KEPT)
-def history(owner: UserName, name: RepositoryName) -> Key:
-    return HISTORY / owner.text / name.text
+def history(owner: UserName, name: RepositoryName | None) -> Key:
+    """That of a repository, or of the user's whole name space; no repository is called `_`."""
+    return HISTORY / owner.text / ("_" if name is None else name.text)
 
 
 @lru_cache(_KEPT)

@@ -38,6 +38,7 @@ PATHS: Final[Mapping[Kind, str]] = {
     "log": "/{user}/{repository}/_log",
 }
 MORE_PATHS: Final[Mapping[str, Kind]] = {
+    "/{user}/_log": "log",
     "/{user}/_member": "members",
     "/{user}/_member/{label}": "member",
     "/{user}/{repository}/_tag/{tag}/tree": "tree",

@@ -571,10 +571,10 @@ class Resources:
         return Response(status_code=204, headers=OURS)
 
     def _get_log(self, visit: Visit, _: bytes) -> Response:
-        user, repository, _facts = self._require(visit, access.READ_REPOSITORY)
-        return as_json(
-            visit, {"changes": [change.to_json() for change in self._registry.spaces.history(user, repository)]}
-        )
+        user, repository = user_of(visit), visit.target.repository
+        self._namespace_or_facts(visit, access.READ_USER if repository is None else access.READ_REPOSITORY)
+        changes = self._registry.spaces.history(user, repository)
+        return as_json(visit, {"changes": [change.to_json() for change in changes]})
 
 
 def _identity(identity: Identity | None) -> dict[str, str] | None:

@@ -13,7 +13,7 @@
     …/<repository>/_token[/<id>]                             deploy tokens
     …/<repository>/_yank/<tag>                               what is not to be used any more
     …/<repository>/_signer                                   whose signature every new tag needs
-    …/<repository>/_log                                      who changed what, and when
+    /api/v<SEMVER>/<user>[/<repository>]/_log                who changed what, and when
 
 Nothing is percent-decoded but the names in a tree's path. Slashes before `api` and before the version do not count.
 A version that is newer than ours is refused as semantic versioning says; older ones mean the same as ours.
@@ -117,10 +117,12 @@ def require_version(text: str) -> None:
 
 
 def _of_namespace(user: UserName, tail: str) -> Target:
-    """The originals ignore what follows a bare user; we know two words there."""
+    """The originals ignore what follows a bare user; we know three words there."""
     word, _, item = tail.partition("/")
     if word == "repo" and not item:
         return Target(kind="repositories", user=user)
+    if word == "log" and not item:
+        return Target(kind="log", user=user)
     if word == "member":
         return Target(kind="member", user=user, item=_label(item)) if item else Target(kind="members", user=user)
     return Target(kind="user", user=user)

@@ -18,6 +18,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain
 from secrets import token_hex
 from typing import Final, Literal
@@ -27,6 +28,7 @@ from enarx.drawbridge import canonical, layout
 from enarx.drawbridge.names import RepositoryName, TagName, TreePath, UserName
 from enarx.drawbridge.records import DamagedError, Records
 from enarx.drawbridge.registry import Registry, StoredNode
+from enarx.drawbridge.registry.catalogue import member_name
 from enarx.drawbridge.store.api import Item, Key, Store
 from enarx.drawbridge.tag import subject_of
 from enarx.errors import ConflictError, EnarxError, MalformedError, NotFoundError, UnavailableError
@@ -70,8 +72,9 @@ class Collected:
 def fsck(registry: Registry, *, contents: bool = True, repair: bool = False) -> Iterator[Finding]:
     """Everything that is wrong. Without `contents`, blobs are not read, only counted and measured.
 
-    With `repair`, lists of pieces that are missing are made anew from content that is whole, and publications
-    that are not in the history are recorded, and public repositories that searches do not find are listed.
+    With `repair`, lists of pieces that are missing are made anew from content that is whole, publications that
+    are not in the history are recorded, and what searches do not find is listed: names with their owners, public
+    repositories, memberships.
     """
     check = _Check(registry, contents=contents, repair=repair)
     yield from check.names()
@@ -182,12 +185,16 @@ class _Check:
     def names(self) -> Iterator[Finding]:
         """Users, repositories and tags, each with its parent; histories with their chains."""
         for item in self._store.list(layout.USERS):
-            yield from self._try(item.key, self._registry.spaces.user, UserName(item.key.name))
+            user = UserName(item.key.name)
+            yield from self._owned(item.key, user)
+            yield from self._members(user, None)
+            yield from self._chain(user, None)
         for item in self._store.list(layout.REPOSITORIES):
             user, repository = UserName(item.key.segments[1]), RepositoryName(item.key.name)
             yield from self._try(item.key, self._registry.spaces.repository, user, repository)
             yield from self._parent(item.key, layout.user(user))
             yield from self._listed(item.key, user, repository)
+            yield from self._members(user, repository)
             yield from self._history(user, repository)
 
     def trees(self) -> Iterator[Finding]:
@@ -286,17 +293,51 @@ class _Check:
         except EnarxError:
             return  # told already
         if not (listed or catalogue.lists_public(user, repository)):
-            if self._repair:
-                catalogue.list_public(user, repository)
-            detail = "listed now" if self._repair else "--repair lists it"
-            yield Finding(kind="unfinished", key=key, detail=f"public, but searches do not find it: {detail}")
+            yield self._unlisted(key, "public, but searches", lambda: catalogue.list_public(user, repository))
+
+    def _owned(self, key: Key, user: UserName) -> Iterator[Finding]:
+        """A name is where its subject's searches look."""
+        catalogue = self._registry.catalogue
+        try:
+            subject = self._registry.spaces.user(user).subject
+        except EnarxError as error:
+            yield _damage(key, error)
+            return
+        if not catalogue.lists_name(subject, user):
+            yield self._unlisted(key, "its owner's searches", lambda: catalogue.list_name(subject, user))
+
+    def _members(self, user: UserName, repository: RepositoryName | None) -> Iterator[Finding]:
+        """A membership is where its member's searches look; machines have none."""
+        catalogue = self._registry.catalogue
+        for label, found in self._registry.documents.all(user, repository, "member"):
+            key = layout.documents(user, repository, "member") / label
+            try:
+                values = canonical.members(canonical.parse(found.body, "member"), "member")
+            except EnarxError as error:
+                yield _damage(key, error)
+                continue
+            name = member_name(str(values.get("issuer")), str(values.get("subject")))
+            if "subject" in values and not catalogue.lists_member(name, user, repository):
+                list_it = partial(catalogue.list_member, name, user, repository)
+                yield self._unlisted(key, "its member's searches", list_it)
+
+    def _unlisted(self, key: Key, searches: str, list_it: Callable[[], None]) -> Finding:
+        if self._repair:
+            list_it()
+        detail = "listed now" if self._repair else "--repair lists it"
+        return Finding(kind="unfinished", key=key, detail=f"{searches} do not find it: {detail}")
+
+    def _chain(self, user: UserName, repository: RepositoryName | None) -> Iterator[Finding]:
+        yield from self._try(
+            layout.history(user, repository), lambda: list(self._registry.spaces.history(user, repository))
+        )
 
     def _history(self, user: UserName, repository: RepositoryName) -> Iterator[Finding]:
-        key = layout.history(user, repository)
+        """Its chain, and that it has every version."""
         try:
             changes = list(self._registry.spaces.history(user, repository))
         except EnarxError as error:
-            yield _damage(key, error)
+            yield _damage(layout.history(user, repository), error)
             return
         published = {change.detail.get("tag") for change in changes if change.event == "tag-published"}
         for item in self._store.list(layout.tags(user, repository)):

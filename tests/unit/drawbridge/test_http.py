@@ -23,6 +23,7 @@ from enarx.drawbridge import http
 from enarx.drawbridge.access import HIDDEN, Leave, Member, RepositoryFacts
 from enarx.drawbridge.auth.mtls import CrlSource
 from enarx.drawbridge.governance import Governance
+from enarx.drawbridge.history import Change, check
 from enarx.drawbridge.http import build
 from enarx.drawbridge.names import RepositoryName, UserName
 from enarx.drawbridge.signing import SigningKey, sign
@@ -413,6 +414,25 @@ def test_members_have_roles_and_lose_them(bench: Bench) -> None:
     assert bench.ask("GET", "/user/repo/_tag", token=alice).status_code == 401
     events = [change["event"] for change in bench.ask("GET", "/user/repo/_log", token=token).json()["changes"]]
     assert events == ["repository-created", "member-set", "tag-published", "member-removed"]
+
+
+def test_a_name_space_has_a_history_of_its_members(bench: Bench) -> None:
+    """Who was made what by whom, for whoever belongs there; for a stranger it is as if there were no such name."""
+    token = bench.claim()
+    alice = {"role": "publisher", "subject": "alice"}
+    assert bench.ask("GET", "/user/_log", token=token).json() == {"changes": []}
+    bench.put("/user/_member/alice", alice, token=token)
+    bench.put("/user/_member/alice", {**alice, "role": "reader"}, token=token)
+    bench.ask("DELETE", "/user/_member/alice", token=token)
+    changes = [Change.from_json(item) for item in bench.ask("GET", "/user/_log", token=token).json()["changes"]]
+    assert [(change.event, change.detail.get("role"), change.by) for change in check(changes)] == [
+        ("member-set", "publisher", f"corp {SUBJECT}"),
+        ("member-set", "reader", f"corp {SUBJECT}"),
+        ("member-removed", None, f"corp {SUBJECT}"),
+    ]
+    for path in ("/user/_log", "/nobody/_log"):
+        for who in (None, bench.token("stranger")):
+            assert bench.ask("GET", path, token=who).status_code == 401
 
 
 def test_a_ci_job_publishes_where_it_is_trusted(authority: Authority) -> None:

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
 from threading import Event, Thread
@@ -13,6 +14,8 @@ import pytest
 
 from enarx.digest import Digest, Digests
 from enarx.drawbridge import layout
+from enarx.drawbridge.access import Member
+from enarx.drawbridge.governance import Governance
 from enarx.drawbridge.names import RepositoryName, TagName, TreePath
 from enarx.drawbridge.registry import JSON_TYPE, Outcome, Registry, RepositoryRecord, ResumableUpload
 from enarx.drawbridge.registry.trees import require_not_collected
@@ -161,6 +164,28 @@ def test_fsck_lists_public_repositories_anew(registry: Registry, store: Store) -
     assert findings(registry, repair=True) == [("unfinished", "repositories")]
     assert findings(registry) == []
     assert list(registry.catalogue.public()) == [(USER, REPO), (USER, RepositoryName("shown"))]
+
+
+def test_fsck_lists_names_and_memberships_anew(registry: Registry, store: Store) -> None:
+    """Where their people's searches look; a membership that ended, and a machine's, are in no list."""
+    governance = Governance(registry)
+    alice = Member(role="reader", issuer="corp", subject="alice")
+    machine = Member(role="reader", issuer="ci", claims={"repository": "org/app"})
+    for place in (None, REPO):
+        governance.set_member(USER, place, "alice", alice, by="x")
+        governance.set_member(USER, place, "gone", replace(alice, subject="gone"), by="x")
+        governance.set_member(USER, place, "gone", None, by="x")
+        governance.set_member(USER, place, "ci", machine, by="x")
+    assert findings(registry) == []
+    for item in [*store.list(layout.MEMBERSHIPS), *store.list(layout.SUBJECTS)]:
+        store.delete(item.key)
+    told = [("unfinished", "users"), ("unfinished", "documents"), ("unfinished", "documents")]
+    assert findings(registry) == told
+    assert findings(registry, repair=True) == told
+    assert findings(registry) == []
+    assert set(registry.catalogue.memberships("corp alice")) == {(USER, None), (USER, REPO)}
+    store.delete(layout.number(layout.history(USER, None), 2))
+    assert findings(Registry(store)) == [("damaged", "history")]
 
 
 def test_gc_removes_what_nothing_refers_to(registry: Registry, store: Store, clock: Clock) -> None:

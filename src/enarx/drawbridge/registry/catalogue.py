@@ -17,6 +17,11 @@ from enarx.errors import ConflictError
 Place = tuple[UserName, RepositoryName]
 
 
+def member_name(issuer: str, subject: str) -> str:
+    """Somebody, as memberships are listed under; an issuer's name has no space."""
+    return f"{issuer} {subject}"
+
+
 class Catalogue:
     """Lists of names. May create marks that say nothing but their own key."""
 
@@ -44,9 +49,15 @@ class Catalogue:
             if item.key.name != "_":
                 yield UserName(item.key.name)
 
+    def lists_name(self, subject: str, user: UserName) -> bool:
+        return self._store.stat(layout.subject(subject) / user.text) is not None
+
     def list_member(self, member: str, user: UserName, repository: RepositoryName | None) -> None:
-        """`member` is the issuer's name for somebody, and who they are there."""
+        """`member` is what `member_name` makes of somebody."""
         self._mark(layout.membership(member, user, repository))
+
+    def lists_member(self, member: str, user: UserName, repository: RepositoryName | None) -> bool:
+        return self._store.stat(layout.membership(member, user, repository)) is not None
 
     def memberships(self, member: str) -> Iterator[tuple[UserName, RepositoryName | None]]:
         """Repositories, and (None) whole name spaces."""

@@ -89,8 +89,14 @@ class Spaces:
         for item in self._store.list(layout.repositories(user), begin):
             yield RepositoryName(item.key.name)
 
-    def history(self, user: UserName, repository: RepositoryName) -> Iterator[Change]:
-        """Every change, oldest first, its chain checked. Raises NotFoundError when there is no such repository."""
+    def history(self, user: UserName, repository: RepositoryName | None) -> Iterator[Change]:
+        """Every change, oldest first, its chain checked; of the name space itself where no repository is named.
+
+        Raises NotFoundError when there is no such thing.
+        """
+        if repository is None:
+            require_there(self._store, layout.user(user), f"user {user}")
+            return self._histories.read(user, None)
         require_there(self._store, layout.repository(user, repository), f"repository {user}/{repository}")
         return self._histories.read(user, repository)
 
