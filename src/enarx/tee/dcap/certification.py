@@ -24,6 +24,7 @@ from enarx.tee.dcap.quote import PCK_CHAIN, PPID, PPID_RSA_2048, PPID_RSA_3072
 from enarx.tee.documents import readable_certificates
 from enarx.tee.model import Endorsements
 
+MAX_FITTING: Final = 256  # certificates of machines of one TCB, each of which costs a signature to be told apart
 _PPID_SIZES: Final = {PPID: 16, PPID_RSA_2048: 256, PPID_RSA_3072: 384}
 
 
@@ -96,19 +97,29 @@ def find(
     """
     if isinstance(certified, Machine):
         return certified
-    pool = readable_certificates(endorsements.certificates)
-    leaf = certified if isinstance(certified, Certificate) else _named(certified, pool, verify_report)
+    offered = endorsements.certificates
+    leaf = certified if isinstance(certified, Certificate) else _named(certified, offered, verify_report)
+    pool = readable_certificates(data for data in offered if leaf.issuer in data)
     issuer = _issuer(leaf, pool)
-    root = _issuer(issuer, [*roots, *pool])
+    root = _issuer(issuer, [*roots, *readable_certificates(data for data in offered if issuer.issuer in data)])
     pck = _pck_of(leaf)
     if pck is None:  # both ways to it have asked before
         raise UntrustedError(f"PCK certificate: extension {EXTENSION} is missing")
     return Machine(chain=(leaf, issuer, root), pck=pck)
 
 
-def _named(named: Named, pool: Sequence[Certificate], verify_report: Callable[[Certificate], object]) -> Certificate:
-    """The certificate of that name; an encrypted PPID may leave several, and the one whose key signed is meant."""
-    fitting = [leaf for leaf in pool if _fits(named, leaf)]
+def _named(named: Named, offered: Sequence[bytes], verify_report: Callable[[Certificate], object]) -> Certificate:
+    """The certificate of that name; an encrypted PPID may leave several, and the one whose key signed is meant.
+
+    Whoever sends a quote chooses the name, so those that cannot fit are left out before they are read.
+    """
+    likely = readable_certificates(data for data in offered if named.cpu_svn in data)
+    fitting = [leaf for leaf in likely if _fits(named, leaf)]
+    if len(fitting) > MAX_FITTING:
+        raise UntrustedError(
+            f"PCK chain: expected at most {MAX_FITTING} certificates of the name that the quote gives ({named}), "
+            f"found {len(fitting)}"
+        )
     for leaf in fitting:
         try:
             verify_report(leaf)

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from enarx.errors import MalformedError, UntrustedError
 from enarx.pki.certificate import Certificate, pem
+from enarx.tee.dcap import certification as certification_data
 from enarx.tee.dcap.certification import Named, read
 from enarx.tee.dcap.pck import EXTENSION, Pck, write_chain
 from enarx.tee.dcap.quote import PCK_CHAIN, PCK_LEAF, Quote
@@ -108,6 +109,22 @@ def test_of_several_the_one_whose_key_signed_is_meant(case: Case) -> None:
     named = naming(case, 3)
     assert beside(named, b"rubbish", broken, twin, leaf, issuer).judge().accepted
     assert beside(named, twin, issuer).refused() == ("untrusted", "qe_report.signature")
+
+
+def test_how_many_are_told_apart_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each costs a signature, and whoever sends the quote chooses the name; other certificates do not count."""
+    monkeypatch.setattr(certification_data, "MAX_FITTING", 2)
+    leaf, issuer, root = case.machine.machine.chain
+    extension = Certificate.parse(leaf).extensions[EXTENSION].value
+    key = ec.generate_private_key(ec.SECP256R1()).public_key()
+    twins = [
+        support.vendor().platform.issue("Intel SGX PCK Certificate", key, AT, extension=extension) for _ in range(2)
+    ]
+    named = naming(case, 3)
+    assert beside(named, twins[0], leaf, issuer, root).judge().accepted
+    many = beside(named, *twins, leaf, issuer, root)
+    assert many.refused() == UNTRUSTED
+    assert "expected at most 2 certificates" in many.reasons()
 
 
 @pytest.mark.parametrize("kind", KINDS)
