@@ -49,8 +49,10 @@ def collateral_of(case: Case) -> str:
             f"{key}_signature": signature.hex(),
         }
 
+    beside = write_chain(case.machine.machine.chain).decode() if case.endorsements.certificates else None
     return json.dumps(
         {
+            "pck_certificate_chain": beside,
             "pck_crl_issuer_chain": chain,
             "root_ca_crl": root_crl.hex(),
             "pck_crl": pck_crl.hex(),

@@ -109,10 +109,12 @@ def test_of_several_the_one_whose_key_signed_is_meant(case: Case) -> None:
     named = naming(case, 3)
     assert beside(named, b"rubbish", broken, twin, leaf, issuer).judge().accepted
     assert beside(named, twin, issuer).refused() == ("untrusted", "qe_report.signature")
+    assert beside(named, broken, issuer).refused() == UNTRUSTED
 
 
 def test_how_many_are_told_apart_is_bounded(case: Case, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each costs a signature, and whoever sends the quote chooses the name; other certificates do not count."""
+    assert certification_data.MAX_FITTING == 256
     monkeypatch.setattr(certification_data, "MAX_FITTING", 2)
     leaf, issuer, root = case.machine.machine.chain
     extension = Certificate.parse(leaf).extensions[EXTENSION].value

@@ -12,10 +12,12 @@ from pathlib import Path
 
 import pytest
 
+from enarx.pki.certificate import Certificate, pem
 from enarx.steward import collateral
 from enarx.tee import sgx
 from enarx.tee.appraise import failed, judge
 from enarx.tee.dcap.enclave import DEBUG, EnclaveReport
+from enarx.tee.dcap.pck import Pck, write_chain
 from enarx.tee.dcap.quote import Quote
 from enarx.tee.dcap.simulator import OLDER, OLDER_PCE, TDX_COMPONENTS, enclave_level, tcb_level
 from enarx.tee.model import Appraisal, Binding, Evidence
@@ -104,6 +106,12 @@ def changed(base: Case, **fields: object) -> Case:
     return replace(base, quote=quote)
 
 
+def certified(base: Case, kind: int, certification: bytes, *certificates: bytes) -> Case:
+    """The quote with other certification data, which nobody signed, and what it does not carry beside it."""
+    quote = replace(Quote.parse(base.quote), certification_type=kind, certification=certification).encode()
+    return replace(base, quote=quote).with_endorsements(certificates=certificates)
+
+
 def simulated() -> dict[str, Case]:
     """One case a question that a verifier of Intel's quotes has to answer."""
     base, domain, vendor = case(), td_case(), support.vendor()
@@ -112,6 +120,8 @@ def simulated() -> dict[str, Case]:
     revoked = vendor.revoke(base.machine.machine.chain[0])
     module = {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8}
     retired = [{"id": "TDX_01", **module, "tcbLevels": [enclave_level(5, AT, "Revoked")]}]
+    chain, pck = base.machine.machine.chain, Pck.of(Certificate.parse(base.machine.machine.chain[0]))
+    named = pck.cpu_svn + pck.pce_svn.to_bytes(2, "little") + pck.pce_id
     forged = replace(Quote.parse(base.quote), signature=bytes(64)).encode()
     return {
         "SGX, in order": base,
@@ -119,6 +129,11 @@ def simulated() -> dict[str, Case]:
         "TDX, in order": domain,
         "TDX 1.0 in version 4": replace(domain, quote=support.domain().quote(REPORT_DATA, version=4)),
         "TDX 1.5 extended": replace(domain, quote=support.domain().quote(REPORT_DATA, body_type=4)),
+        "PPID in place of the chain": certified(base, 3, bytes(384) + named, *chain[:2]),
+        "TDX, PPID in place of the chain": certified(domain, 2, bytes(256) + named, *domain.machine.machine.chain[:2]),
+        "PCK certificate alone": certified(base, 4, pem("CERTIFICATE", chain[0]), *chain[:2]),
+        "PPID without a chain anywhere": certified(base, 3, bytes(384) + named),
+        "chain in CRLF": certified(base, 5, write_chain(chain).replace(b"\n", b"\r\n") + b"\r\n\0\0"),
         "zero padding": replace(base, quote=base.quote + bytes(70)),
         "garbage after the quote": replace(base, quote=base.quote + b"garbage"),
         "another QE vendor": changed(base, qe_vendor_id=bytes(16)),
