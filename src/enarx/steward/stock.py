@@ -11,7 +11,7 @@ import os
 import re
 import tarfile
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from hashlib import sha256
@@ -110,16 +110,14 @@ class Stock:
         if not given:
             raise NotFoundError(f"{', '.join(map(str, paths))}: expected vendors' documents, found none")
         pool = read([self.directory]).endorsements if self.directory.is_dir() else Endorsements()
-        checked = []
         for source, data in given:
-            try:
-                found, _ = recognise(data, source)
-            except MalformedError as error:
-                raise MalformedError(f"{source}: {error}") from error
-            pool |= found
-            checked.append((source, data))
-        notes = [self._examine(data, source, pool) for source, data in checked]
-        return tuple(self._put(data, source, note) for (source, data), note in zip(checked, notes, strict=True))
+            with _told_of(source):
+                pool |= recognise(data, source)[0]
+        notes = []
+        for source, data in given:
+            with _told_of(source):
+                notes.append(self._examine(data, source, pool))
+        return tuple(self._put(data, source, note) for (source, data), note in zip(given, notes, strict=True))
 
     def keep(self, fetched: Fetched) -> tuple[Kept, ...]:
         """Put what was fetched, and the chain that came with it. Raises RejectedError, UntrustedError, MalformedError."""
@@ -280,6 +278,15 @@ class Stock:
             tcb = bool(found.tcb_infos)
             begin = (read_tcb_info if tcb else read_qe_identity)(items[0].body).issue_date
         return None if series is None else (series, begin.timestamp())
+
+
+@contextmanager
+def _told_of(source: str) -> Iterator[None]:
+    """Of several files the one that is wrong is named."""
+    try:
+        yield
+    except MalformedError as error:
+        raise MalformedError(f"{source}: {error}") from error
 
 
 def _plan(wanted: Wanted, kds: Kds, pcs: Pcs) -> Iterator[Callable[[], Fetched]]:

@@ -270,6 +270,18 @@ def test_documents_are_added_under_names_that_say_what_they_are(tmp_path: Path, 
         stock(world, tmp_path / "pool").add([tmp_path / "not.tar"])
 
 
+def test_of_several_files_the_one_that_is_wrong_is_named(tmp_path: Path, world: World) -> None:
+    """Whether it is no document at all, or one that cannot be read further; and then nothing was copied."""
+    second = b'{"tcbInfo":{"version":2,"tcbLevels":[]},"signature":"%s"}' % (b"ab" * 64)
+    (tmp_path / "good.crl").write_bytes(world.amd.crl())
+    stock = Stock(tmp_path / "docs", [world.amd.anchor], Highest())
+    for name, data, why in (("v2.json", second, "found version 2"), ("x", b"x", "not a certificate")):
+        (tmp_path / name).write_bytes(data)
+        with pytest.raises(MalformedError, match=rf"{name}: .*{why}"):
+            stock.add([tmp_path / "good.crl", tmp_path / name])
+    assert list((tmp_path / "docs").glob("*.der")) == []
+
+
 def test_older_documents_are_not_added_again(tmp_path: Path, world: World) -> None:
     """A CRL of a lower number than one that was added is a rollback."""
     world.amd.number = 5
