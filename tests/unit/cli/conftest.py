@@ -1,7 +1,8 @@
 """A registry and an issuer that the commands under test speak to, and a home of their own."""
 
 import os
-from collections.abc import Callable, Mapping
+import signal
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,14 @@ from enarx.web.app import build
 from tests.unit.drawbridge.client_support import Double, Provider
 
 Fixture = Any  # Any: fixtures of the conftest beside the rooms, whose module has no name to import from
+
+
+@pytest.fixture(autouse=True)
+def signals() -> Iterator[None]:
+    """What a command holds back until it ends, it holds back from no other test."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, ())
+    yield
+    signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 @pytest.fixture
