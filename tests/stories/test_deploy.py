@@ -495,10 +495,10 @@ def test_programs_read_refusals_as_json(world: World) -> None:
 
 
 def test_what_protects_nothing_has_to_be_called_insecure(world: World) -> None:
-    """Without --insecure there is no Keep, and the registry is not even asked."""
+    """Without --insecure there is no Keep, and the registry is asked for nothing but whether the version is there."""
     world.registry.asked.clear()
     command = [word for word in world.command("user/program:1.0.0", "snp") if word != "--insecure"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
     assert refusal(done) == ("backend", 77)
     assert "--insecure" in done.stderr
-    assert world.registry.asked == []
+    assert world.registry.asked == ["user/program/_tag/1.0.0"]
