@@ -27,7 +27,18 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def host(folder: Path) -> Iterator[str]:
-    options = ["--dev-dir", str(folder / "dev"), "--write-ca", str(folder / "ca.pem"), "--store", str(folder / "store")]
+    (folder / "drawbridge.toml").write_text(
+        '[[issuer]]\nname = "forge"\nurl = "https://forge.example"\nmachine = true\n'
+    )
+    options = ["--config", str(folder / "drawbridge.toml")]
+    options += [
+        "--dev-dir",
+        str(folder / "dev"),
+        "--write-ca",
+        str(folder / "ca.pem"),
+        "--store",
+        str(folder / "store"),
+    ]
     with drawbridge(folder / "log", *options) as found:
         yield found
 
@@ -93,6 +104,9 @@ def test_machines_are_members_by_their_claims(enarx: Enarx) -> None:
     refused = enarx("repo", "member", "add", REPOSITORY, "x", "--role", "owner", "--issuer", "forge", *claims)
     assert refused.returncode == 65
     assert "a machine is never an owner" in refused.stderr
+    slip = enarx("repo", "member", "add", REPOSITORY, "x", "--role", "reader", "--issuer", "froge", *claims)
+    assert slip.returncode == 65
+    assert "issuer: expected one of development, forge, found 'froge'" in slip.stderr
     worked(enarx("repo", "member", "remove", REPOSITORY, "ci"))
 
 
