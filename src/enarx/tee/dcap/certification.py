@@ -102,10 +102,7 @@ def find(
     pool = readable_certificates(data for data in offered if leaf.issuer in data)
     issuer = _issuer(leaf, pool)
     root = _issuer(issuer, [*roots, *readable_certificates(data for data in offered if issuer.issuer in data)])
-    pck = _pck_of(leaf)
-    if pck is None:  # both ways to it have asked before
-        raise UntrustedError(f"PCK certificate: extension {EXTENSION} is missing")
-    return Machine(chain=(leaf, issuer, root), pck=pck)
+    return Machine(chain=(leaf, issuer, root), pck=Pck.of(leaf))
 
 
 def _named(named: Named, offered: Sequence[bytes], verify_report: Callable[[Certificate], object]) -> Certificate:

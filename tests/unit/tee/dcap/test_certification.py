@@ -134,6 +134,7 @@ def test_endorsements_are_no_anchors_for_a_quote_that_names_its_certificate(case
     """A whole chain beside the quote is worth nothing without an anchor; nor is a stranger's CA of the same name."""
     named = beside(naming(case, kind), *case.machine.machine.chain)
     assert replace(named, anchors=()).refused() == UNTRUSTED
+    assert "(Intel SGX Root CA) is not trusted here" in replace(named, anchors=()).reasons()
     assert replace(named, anchors=(Vendor.create(AT).anchor(),)).refused() == UNTRUSTED
     leaf, _, _ = case.machine.machine.chain
     assert beside(naming(case, kind), leaf, Vendor.create(AT).platform.certificate).refused() == UNTRUSTED
