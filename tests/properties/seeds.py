@@ -17,6 +17,7 @@ from enarx.tee.azure.hcl import Kind
 from enarx.tee.azure.report import encode
 from enarx.tee.cca.report import OID as CCA
 from enarx.tee.cca.simulator import CcaMachine
+from enarx.tee.dcap.certification import Named
 from enarx.tee.dcap.pck import EXTENSION
 from enarx.tee.dcap.quoted import Quoted
 from enarx.tee.model import Endorsements
@@ -33,6 +34,7 @@ from tests.unit.tee.dcap import peer, support
 from tests.unit.tee.dcap import support as intel
 from tests.unit.tee.snp import support as amd
 from tests.unit.tee.svsm import test_svsm as svsm
+from tests.values import replace
 
 DATA = bytes(range(64))
 Seed = tuple[str, str, bytes]
@@ -84,7 +86,15 @@ def _intel() -> Iterator[Seed]:
         "processor",
         Certificate.parse(intel.enclave("processor").machine.chain[0]).extensions[EXTENSION].value,
     )
-    yield "pck-chain", "platform", Quoted.parse(sgx_quote).quote.certification
+    quoted = Quoted.parse(sgx_quote)
+    yield "pck-chain", "platform", quoted.quote.certification
+    yield "pck-chain", "crlf", quoted.quote.certification.replace(b"\n", b"\r\n")
+    pck = quoted.pck
+    for number, ppid in ((1, pck.ppid), (2, bytes(256)), (3, bytes(384))):
+        named = Named(kind=number, ppid=ppid, cpu_svn=pck.cpu_svn, pce_svn=pck.pce_svn, pce_id=pck.pce_id).encode()
+        yield "quote", f"named-{number}", replace(quoted.quote, certification_type=number, certification=named).encode()
+    alone = pem("CERTIFICATE", leaf)
+    yield "quote", "leaf", replace(quoted.quote, certification_type=4, certification=alone).encode()
     yield "crl", "empty", vendor.crl("root", AT)
     yield "crl", "one", vendor.revoke(leaf).crl("platform", AT)
     for tee in ("SGX", "TDX"):
