@@ -129,19 +129,20 @@ def read_leaf(data: bytes) -> Certificate:
 
 
 def _blocks(data: bytes, what: str) -> tuple[bytes, ...]:
-    """PEM of 64 columns whose lines all end in one way, LF or CRLF.
+    """PEM of 64 columns, each block with lines that all end in LF or all in CRLF.
 
-    After a block stand as many line ends as there are, none or several, and NULs may fill the end: quoting libraries
-    and the services behind them differ there, and Intel's own verifier passes over both. Any other byte is refused.
+    After a block stand line ends of either kind, none or several, and NULs may fill the end: quoting libraries and the
+    services that they have the parts from differ there, and Intel's own verifier passes over both. Any other byte is
+    refused.
     """
     blocks = pem_blocks(data, "CERTIFICATE", what, limit=CHAIN_LENGTH)
-    line_end = b"\r\n" if b"\r" in data else b"\n"
     rest = data
     for block in blocks:
-        text = pem("CERTIFICATE", block).removesuffix(b"\n").replace(b"\n", line_end)
-        if not rest.startswith(text):
+        text = pem("CERTIFICATE", block).removesuffix(b"\n")
+        writing = text if rest.startswith(text) else text.replace(b"\n", b"\r\n")
+        if not rest.startswith(writing):
             raise MalformedError(f"{what}: expected PEM of 64 columns and nothing but line ends between the blocks")
-        rest = re.sub(rb"\A(?:%b)+" % line_end, b"", rest[len(text) :])
+        rest = re.sub(rb"\A(?:\r?\n)+", b"", rest[len(writing) :])
     if rest.strip(b"\0"):
         raise MalformedError(f"{what}: expected nothing after the last block but line ends and NULs")
     return blocks

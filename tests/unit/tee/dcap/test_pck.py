@@ -185,6 +185,13 @@ def test_the_chain_is_read_in_the_writings_of_quoting_libraries(
     assert leaf.der == CHAIN[0]
 
 
+def test_each_certificate_may_come_from_somebody_with_other_line_ends() -> None:
+    """A leaf from one service and a chain from another, put together as they came."""
+    leaf, above = write_chain(CHAIN[:1]), write_chain(CHAIN[1:])
+    for data in (leaf.replace(b"\n", b"\r\n") + above, leaf + above.replace(b"\n", b"\r\n") + b"\n\0"):
+        assert tuple(certificate.der for certificate in read_chain(data)) == CHAIN
+
+
 @pytest.mark.parametrize("count", [2, 3])
 def test_a_leaf_is_one_certificate(count: int) -> None:
     """A chain, or a part of one, is no leaf."""
@@ -202,7 +209,8 @@ def test_a_leaf_is_one_certificate(count: int) -> None:
         write_chain(CHAIN) + b"text",
         write_chain(CHAIN) + b"\0text",
         write_chain(CHAIN) + b"\0\n",
-        write_chain(CHAIN) + b"\r\n",
+        write_chain(CHAIN) + b"\r",
+        write_chain(CHAIN) + b"\n\r",
         write_chain(CHAIN) + b" ",
         write_chain(CHAIN).replace(b"\n", b"\r"),
         write_chain(CHAIN).replace(b"\n", b"\r\n", 3),
@@ -213,7 +221,7 @@ def test_a_leaf_is_one_certificate(count: int) -> None:
     ],
 )
 def test_any_other_writing_of_the_chain_is_refused(data: bytes) -> None:
-    """Three certificates in PEM of one kind of line ends, and nothing between them and behind them but those."""
+    """Three certificates in PEM, each of one kind of line ends, and nothing between and behind them but those."""
     with pytest.raises(MalformedError):
         read_chain(data)
 
