@@ -88,6 +88,11 @@ def test_members_come_and_go(enarx: Enarx, bob: dict[str, str], folder: Path) ->
     worked(enarx("package", "publish", f"{REPOSITORY}:2.0.0", package, **bob))
     listed = json.loads(worked(enarx("repo", "member", "list", REPOSITORY, "--json")))
     assert [item["name"] for item in listed["members"]] == ["bob"]
+    assert worked(enarx("repo", "history", "alice")) == "Nothing has changed yet.\n"
+    worked(enarx("repo", "member", "add", "alice", "bob", "--role", "reader", "--user", "bob"))
+    worked(enarx("repo", "member", "remove", "alice", "bob"))
+    told = worked(enarx("repo", "history", "alice")).splitlines()
+    assert [line.split()[3] for line in told[:-1]] == ["member-set", "member-removed"]
     assert "publisher" in worked(enarx("repo", "member", "list", REPOSITORY))
     assert [item["role"] for item in json.loads(worked(enarx("repo", "list", "alice", "--json", **bob)))] == [
         "publisher"

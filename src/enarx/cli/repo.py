@@ -109,7 +109,7 @@ def history(store: Store, *, spec: str) -> None:
         detail = " ".join(f"{name}={_told(value)}" for name, value in change.detail.items() if value is not None)
         at = change.at.strftime("%Y-%m-%d %H:%M:%SZ")
         click.echo(clean(f"{change.number:>5}  {at}  {change.event:<18}  {change.by}  {detail}".rstrip()))
-    click.echo(f"head   {head}")
+    click.echo(f"head   {head}" if head else "Nothing has changed yet.")
 
 
 def _told(value: "Json") -> str:
