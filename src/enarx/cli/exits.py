@@ -7,6 +7,7 @@ that may hold a secret; ENARX_LOG=debug shows all of it. Everything here goes to
 """
 
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import pairwise
@@ -24,6 +25,8 @@ from enarx.errors import (
     UnavailableError,
     UntrustedError,
 )
+
+_NUMBER: Final = re.compile(r"^\[Errno -?[0-9]+\] ")
 
 USAGE: Final = 64
 BUG: Final = 70
@@ -177,7 +180,7 @@ def _causes(error: BaseException) -> Iterator[str]:
 
 
 def _words(error: BaseException) -> str:
-    """What an error says. The system's are told without their numbers."""
-    if isinstance(error, OSError) and error.strerror and str(error).startswith("[Errno"):
-        return f"{error.filename}: {error.strerror}" if isinstance(error.filename, str) else error.strerror
-    return str(error) or type(error).__name__
+    """What an error says. The system's words are told without their number, whoever quotes them."""
+    if isinstance(error, OSError) and error.strerror and isinstance(error.filename, str):
+        return f"{error.filename}: {error.strerror}"
+    return _NUMBER.sub("", str(error)) or type(error).__name__

@@ -73,6 +73,11 @@ def test_the_system_is_quoted_without_its_numbers(capsys: pytest.CaptureFixture[
     error = ConflictError("it is there")
     error.__cause__ = FileExistsError(17, "File exists", "Enarx.toml")
     assert ends(error, capsys)[1] == "Error: it is there\n\nCaused by:\n    Enarx.toml: File exists\n"
+    error.__cause__ = RuntimeError("[Errno 111] Connection refused")  # as libraries wrap it
+    assert ends(error, capsys)[1] == "Error: it is there\n\nCaused by:\n    Connection refused\n"
+    told = UnavailableError("localhost: Connection refused")
+    told.__cause__ = error.__cause__
+    assert ends(told, capsys)[1] == "Error: localhost: Connection refused\n"
 
 
 def test_who_stops_reading_is_no_error(capsys: pytest.CaptureFixture[str]) -> None:
