@@ -62,10 +62,17 @@ MEASUREMENT_SIZES: Final[Mapping[str, tuple[int, ...]]] = {  # bytes that each o
     "tdx": (48,),
     "cca": (32, 48, 64),
     "nitro": (48,),
+    "snp-svsm": (48,),
     "az-snp": (48,),
     "az-tdx": (48,),
 }
-SIGNER_SIZES: Final[Mapping[str, tuple[int, ...]]] = {"snp": (48,), "sgx": (32,), "nitro": (48,), "az-snp": (48,)}
+SIGNER_SIZES: Final[Mapping[str, tuple[int, ...]]] = {
+    "snp": (48,),
+    "sgx": (32,),
+    "nitro": (48,),
+    "snp-svsm": (48,),
+    "az-snp": (48,),
+}
 TCB_STATUSES: Final = (  # Intel's words, AMD's standing in the same, and what there is where nobody judges a TCB
     "UpToDate",
     "SWHardeningNeeded",

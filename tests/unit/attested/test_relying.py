@@ -13,12 +13,21 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from enarx import toml
 from enarx.attested.claims import RuntimeClaims, SealingKey
-from enarx.attested.relying import Expectation, Peer, attested_clients, judge_peer, peer_chain
+from enarx.attested.relying import (
+    MEASUREMENT_SIZES,
+    TITLES,
+    Expectation,
+    Peer,
+    attested_clients,
+    judge_peer,
+    peer_chain,
+)
 from enarx.attested.result import ATTESTATION_RESULT_OID, AttestationResult
 from enarx.digest import Digest
 from enarx.errors import MalformedError, RejectedError, UnavailableError, UntrustedError
 from enarx.pki.certificate import Certificate
 from enarx.pki.crl import Crl
+from enarx.tee import TECHNOLOGIES
 from enarx.toml import ConfigError
 
 Fixture = Any  # Any: fixtures of the conftest beside the rooms, whose module has no name to import from
@@ -410,3 +419,13 @@ def test_a_policy_file_with_a_mistake_is_refused(text: str, message: str) -> Non
     """A mistake names its line and its key: a policy that is half read would accept too much."""
     with pytest.raises(ConfigError, match=message):
         Expectation.from_table(toml.parse(text, source="policy.toml"))
+
+
+@pytest.mark.parametrize("technology", [each.name for each in TECHNOLOGIES if each.name != "nil"])
+def test_a_policy_can_name_the_measurements_of_every_technology(technology: str) -> None:
+    """Whatever Steward judges a relying party can ask for by its measurement."""
+    assert technology in TITLES
+    values = ["11" * size for size in MEASUREMENT_SIZES[technology]]
+    text = f"technologies = {[technology]}\nmeasurements = {values}"
+    found = Expectation.from_table(toml.parse(text, source="policy.toml"))
+    assert found.measurements == frozenset(map(bytes.fromhex, values))
