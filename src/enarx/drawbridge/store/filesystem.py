@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
 from pathlib import Path
+from threading import Thread
 from typing import Final, Self, cast
 
 from enarx.drawbridge.store.api import AT_HAND, CHUNK, Item, Key, UploadBase
@@ -23,6 +24,7 @@ from enarx.errors import ConflictError, NotFoundError, UnavailableError
 
 _HIDDEN: Final = ".tmp"  # no key has a segment that begins with a dot
 _MAX_KNOWN: Final = 10_000  # directories remembered as durable; forgetting one costs a flush
+_LARGE: Final = 8 << 20  # bytes of a file that the system takes some milliseconds to forget
 _FLUSHED: Final = 8 << 20  # bytes of a large file for which the device is told to begin
 _SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h
 _NO_TMPFILE: Final = frozenset({errno.EOPNOTSUPP, errno.EISDIR, errno.EINVAL, errno.ENOENT})
@@ -129,6 +131,12 @@ class FilesystemStore:
 
     def link(self, descriptor: int, name: Path | None, target: Path) -> bool:
         """Give the file another name, durably; False when that name is taken."""
+        if not self._link(descriptor, name, target):
+            return False
+        _sync(target.parent)
+        return True
+
+    def _link(self, descriptor: int, name: Path | None, target: Path) -> bool:
         directory = self._open_directory(target.parent)
         try:
             # With a directory's descriptor Python calls linkat(AT_SYMLINK_FOLLOW), which /proc/self/fd needs.
@@ -136,8 +144,6 @@ class FilesystemStore:
             os.link(source, target.name, src_dir_fd=directory, dst_dir_fd=directory, follow_symlinks=True)
         except FileExistsError:
             return False
-        else:
-            os.fsync(directory)
         finally:
             os.close(directory)
         return True
@@ -146,8 +152,9 @@ class FilesystemStore:
         """Put the file where another is."""
         fresh = name or self._root / _HIDDEN / secrets.token_hex(16)
         if name is None:
-            self.link(descriptor, None, fresh)
-        fresh.replace(target)
+            self._link(descriptor, None, fresh)  # need not be durable
+        with _kept(target):
+            fresh.replace(target)
         _sync(target.parent)
 
     def path(self, key: Key) -> Path:
@@ -301,6 +308,23 @@ def _begin_flush(descriptor: int, start: int, size: int) -> None:
     """Let the device begin, so that the end need not wait for all. It promises nothing: what counts is the fsync later."""
     if _sync_file_range is not None:
         _sync_file_range(descriptor, start, size, _SYNC_FILE_RANGE_WRITE)
+
+
+@contextmanager
+def _kept(path: Path) -> Iterator[None]:
+    """What is at `path` may lose its name; its bytes go a little later. For a large file that takes a while, and nobody waits."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except OSError:
+        yield  # gone already, or a matter for whoever takes its name
+        return
+    try:
+        yield
+    finally:
+        if os.fstat(descriptor).st_size < _LARGE:
+            os.close(descriptor)
+        else:
+            Thread(target=os.close, args=(descriptor,), name="let-go").start()
 
 
 def _sync(directory: Path) -> None:
