@@ -1,6 +1,6 @@
 """Drawbridge over TLS on loopback, beside nginx receiving and serving the same bytes, and beside bare hashing.
 
-    python -m benchmarks.drawbridge [--mib 1024] [--rounds 5] [--files 10000] [--reads 20000] [--repositories 100000]
+    python -m benchmarks.drawbridge [--mib 1024] [--rounds 5] [--files 10000] [--reads 20000] [--crowd 40] [--repositories 100000]
 
 The client is curl for the large file and one keep-alive connection for each of four threads for the small ones; both
 servers have one worker process. The large file is sent and fetched in several rounds, by both servers in turn and in
@@ -299,6 +299,27 @@ def _publish_large(server: Server, token: str, digest: bytes, mib: int, number: 
     return [*bearer, *(part for header in declared for part in ("--header", header)), url], [*bearer, url]
 
 
+def crowd(server: Server, token: str, folder: Path, mib: int, people: int) -> None:
+    """Many slow readers and many who send, of large files, at the same time: what counts is the server's memory."""
+    file = folder / "large"
+    with file.open("rb") as source:
+        digest = hashlib.file_digest(source, "sha256").digest()
+    base = f"https://localhost:{server.port}"
+    puts, gets = zip(
+        *(_publish_large(server, token, digest, mib, 100 + number) for number in range(people)), strict=True
+    )
+    curl(server, "--upload-file", str(file), *(part.replace("{}", base) for part in puts[0]))
+    for what, readers, writers, rate in (("slow", people, 0, 1), ("slow", 0, people, 1), ("slow", people, people, 1), ("fast", people, people, 0)):  # fmt: skip
+        limit = ["--max-time", "10", *(["--limit-rate", f"{rate}M"] if rate else [])]
+        command = ["curl", "--silent", "--cacert", str(server.ca), "--http1.1", "--output", "/dev/null", *limit]
+        ways = [[*gets[0]]] * readers + [["--upload-file", str(file), *put] for put in puts[:writers]]
+        clients = [subprocess.Popen([*command, *(part.replace("{}", base) for part in way)]) for way in ways]
+        for client in clients:
+            client.wait()
+        name = f"{readers} {what} readers, {writers} {what} publishers"
+        print(f"{name:<46} peak {server.peak():4.0f} MiB so far", flush=True)
+
+
 def small(server: Server, other: Server | None, token: str, count: int) -> None:
     """Many files of a kilobyte in directories of a hundred."""
     files = {f"d{number // 100:04d}/f{number:06d}": b"%d" % number * 100 for number in range(count)}
@@ -409,7 +430,14 @@ def _free_port() -> int:
 def main() -> None:
     """All of it, one line for each measurement."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    for name, value in (("mib", 1024), ("rounds", 5), ("files", 10_000), ("reads", 20_000), ("repositories", 100_000)):
+    for name, value in (
+        ("mib", 1024),
+        ("rounds", 5),
+        ("files", 10_000),
+        ("reads", 20_000),
+        ("crowd", 40),
+        ("repositories", 100_000),
+    ):
         parser.add_argument(f"--{name}", type=int, default=value)
     parser.add_argument("--dir", type=Path, help="where to put everything; default: the directory for temporary files")
     given = parser.parse_args()
@@ -421,6 +449,7 @@ def main() -> None:
                 remote.put_user(USER, "development|developer")
                 remote.put_repository(USER, REPO, public=False)
             large(server, other, token, folder, given.mib, given.rounds)
+            crowd(server, token, folder, given.mib, given.crowd)
             small(server, other, token, given.files)
             reads(server, token, given.reads)
         growing(folder / "many", given.repositories)

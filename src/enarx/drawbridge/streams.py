@@ -19,9 +19,9 @@ from starlette.concurrency import run_in_threadpool
 
 from enarx.drawbridge.store.api import Prompt
 
-SENT: Final = 1 << 19  # bytes that are given to the server at once: it holds what a slow reader does not take
-SHARE: Final = 2 << 20
-BUDGET: Final = 16 << 20
+SENT: Final = 1 << 17  # bytes that are given to the server at once: it holds what a slow reader does not take
+SHARE: Final = 4 << 20
+BUDGET: Final = 8 << 20
 TURNS: Final = 4  # pieces after which a body lets others go on
 
 _underway = 0  # bodies, of this process; changed by the event loop's thread alone
@@ -39,7 +39,8 @@ class _Between:
         self._moved = asyncio.Event()
         self._lock = Lock()
         self._pieces: deque[bytes] = deque()
-        self._size = 0
+        self._size = 0  # of all that and of what was taken last, which is in use
+        self._in_use = 0
         self._working: set[asyncio.Task[None]] = set()  # the one at work, and those whose end the loop has not seen
         self._error: BaseException | None = None
         self.at_work = False
@@ -53,11 +54,11 @@ class _Between:
             self._size += len(piece)
 
     def take(self) -> bytes | None:
+        """The next piece. Whoever takes it has done with the one before."""
         with self._lock:
-            if not self._pieces:
-                return None
-            piece = self._pieces.popleft()
-            self._size -= len(piece)
+            piece = self._pieces.popleft() if self._pieces else None
+            self._size -= self._in_use
+            self._in_use = len(piece or b"")
             return piece
 
     @property

@@ -39,7 +39,8 @@ from enarx.web.wire import HandshakeError, Wire
 
 BACKLOG: Final = 512  # connections that the kernel keeps for us between two turns of the loop
 MAX_UNASKED: Final = 1 << 16  # bytes of body that are taken before a handler asks for any: it may refuse all
-MAX_HELD: Final = 1 << 21  # bytes of body that wait for one that does
+MAX_HELD: Final = 1 << 21  # bytes of body that wait for one that does,
+HELD_BY_ALL: Final = 1 << 22  # and of all bodies together, but for MAX_UNASKED of each and what came with that
 WORTH: Final = 1 << 20  # bytes of a long body for which it is woken,
 NUDGE_SECONDS: Final = 0.005  # and how long it is left alone with fewer: waking it costs as much as hashing 50 KiB
 _M_TRIM_THRESHOLD: Final = -1  # malloc.h
@@ -222,6 +223,7 @@ class GuardedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._settle()
+        _arriving.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -272,14 +274,17 @@ class GuardedProtocol(HttpToolsProtocol):
             cycle.body = held = _Held()  # type: ignore[assignment]  # `len` and `bytes` are what a cycle asks of it
             self._asked += 1
         held.append(body)
-        if len(held) >= (MAX_HELD if self._asked > 1 else MAX_UNASKED):
+        _arriving.add(self)
+        most = _most_held() if self._asked > 1 else MAX_UNASKED
+        if len(held) >= most:
             self.flow.pause_reading()
-        if len(held) >= WORTH or self._body < WORTH:
+        if len(held) >= min(WORTH, most) or self._body < WORTH:
             cycle.message_event.set()
         elif self._nudge is None:
             self._nudge = self.loop.call_later(NUDGE_SECONDS, self._wake, cycle)
 
     def on_message_complete(self) -> None:
+        _arriving.discard(self)
         super().on_message_complete()
         self.cycle.scope["extensions"] = {ARRIVED: {}}  # too late for an application that has begun, which has looked
         self._overhead = self._body = 0
@@ -353,6 +358,13 @@ class GuardedProtocol(HttpToolsProtocol):
     def _give_up(self, why: str) -> None:
         _log.info("gave up", why=why, client=self.client[0] if self.client else None)
         self.transport.abort()
+
+
+_arriving: Final[set[GuardedProtocol]] = set()  # those, of this process, of whose bodies more is to come
+
+
+def _most_held() -> int:
+    return max(MAX_UNASKED, min(MAX_HELD, HELD_BY_ALL // max(1, len(_arriving))))
 
 
 class _Held:
@@ -570,7 +582,7 @@ def _keep_memory() -> None:
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)  # glibc's; others have their own ways
     if mallopt is not None:
-        mallopt(_M_ARENA_MAX, 2)
+        mallopt(_M_ARENA_MAX, 1)
         mallopt(_M_MMAP_THRESHOLD, 4 * MAX_HELD)
         mallopt(_M_TRIM_THRESHOLD, 8 * MAX_HELD)
 

@@ -22,7 +22,9 @@ from collections.abc import Callable
 from typing import Any, Final, cast
 
 PIECE: Final = 1 << 18  # bytes that are taken from a socket, and handed on, at once
-PORTION: Final = 1 << 17  # bytes that are encrypted before they are sent
+TAKEN_BY_ALL: Final = 1 << 22  # bytes that are taken from the sockets of all connections, one turn each
+PORTION: Final = 1 << 16  # bytes that are encrypted before they are sent
+LEAST: Final = 1 << 16  # bytes that are taken at once however many connections there are
 RECORD: Final = 1 << 14  # bytes of one TLS record at the most (RFC 8446, 5.1)
 
 # What has come is decrypted, and what was decrypted is parsed, before anything else happens in this thread, so all
@@ -75,10 +77,11 @@ class Wire(asyncio.Transport, asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._network = cast("asyncio.Transport", transport)  # uvloop's is none by its type
+        _open.add(self)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         del sizehint
-        return _CIPHERTEXT
+        return _CIPHERTEXT[: max(LEAST, TAKEN_BY_ALL // len(_open))]
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._closing:
@@ -94,6 +97,7 @@ class Wire(asyncio.Transport, asyncio.BufferedProtocol):
         return False  # rule 2: the network's transport sends what it has, and ends
 
     def connection_lost(self, exc: Exception | None) -> None:
+        _open.discard(self)
         self._closing = True
         if self._ending is not None:
             self._ending.cancel()
@@ -255,3 +259,6 @@ class Wire(asyncio.Transport, asyncio.BufferedProtocol):
         self._read_on()
         seconds = self._stall_seconds if waiting else self._linger_seconds
         self._ending = self._loop.call_later(seconds, network.abort)
+
+
+_open: Final[set[Wire]] = set()  # of this process

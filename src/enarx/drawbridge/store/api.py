@@ -27,8 +27,7 @@ from typing import Final, Protocol, Self, runtime_checkable
 from enarx.errors import MalformedError
 
 MAX_KEY: Final = 1000  # characters; S3 allows 1024 bytes, prefix of the operator included
-CHUNK: Final = 1 << 19  # bytes that pass at once
-AT_HAND: Final = 1 << 17  # bytes that pass at once where nobody waits for a device
+CHUNK: Final = 1 << 17  # bytes that pass at once; each of many slow readers makes us hold some of them
 
 _SEGMENT: Final = r"[0-9A-Za-z_+-][0-9A-Za-z_+.-]{0,254}"
 _KEY: Final = re.compile(rf"{_SEGMENT}(?:/{_SEGMENT})*")

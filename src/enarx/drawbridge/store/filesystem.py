@@ -19,7 +19,7 @@ from pathlib import Path
 from threading import Thread
 from typing import Final, Self, cast
 
-from enarx.drawbridge.store.api import AT_HAND, CHUNK, Item, Key, UploadBase
+from enarx.drawbridge.store.api import CHUNK, Item, Key, UploadBase
 from enarx.errors import ConflictError, NotFoundError, UnavailableError
 
 _HIDDEN: Final = ".tmp"  # no key has a segment that begins with a dot
@@ -252,7 +252,7 @@ class _Pieces(Iterator[bytes]):
     def __next__(self) -> bytes:
         if self._descriptor is None:
             raise StopIteration
-        wanted = CHUNK if self._stop is None else min(CHUNK, self._stop - self._at)
+        wanted = self._wanted()
         with _translated("read"):
             data = os.pread(self._descriptor, wanted, self._at) if wanted > 0 else b""
         if not data:
@@ -263,7 +263,7 @@ class _Pieces(Iterator[bytes]):
 
     def now(self) -> bytes | None:
         """What the page cache has. None at the end, too, and where the kernel or the file system can not tell."""
-        wanted = AT_HAND if self._stop is None else min(AT_HAND, self._stop - self._at)
+        wanted = self._wanted()
         if self._descriptor is None or wanted <= 0:
             return None
         data = bytearray(wanted)
@@ -275,6 +275,9 @@ class _Pieces(Iterator[bytes]):
             return None
         self._at += size
         return cast("bytes", data)  # as good as bytes
+
+    def _wanted(self) -> int:
+        return CHUNK if self._stop is None else min(CHUNK, self._stop - self._at)
 
     def close(self) -> None:
         if self._descriptor is not None:
