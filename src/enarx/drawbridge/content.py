@@ -198,13 +198,21 @@ class ContentUpload:
         self._lists = lists
         self._upload = store.upload(layout.blob(Digest(algorithm=ALWAYS, value=known)) if known else None)
 
+    def look(self, data: bytes | memoryview) -> None:
+        """See what will be written: its pieces are hashed by whoever calls this, and no more by who writes it.
+
+        So two threads share the work. Each must call in the order of the bytes.
+        """
+        if self._listing is not None:
+            self._listing.update(data)
+
     def write(self, data: bytes | memoryview) -> None:
         """Raises MalformedError as soon as there is more than was declared."""
         if self._hasher.length + len(data) > self._length:
             raise MalformedError(f"Content length mismatch: expected {self._length} bytes, found more")
-        self._hasher.update(data)
-        if self._listing is not None:
+        if self._listing is not None and self._listing.length == self._hasher.length:
             self._listing.update(data)
+        self._hasher.update(data)
         self._upload.write(data)
 
     def commit(self) -> Digest:

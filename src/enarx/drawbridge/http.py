@@ -202,7 +202,7 @@ class _Api:
         upload, length = await run_in_threadpool(self._resources.begin_upload, visit)
         done = False
         try:
-            await pour(request.stream(), upload.write)
+            await pour(request.stream(), upload.write, upload.look)
             response = await run_in_threadpool(self._resources.finish_upload, visit, upload)
             done = True
             return response

@@ -98,9 +98,11 @@ class Listing:
         self._lists = [bytearray()]
         self._hasher = blake3()
         self._filled = 0
+        self.length = 0
 
     def update(self, data: bytes | memoryview) -> None:
         view = memoryview(data)
+        self.length += len(view)
         while view:
             part = view[: PIECE - self._filled]
             self._hasher.update(part)

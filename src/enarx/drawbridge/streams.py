@@ -20,8 +20,8 @@ from starlette.concurrency import run_in_threadpool
 from enarx.drawbridge.store.api import Prompt
 
 SENT: Final = 1 << 17  # bytes that are given to the server at once: it holds what a slow reader does not take
-SHARE: Final = 4 << 20
-BUDGET: Final = 8 << 20
+SHARE: Final = 8 << 20
+BUDGET: Final = 12 << 20
 TURNS: Final = 4  # pieces after which a body lets others go on
 
 _underway = 0  # bodies, of this process; changed by the event loop's thread alone
@@ -192,8 +192,14 @@ def _parts(piece: bytes) -> Iterator[memoryview]:
     return (memoryview(piece)[at : at + SENT] for at in range(0, len(piece), SENT))
 
 
-async def pour(pieces: AsyncIterator[bytes], write: Callable[[bytes], None]) -> None:
-    """Let a thread write each piece while the next ones arrive. Raises what writing raises; the rest is not written."""
+async def pour(
+    pieces: AsyncIterator[bytes], write: Callable[[bytes], None], look: Callable[[bytes], None] = lambda _: None
+) -> None:
+    """Let a thread write each piece while the next ones arrive. Raises what writing raises; the rest is not written.
+
+    `look` sees each piece before that, here. What takes many short steps belongs there: after each step a thread has
+    to have the interpreter again, and on a busy machine whoever has it may be out of turn for longer than a step takes.
+    """
 
     def write_all() -> None:
         while not between.may_rest(lambda: between.is_empty or between.is_over):
@@ -204,6 +210,7 @@ async def pour(pieces: AsyncIterator[bytes], write: Callable[[bytes], None]) -> 
 
     async with _Between() as between:
         async for piece in pieces:
+            look(piece)
             between.put(piece)
             if not between.at_work:
                 between.work(write_all)

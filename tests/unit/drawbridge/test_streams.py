@@ -165,6 +165,34 @@ def test_many_bodies_share_what_may_wait(monkeypatch: pytest.MonkeyPatch) -> Non
     asyncio.run(all_of_them())
 
 
+def test_many_bodies_share_what_waits_to_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What storage is too slow for waits outside; what it is busy with counts."""
+    monkeypatch.setattr(streams, "BUDGET", 800_000)
+    taken, proceed = [0] * 20, threading.Event()
+
+    async def pieces(at: int) -> AsyncIterator[bytes]:
+        await asyncio.sleep(0)  # until all are under way
+        for _ in range(20):
+            taken[at] += 10_000
+            yield bytes(10_000)
+
+    async def all_of_them() -> None:
+        bodies = [
+            asyncio.create_task(streams.pour(pieces(at), lambda _: _ignore(proceed.wait(10)))) for at in range(20)
+        ]
+        await asyncio.sleep(0.1)
+        assert sum(taken) <= streams.BUDGET + 20 * 10_000
+        proceed.set()
+        await asyncio.gather(*bodies)
+        assert sum(taken) == 20 * 200_000
+
+    asyncio.run(all_of_them())
+
+
+def _ignore(_: object) -> None:
+    pass
+
+
 def test_what_reading_raises_comes_after_what_was_read() -> None:
     """The pieces before are given, then the error; nothing after."""
 

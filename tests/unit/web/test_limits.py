@@ -15,6 +15,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from threading import Thread
+from weakref import WeakSet
 
 import pytest
 import uvicorn
@@ -23,6 +24,7 @@ from starlette.requests import Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from enarx.web import server
 from enarx.web.app import build
 from enarx.web.server import Limits
 from tests.unit.conftest import Issued
@@ -278,6 +280,50 @@ def test_little_of_a_body_is_taken_before_anybody_asks(start: Callable[..., int]
     assert sum(sizes) == 9_000_000
     assert sizes[0] <= 350_000  # 64 KiB, and what one reading of the socket brings beyond
     assert max(sizes) <= 2_500_000
+
+
+def test_many_bodies_share_what_may_wait(start: Callable[..., int], monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many send at once to handlers that are slow, what the server holds of all bodies stays what it is."""
+    waiting, people = WeakSet[server._Held](), 60
+
+    class Counted(server._Held):
+        __slots__ = ("__weakref__",)
+
+        def __init__(self) -> None:
+            super().__init__()
+            waiting.add(self)
+
+    async def slow(request: Request) -> Response:
+        async for _ in request.stream():
+            await asyncio.sleep(PATIENCE)
+        return PlainTextResponse("done")
+
+    monkeypatch.setattr(server, "_Held", Counted)
+    port = start(build([Route("/", slow, methods=["POST"])], name="slow", body_limit=20_000_000))
+    with ExitStack() as stack:
+        senders = [stack.enter_context(connected(port)) for _ in range(people)]
+        for sender in senders:
+            sender.sendall(b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 9000000\r\n\r\n")
+            sender.sendall(b"x")
+            sender.setblocking(False)
+        while len(server._arriving) < people:
+            time.sleep(0.01)
+        idle = 0
+        while idle < 20:
+            time.sleep(0.01)
+            idle = 0 if sum(_sent(sender) for sender in senders) else idle + 1
+        held = [len(one) for one in list(waiting)]
+        assert len(held) >= people
+        assert (
+            sum(held) <= server.HELD_BY_ALL + people * 256_000
+        )  # of which each has what one reading of its socket brought
+
+
+def _sent(sender: socket.socket) -> int:
+    try:
+        return sender.send(bytes(1_000_000))
+    except BlockingIOError:
+        return 0
 
 
 def test_there_is_a_last_connection(port: int) -> None:

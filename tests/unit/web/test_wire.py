@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from enarx.web import wire
 from enarx.web.tls import bare_client_context, server_context
 from enarx.web.wire import PIECE, RECORD, HandshakeError, Wire
 
@@ -175,6 +176,25 @@ def test_who_reads_nothing_is_given_nothing(context: ssl.SSLContext) -> None:
             pair.feed(pair.unread)
         assert pair.application.received == data
 
+    _run(test)
+
+
+def test_the_more_connections_the_less_is_taken_of_each(context: ssl.SSLContext) -> None:
+    """So that what all of them sent at once has its bounds; and when they are gone, one has it all again."""
+
+    async def test() -> None:
+        pairs = [Pair(context) for _ in range(40)]
+        assert len(pairs[0].wire.get_buffer(-1)) == wire.TAKEN_BY_ALL // 40
+        more = [Pair(context) for _ in range(200)]
+        assert len(pairs[0].wire.get_buffer(-1)) == wire.LEAST
+        for pair in [*pairs[1:], *more]:
+            pair.wire.connection_lost(None)
+            assert isinstance(pair.wire.opened.exception(), ConnectionResetError)
+        assert len(pairs[0].wire.get_buffer(-1)) == PIECE
+        pairs[0].wire.connection_lost(None)
+        assert isinstance(pairs[0].wire.opened.exception(), ConnectionResetError)
+
+    wire._open.clear()
     _run(test)
 
 

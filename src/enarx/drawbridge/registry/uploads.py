@@ -29,6 +29,11 @@ class NodeUpload:
         if self._listing is None:
             self._content = contents.upload(meta.digests, meta.length)
 
+    def look(self, data: bytes | memoryview) -> None:
+        """See what will be written (`ContentUpload.look`)."""
+        if self._content is not None:
+            self._content.look(data)
+
     def write(self, data: bytes | memoryview) -> None:
         """Raises MalformedError as soon as there is too much."""
         if self._content is not None:

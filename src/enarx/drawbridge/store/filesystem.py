@@ -24,6 +24,9 @@ from enarx.errors import ConflictError, NotFoundError, UnavailableError
 
 _HIDDEN: Final = ".tmp"  # no key has a segment that begins with a dot
 _MAX_KNOWN: Final = 10_000  # directories remembered as durable; forgetting one costs a flush
+# A write of 2 MiB or more may be given huge pages. Where a hypervisor takes free ones back, it has to find memory for each
+# of them anew, and that takes ten times as long as the write.
+_AT_ONCE: Final = 1 << 19
 _LARGE: Final = 8 << 20  # bytes of a file that the system takes some milliseconds to forget
 _FLUSHED: Final = 8 << 20  # bytes of a large file for which the device is told to begin
 _SYNC_FILE_RANGE_WRITE: Final = 2  # linux/fs.h
@@ -213,7 +216,7 @@ class FileUpload(UploadBase):
         view = memoryview(data)
         with _translated("write"):
             while view:
-                size = os.write(self._descriptor, view)
+                size = os.write(self._descriptor, view[:_AT_ONCE])
                 view, self._written = view[size:], self._written + size
         if self._written - self._begun >= _FLUSHED:
             _begin_flush(self._descriptor, self._begun, self._written - self._begun)
