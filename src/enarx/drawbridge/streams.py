@@ -21,7 +21,7 @@ from enarx.drawbridge.store.api import Prompt
 
 SENT: Final = 1 << 17  # bytes that are given to the server at once: it holds what a slow reader does not take
 SHARE: Final = 8 << 20
-BUDGET: Final = 12 << 20
+BUDGET: Final = 10 << 20
 TURNS: Final = 4  # pieces after which a body lets others go on
 
 _underway = 0  # bodies, of this process; changed by the event loop's thread alone
@@ -152,7 +152,7 @@ class _Ahead(_Between):
         for piece in self._pieces_to_come:
             self.put(piece)
             self.told()
-            if self.may_rest(lambda: self.is_full or self.is_over):
+            if self.may_rest(lambda: self._misses < 2 or self.is_full or self.is_over):  # else it might never catch up
                 return
         self.has_ended = self.may_rest(lambda: True)
 
