@@ -4,9 +4,9 @@
 
 The client is curl for the large file and one keep-alive connection for each of four threads for the small ones; both
 servers have one worker process. The large file is sent and fetched in several rounds, by both servers in turn and in
-the other order each time, and the medians are told. CPU seconds are of the server's process alone and repeat better than wall-clock on a shared machine, so a rate
-"per core" is requests by CPU seconds. nginx is Debian's; without it, its column is empty. Drawbridge makes every
-acknowledged PUT durable and verifies what it sends; nginx does neither.
+the other order each time, and the medians are told. CPU seconds are of the server's process alone and repeat better than
+wall-clock on a shared machine, so a rate "per core" is requests by CPU seconds. nginx is Debian's; without it, its
+column is empty. Drawbridge makes every acknowledged PUT durable and verifies what it sends; nginx does neither.
 """
 
 import argparse
