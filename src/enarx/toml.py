@@ -106,8 +106,8 @@ class Table:
     def integers(self, key: str, default: Iterable[int] = ()) -> tuple[int, ...]:
         return self._list(key, default, int, "an integer")
 
-    def hex_list(self, key: str, *, length: int) -> frozenset[bytes]:
-        """A list of hexadecimal strings of `length` bytes each; duplicates collapse."""
+    def hex_list(self, key: str, *, length: int | Sequence[int]) -> frozenset[bytes]:
+        """A list of hexadecimal strings of `length` bytes each, or of one of these lengths; duplicates collapse."""
         items = self.strings(key)
         return frozenset(self._unhex(f"{key}[{index}]", item, length, at=key) for index, item in enumerate(items))
 
@@ -194,12 +194,14 @@ class Table:
                 raise self.error(f"{key}[{index}]", f"expected {expected}, found {_describe(item)}", at=key)
         return tuple(value)
 
-    def _unhex(self, key: str, text: str, length: int, *, at: str | None = None) -> bytes:
+    def _unhex(self, key: str, text: str, length: int | Sequence[int], *, at: str | None = None) -> bytes:
+        sizes = (length,) if isinstance(length, int) else length
+        expected = " or ".join(map(str, sizes))
         if not re.fullmatch(r"(?:[0-9a-fA-F]{2})*", text):
-            raise self.error(key, f"expected {length} bytes of hex, found {text[:100]!r}", at=at)
+            raise self.error(key, f"expected {expected} bytes of hex, found {text[:100]!r}", at=at)
         value = bytes.fromhex(text)
-        if len(value) != length:
-            raise self.error(key, f"expected {length} bytes of hex, found {len(value)}", at=at)
+        if len(value) not in sizes:
+            raise self.error(key, f"expected {expected} bytes of hex, found {len(value)}", at=at)
         return value
 
 

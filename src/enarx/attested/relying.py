@@ -121,14 +121,14 @@ class Expectation:
         """Read a policy file. Raises ConfigError, which names the line and the key."""
         unsafe = table.table("unsafe")
         age = table.integer("max_age_seconds", None, minimum=1, maximum=MAX_AGE)
-        technologies = _each(table, "technologies", _technology)
+        technologies = _given(table, "technologies", frozenset(table.choices("technologies", TITLES)))
         made = cls(
             workloads=_each(table, "workloads", Digest.parse),
             technologies=technologies,
-            measurements=_each(table, "measurements", _bytes_of(MEASUREMENT_SIZES, technologies)),
-            signers=_each(table, "signers", _bytes_of(SIGNER_SIZES, technologies)),
-            config_digests=_each(table, "config_digests", lambda text: _hex(text, (32,))),
-            tcb_statuses=_each(table, "tcb_statuses", _tcb_status),
+            measurements=_bytes_of(table, "measurements", MEASUREMENT_SIZES, technologies),
+            signers=_bytes_of(table, "signers", SIGNER_SIZES, technologies),
+            config_digests=_given(table, "config_digests", table.hex_list("config_digests", length=32)),
+            tcb_statuses=_given(table, "tcb_statuses", frozenset(table.choices("tcb_statuses", TCB_STATUSES))),
             trust_domains=_each(table, "trust_domains", _trust_domain),
             max_age=None if age is None else timedelta(seconds=age),
             accept_simulated=unsafe.boolean("accept_simulated", default=False),
@@ -465,35 +465,20 @@ def _each(table: Table, key: str, read: Callable[[str], T]) -> frozenset[T] | No
     return frozenset(found)
 
 
-def _technology(text: str) -> str:
-    if text not in TITLES:
-        raise MalformedError(f"expected one of {', '.join(TITLES)}, found {text!r}")
-    return text
+def _given(table: Table, key: str, found: frozenset[T]) -> frozenset[T] | None:
+    """What was read, None when the key is absent: an empty list accepts nothing, no list everything."""
+    return found if key in table else None
 
 
-def _bytes_of(sizes: Mapping[str, tuple[int, ...]], technologies: Iterable[str] | None) -> Callable[[str], bytes]:
-    """Reads what one of the technologies could have: a value of another length would let nobody in, or not who was meant."""
+def _bytes_of(
+    table: Table, key: str, sizes: Mapping[str, tuple[int, ...]], technologies: Iterable[str] | None
+) -> frozenset[bytes] | None:
+    """What one of the technologies could have: a value of another length would let nobody in, or not who was meant."""
     known = sizes if technologies is None else technologies
     allowed = sorted({size for technology in known for size in sizes.get(technology, ())})
-    return lambda text: _hex(text, allowed)
-
-
-def _hex(text: str, sizes: Sequence[int]) -> bytes:
-    if not sizes:
-        raise MalformedError("expected none: no technology that is accepted here has such a value")
-    expected = " or ".join(map(str, sizes))
-    if not re.fullmatch(r"(?:[0-9a-fA-F]{2})*", text):
-        raise MalformedError(f"expected {expected} bytes of hex, found {text[:100]!r}")
-    value = bytes.fromhex(text)
-    if len(value) not in sizes:
-        raise MalformedError(f"expected {expected} bytes of hex, found {len(value)}")
-    return value
-
-
-def _tcb_status(text: str) -> str:
-    if text not in TCB_STATUSES:
-        raise MalformedError(f"expected one of {', '.join(TCB_STATUSES)}, found {text[:80]!r}")
-    return text
+    if table.strings(key) and not allowed:
+        raise table.error(f"{key}[0]", "expected none: no technology that is accepted here has such a value", at=key)
+    return _given(table, key, table.hex_list(key, length=allowed))
 
 
 def _trust_domain(text: str) -> str:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 TOOL: Final = "PCKIDRetrievalTool"
 PLACE: Final = Path("/opt/intel/sgx-pck-id-retrieval-tool")  # where Intel's package puts it
 TOOL_SECONDS: Final = 120
-MAX_KEY: Final = 256  # bytes of a file with a subscription key
+MAX_KEY: Final = 256  # characters of a subscription key
 MAX_IDS: Final = 256 * 1024  # bytes: the manifest of a machine of several sockets may follow the fields
 
 
@@ -78,7 +78,7 @@ def read_key(path: Path) -> str:
     """Intel's subscription key in a file that only its owner reads. Raises MalformedError."""
     from enarx.web.files import read_private
 
-    text = read_private(path)[:MAX_KEY].decode("ascii", "replace").strip()
-    if not text.isalnum():
-        raise MalformedError(f"{path}: expected a subscription key, letters and digits alone")
+    text = read_private(path).decode("ascii", "replace").strip()
+    if not text.isalnum() or len(text) > MAX_KEY:
+        raise MalformedError(f"{path}: expected a subscription key, at most {MAX_KEY} letters and digits")
     return text

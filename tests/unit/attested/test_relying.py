@@ -15,6 +15,7 @@ from enarx import toml
 from enarx.attested.claims import RuntimeClaims, SealingKey
 from enarx.attested.relying import (
     MEASUREMENT_SIZES,
+    TCB_STATUSES,
     TITLES,
     Expectation,
     Peer,
@@ -28,6 +29,7 @@ from enarx.errors import MalformedError, RejectedError, UnavailableError, Untrus
 from enarx.pki.certificate import Certificate
 from enarx.pki.crl import Crl
 from enarx.tee import TECHNOLOGIES
+from enarx.tee.dcap.collateral import STATUSES
 from enarx.toml import ConfigError
 
 Fixture = Any  # Any: fixtures of the conftest beside the rooms, whose module has no name to import from
@@ -429,3 +431,8 @@ def test_a_policy_can_name_the_measurements_of_every_technology(technology: str)
     text = f"technologies = {[technology]}\nmeasurements = {values}"
     found = Expectation.from_table(toml.parse(text, source="policy.toml"))
     assert found.measurements == frozenset(map(bytes.fromhex, values))
+
+
+def test_a_policy_can_name_every_standing_of_a_tcb_that_a_certificate_can_have() -> None:
+    """Intel's words are all known but the one that is never certified; AMD, Arm and Amazon need three of the list."""
+    assert set(TCB_STATUSES) - {"NotReported", "Unattested"} == set(STATUSES) - {"Revoked"}

@@ -534,15 +534,8 @@ def _signing_keys(table: Table) -> frozenset[str]:
 
 
 def _chips(table: Table, key: str, unlike: str | None = None) -> frozenset[bytes]:
-    found = set()
-    for index, text in enumerate(table.strings(key)):
-        try:
-            chip = bytes.fromhex(text)
-        except ValueError as error:
-            raise table.error(f"{key}[{index}]", "expected hexadecimal", at=key) from error
-        if len(chip) not in CHIP_SIZES:
-            raise table.error(f"{key}[{index}]", f"expected 64 or 8 bytes of hex, found {len(chip)}", at=key)
-        found.add(chip[:8] if not any(chip[8:]) else chip)  # a Turin's id as it stands in a report
+    # a Turin's id as it stands in a report
+    found = {chip if any(chip[8:]) else chip[:8] for chip in table.hex_list(key, length=CHIP_SIZES)}
     both = found & _chips(table, unlike) if unlike else set()
     if both:
         raise table.error(key, f"{min(both).hex()} stands in {unlike} too")

@@ -406,7 +406,7 @@ def test_the_documentation_names_every_key_and_every_check() -> None:
         (f"id_key_digest = ['{ONE}']\nid_key_digest_blacklist = ['{ONE}']", "stands in id_key_digest too"),
         (f"chip_allow = ['{CHIP}']\nchip_deny = ['{CHIP}']", "snp.chip_deny: .* stands in chip_allow too"),
         ("chip_allow = ['12']", r"snp.chip_allow\[0\]: expected 64 or 8 bytes of hex, found 1"),
-        ("chip_deny = ['zz']", r"snp.chip_deny\[0\]: expected hexadecimal"),
+        ("chip_deny = ['zz']", r"snp.chip_deny\[0\]: expected 64 or 8 bytes of hex, found 'zz'"),
         ("abi = 'newest'", "snp.abi: expected a requirement"),
         ("policy_flags = ['SME']", r"snp.policy_flags\[0\]: expected one of Debug, SingleSocket, SMT"),
         ("platform_info_flags = 'SMT'", "snp.platform_info_flags: expected SME or TSME"),
