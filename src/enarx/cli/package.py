@@ -200,7 +200,8 @@ def list_(store: Store, *, spec: str) -> None:
 def require_package(path: Path) -> None:
     """Raises MalformedError, as the originals, for a file that is not main.wasm, and for a directory without one.
 
-    So it does for an Enarx.toml that every Keep would refuse: a version can not be mended. A directory with nothing but Enarx.toml, or nothing at all, passes; whoever deploys it is told what is missing.
+    So it does for an Enarx.toml that every Keep would refuse: a version can not be mended. A directory with nothing but
+    Enarx.toml, or nothing at all, passes; whoever deploys it is told what is missing.
     """
     if not path.exists():
         raise NotFoundError(f"{path}: no such file or directory")

@@ -106,7 +106,8 @@ def fetch(store: Store, *, spec: str, path: str, out: Path | None) -> None:
 def diff(store: Store, *, old: str, new: str) -> None:
     """Say which files differ between OLD and NEW: A added, D deleted, M modified, T of another media type.
 
-    Directories are told when they are empty, with a slash behind them. Each of them is a directory here or a published version, [HOST/]USER/REPOSITORY:TAG, in any combination. Ends with 1 when there are any, as diff does.
+    Directories are told when they are empty, with a slash behind them. OLD and NEW are a directory here or a published
+    version, [HOST/]USER/REPOSITORY:TAG, in any combination. Ends with 1 when there are any differences, as diff does.
     """
     before, after = (_Files.of(look(store, what)) for what in (old, new))
     changes = sorted(before.changes(after), key=lambda change: change[1])

@@ -174,14 +174,18 @@ class _Reading(Iterator[bytes]):
         return self._list[1]
 
     def _find_list(self, number: int) -> List:
+        found = None if self._made is not None else self._lists.find(self._digest, self._length, number)
+        if found is None:
+            found = self._made_anew()[number]
+        self._passed.append(found)
+        return found
+
+    def _made_anew(self) -> tuple[List, ...]:
         if self._made is None:
-            found = self._lists.find(self._digest, self._length, number)
-            if found is not None:
-                self._passed.append(found)
-                return found
             self._made = self._contents.verify(self._digest, Digests(), self._length)  # rule 5
-            self._hasher = None
-        return self._made[number]
+            if not self._passed:
+                self._hasher = None  # all that leaves agrees with these; what left before does not follow from them
+        return self._made
 
 
 class ContentUpload:

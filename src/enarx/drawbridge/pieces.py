@@ -12,7 +12,8 @@ write to the storage can change the blob and make its record anew. The SHA-256 d
   4  a list that is not known finds damage, and is no proof: a reading of the whole is hashed with SHA-256 as well, and its
      last piece is kept back until that was right. Only a range is sent on the word of the record alone, as long as its
      server has not seen the whole; its reader knows the digest of the whole, and that decides
-  5  without a list, or with one that is damaged or not what is remembered, the whole is hashed before anything leaves
+  5  without a list, or with one that is damaged or not what is remembered, the whole is hashed before anything (more)
+     leaves; what left before by rule 4 goes on being hashed by it
 
 So a process that begins believes nothing, and hashes each long blob once.
 """

@@ -465,6 +465,27 @@ def test_the_list_of_a_list_is_of_its_record(store: Store, monkeypatch: pytest.M
     assert b"".join(contents.read(digest, len(data))) == data
 
 
+def test_what_left_on_the_word_of_a_record_is_hashed_though_the_next_record_is_missing(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Content that was changed with its first list, and is right again when the missing second one has it hashed."""
+    monkeypatch.setattr(pieces, "SPAN", 4 * PIECE)
+    monkeypatch.setattr(content_module, "SPAN", 4 * PIECE)
+    data = b"".join(bytes([number]) * PIECE for number in range(9))
+    digest = Contents(store).put(data)
+    records = [item.key for item in store.list(layout.PIECES)]
+    damage(store, digest, flip(5))
+    listing = Listing()
+    listing.update(flip(5)(data))
+    Lists(store).write(digest, listing.lists())
+    store.delete(records[1])
+    reading = Contents(store).read(digest, len(data))
+    assert next(reading) != data[: 4 * PIECE]
+    damage(store, digest, flip(5))
+    with pytest.raises(DamagedError, match="another digest"):
+        b"".join(reading)
+
+
 @pytest.mark.parametrize("change", [lambda data: data[:-1], lambda data: data + b"x", lambda _: b""])
 def test_content_of_another_length_is_damaged(
     registry: Registry, store: Store, change: Callable[[bytes], bytes]
