@@ -3,8 +3,8 @@
 Reads the extension 1.2.840.113741.1.13.1 (Intel SGX PCK Certificate and CRL Profile Specification,
 section 1.3.5) strictly: DER, every field of its length, none twice. The identities of the chip, the
 16 component SVNs and the PCESVN that Intel certified stand here, not in the quote. The chain that a
-quote carries is PEM as Intel's libraries write it and no other, so that no byte of a quote can
-change into another that is read as well. Nothing is judged.
+quote carries is PEM as Intel's libraries write it and no other, so that no bit of a quote can be
+flipped and the rest be read as well. Nothing is judged.
 """
 
 import re
